@@ -1,0 +1,60 @@
+"""Layer Explorer shows which layers of a trained network matter, and since when.
+
+The public names load lazily (PEP 562): ``import explorer`` imports none of torch, bokeh, numba
+and xarray.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from explorer.api import distances
+    from explorer.catalog.manifest import catalog
+    from explorer.engine.evaluate import evaluate
+    from explorer.engine.interventions import reinitialise, rerandomise
+    from explorer.engine.sweep import sweep
+    from explorer.training.train import train
+    from explorer.ui.widget import Explorer
+    from explorer.weights.stack import open_stack
+
+__version__ = "0.1.0.dev0"
+
+__all__ = [
+    "Explorer",
+    "__version__",
+    "catalog",
+    "distances",
+    "evaluate",
+    "open_stack",
+    "reinitialise",
+    "rerandomise",
+    "sweep",
+    "train",
+]
+
+_HOMES = {
+    "Explorer": "explorer.ui.widget",
+    "catalog": "explorer.catalog.manifest",
+    "distances": "explorer.api",
+    "evaluate": "explorer.engine.evaluate",
+    "open_stack": "explorer.weights.stack",
+    "reinitialise": "explorer.engine.interventions",
+    "rerandomise": "explorer.engine.interventions",
+    "sweep": "explorer.engine.sweep",
+    "train": "explorer.training.train",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name's module when the name is first used."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'explorer' has no attribute {name!r}; it has {__all__}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

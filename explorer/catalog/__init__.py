@@ -1,0 +1,1 @@
+"""What exists: the manifest of stacks and their verified local files."""

@@ -1,0 +1,321 @@
+"""The manifest: which stacks exist, who made them how, and which files they consist of."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jsonschema
+
+from explorer.catalog.store import (
+    BUNDLED_FOLDER,
+    CATALOG_FOLDER,
+    FileRecord,
+    check_relative,
+    manifest_path,
+    verified,
+)
+from explorer.errors import ManifestError, unknown_name
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SCHEMA_FILE = CATALOG_FOLDER / "pretrained_manifest.schema.json"
+_DTYPE_BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2}
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """What a checkpoint holds under one name."""
+
+    dtype: str
+    """As safetensors names it, for example ``"F32"``."""
+    shape: tuple[int, ...]
+    """Length of each dimension."""
+    buffer: bool = False
+    """A buffer (running statistics) and not a parameter."""
+
+    @property
+    def count(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def bytes(self) -> int:
+        """Size of the elements."""
+        return _DTYPE_BYTES.get(self.dtype, 1) * self.count
+
+
+@dataclass(frozen=True)
+class CheckpointRecord:
+    """One checkpoint of a stack."""
+
+    epoch: int
+    """Completed passes over the training set; 0 is initialisation."""
+    record: FileRecord
+    """The file that holds it."""
+
+
+@dataclass(frozen=True)
+class StackEntry:
+    """One stack of the manifest."""
+
+    name: str
+    """What users type."""
+    title: str
+    """One line for people."""
+    family: str
+    """Name of the family."""
+    sizes: Mapping[str, int]
+    """Sizes of the family's member."""
+    dataset: str
+    """Name of the dataset it was trained and is tested on."""
+    recipe: Mapping[str, Any]
+    """How it was trained; see the schema."""
+    seed: int
+    """Seed of initialisation and of the order of the examples."""
+    licence: str
+    """SPDX identifier."""
+    citation: str
+    """What to cite."""
+    folder: Path
+    """Where its files lie."""
+    layers: Mapping[str, tuple[str, ...]]
+    """Layer → names of its parameters and buffers, in forward order."""
+    tensors: Mapping[str, TensorSpec]
+    """Name in the state dict → what every checkpoint holds for it."""
+    checkpoints: tuple[CheckpointRecord, ...]
+    """In the order of their epochs."""
+    train_error: float
+    """Of the last checkpoint, fraction 0…1."""
+    test_error: float
+    """Of the last checkpoint, fraction 0…1."""
+    sweep: FileRecord | None
+    """Precomputed sweep (netCDF), if there is one."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """All stacks of one manifest file."""
+
+    path: Path
+    """The file it was read from."""
+    stacks: Mapping[str, StackEntry]
+    """Name → stack, in the file's order."""
+
+    def __getitem__(self, name: str) -> StackEntry:
+        """Return the stack of this name, or say which names there are."""
+        if name not in self.stacks:
+            raise unknown_name("stack", name, self.stacks)
+        return self.stacks[name]
+
+
+def load_manifest(path: Path | None = None) -> Manifest:
+    """Read and check a manifest.
+
+    Parameters
+    ----------
+    path : Path, optional
+        A ``stack.json``, whose files lie beside it; default the catalog's own manifest, whose
+        files are bundled.
+
+    Returns
+    -------
+    Manifest
+
+    Raises
+    ------
+    ManifestError
+        The file is missing, is not JSON, or does not follow the schema; the message names the
+        file and the key.
+    """
+    root = BUNDLED_FOLDER if path is None else path.parent
+    path = manifest_path() if path is None else path
+    return parse_manifest(_read(path), path, root)
+
+
+def parse_manifest(content: object, path: Path, root: Path) -> Manifest:
+    """Check a manifest's content and turn it into values; `root` is where its folders lie."""
+    for error in sorted(_validator().iter_errors(content), key=lambda e: len(e.absolute_path)):
+        raise ManifestError(
+            f"{path}: {_dotted(error.absolute_path)}: {error.message}",
+            f"The manifest must follow {SCHEMA_FILE.name}.",
+            "Correct this key in the file.",
+        )
+    assert isinstance(content, dict)  # the schema says so
+    stacks: dict[str, StackEntry] = {}
+    for position, raw in enumerate(content["stacks"]):
+        entry = _entry(raw, f"{path}: stacks[{position}]", root)
+        if entry.name in stacks:
+            raise ManifestError(
+                f"{path}: stacks[{position}].name: {entry.name!r} stands there twice.",
+                "Every stack has a name of its own.",
+                "Rename or remove one of the two.",
+            )
+        stacks[entry.name] = entry
+    return Manifest(path, stacks)
+
+
+def bundled_sweep(name: str) -> Path | None:
+    """Path of a bundled stack's precomputed sweep, verified; None where there is none.
+
+    Raises
+    ------
+    UnknownNameError
+        No stack has this name.
+    CheckpointError
+        The file is missing or altered.
+    """
+    record = load_manifest()[name].sweep
+    return None if record is None else verified(record)
+
+
+def catalog() -> pd.DataFrame:
+    """List the stacks of the manifest.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per stack, indexed by name: title, family, dataset, number of checkpoints,
+        parameters, size in MB, final train and test error (fractions), folder.
+    """
+    import pandas as pd  # slow to import, and only this function needs it
+
+    rows = {entry.name: _row(entry) for entry in load_manifest().stacks.values()}
+    frame = pd.DataFrame.from_dict(rows, orient="index")
+    frame.index.name = "name"
+    return frame
+
+
+def _row(entry: StackEntry) -> dict[str, Any]:
+    return {
+        "title": entry.title,
+        "family": entry.family,
+        "dataset": entry.dataset,
+        "checkpoints": len(entry.checkpoints),
+        "parameters": sum(t.count for t in entry.tensors.values() if not t.buffer),
+        "megabytes": sum(c.record.bytes for c in entry.checkpoints) / 1e6,
+        "train_error": entry.train_error,
+        "test_error": entry.test_error,
+        "folder": str(entry.folder),
+    }
+
+
+def _read(path: Path) -> object:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ManifestError(
+            f"{path} cannot be read: {error}.",
+            "A manifest in JSON (UTF-8) is expected there.",
+            "Reinstall the package, or pass a folder that holds a stack.json.",
+        ) from error
+    try:
+        return json.loads(text, object_pairs_hook=functools.partial(_no_duplicates, path))
+    except json.JSONDecodeError as error:
+        raise ManifestError(
+            f"{path}, line {error.lineno}: {error.msg}.",
+            "The manifest must be JSON.",
+            "Correct this line in the file.",
+        ) from error
+
+
+def _no_duplicates(path: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        names = [key for key, _ in pairs]
+        twice = next(key for key in names if names.count(key) > 1)
+        raise ManifestError(
+            f"{path}: the key {twice!r} stands twice in one object.",
+            "Every key may stand once.",
+            "Remove one of the two.",
+        )
+    return content
+
+
+@functools.cache
+def _validator() -> Any:
+    return jsonschema.Draft202012Validator(json.loads(SCHEMA_FILE.read_text(encoding="utf-8")))
+
+
+def _entry(raw: dict[str, Any], where: str, root: Path) -> StackEntry:
+    check_relative(raw["folder"], f"{where}.folder")
+    folder = root / raw["folder"]
+    tensors = {
+        name: TensorSpec(spec["dtype"], tuple(spec["shape"]), spec.get("buffer", False))
+        for name, spec in raw["tensors"].items()
+    }
+    layers = {layer: tuple(names) for layer, names in raw["layers"].items()}
+    _check_partition(layers, tensors, f"{where}.layers")
+    sweep = raw.get("sweep")
+    return StackEntry(
+        **{key: raw[key] for key in _PLAIN_KEYS},
+        family=raw["family"]["name"],
+        sizes=raw["family"]["sizes"],
+        folder=folder,
+        layers=layers,
+        tensors=tensors,
+        checkpoints=tuple(_checkpoints(raw["checkpoints"], where, folder, tensors)),
+        train_error=raw["final"]["train_error"],
+        test_error=raw["final"]["test_error"],
+        sweep=None if sweep is None else _record(sweep, f"{where}.sweep", folder),
+    )
+
+
+_PLAIN_KEYS = ("name", "title", "dataset", "recipe", "seed", "licence", "citation")
+
+
+def _check_partition(
+    layers: Mapping[str, tuple[str, ...]], tensors: Mapping[str, TensorSpec], where: str
+) -> None:
+    listed = [name for names in layers.values() for name in names]
+    wrong = sorted(set(listed) ^ set(tensors)) or [n for n in tensors if listed.count(n) > 1]
+    if wrong:
+        raise ManifestError(
+            f"{where}: {', '.join(wrong)} is not in exactly one layer, or is no tensor.",
+            "Every tensor belongs to exactly one layer.",
+            "Correct 'layers' or 'tensors'.",
+        )
+
+
+def _checkpoints(
+    raw: list[dict[str, Any]],
+    where: str,
+    folder: Path,
+    tensors: Mapping[str, TensorSpec],
+) -> Iterator[CheckpointRecord]:
+    """Check each checkpoint against those before it and against the tensors it must hold."""
+    least = sum(spec.bytes for spec in tensors.values())
+    before = -1
+    for position, item in enumerate(raw):
+        key = f"{where}.checkpoints[{position}]"
+        if item["epoch"] <= before:
+            raise ManifestError(
+                f"{key}.epoch: {item['epoch']} comes after {before}.",
+                "Epochs must rise, each standing once.",
+                "Sort the checkpoints and remove duplicates.",
+            )
+        if item["bytes"] < least:
+            raise ManifestError(
+                f"{key}.bytes: {item['bytes']} bytes cannot hold the declared tensors.",
+                f"They alone need {least} bytes.",
+                "Correct the shapes under 'tensors' or this file's size.",
+            )
+        before = item["epoch"]
+        yield CheckpointRecord(before, _record(item, key, folder))
+
+
+def _record(raw: dict[str, Any], where: str, folder: Path) -> FileRecord:
+    check_relative(raw["file"], f"{where}.file")
+    return FileRecord(folder, raw["file"], raw["bytes"], raw["sha256"])
+
+
+def _dotted(path: Any) -> str:
+    """Key path as people write it: stacks[0].checkpoints[1].sha256."""
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
+    return text.lstrip(".") or "(top level)"

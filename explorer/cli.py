@@ -1,0 +1,234 @@
+"""The command `explorer`: the public functions for people who are not in Python."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import explorer
+from explorer.errors import ExplorerError
+
+# What a command needs is imported inside it: torch, bokeh and numba take seconds, and
+# `explorer --help` needs none of them.
+
+EXIT_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status.
+
+    0: done. 2: bad input, explained on standard error. 130: interrupted, what was measured is
+    kept.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        status: int = options.run(options)
+        return status
+    except ExplorerError as error:
+        print(f"explorer: {error}", file=sys.stderr)
+        return EXIT_ERROR
+    except KeyboardInterrupt:
+        print("explorer: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:  # the reader of a pipe, such as `head`, has left
+        sys.stdout = None  # nothing more to flush at exit
+        return 0
+
+
+def _catalog(options: argparse.Namespace) -> int:
+    frame = explorer.catalog().drop(columns="folder")
+    for column in ("train_error", "test_error"):
+        frame[column] = [f"{error:.1%}" for error in frame[column]]
+    frame["megabytes"] = frame["megabytes"].round(1)
+    print(frame.T.to_string())
+    return 0
+
+
+def _train(options: argparse.Namespace) -> int:
+    folder = explorer.train(
+        options.name,
+        out=options.out,
+        device=options.device,
+        resume=not options.restart,
+        epochs=options.epochs,
+        seed=options.seed,
+    )
+    epochs = explorer.open_stack(folder).coords["epoch"].values.tolist()
+    print(f"Stack with epochs {epochs} in {folder}")
+    return 0
+
+
+def _sweep(options: argparse.Namespace) -> int:
+    from explorer.ui.table import sweep_text
+
+    result = explorer.sweep(
+        explorer.open_stack(options.stack),
+        layers=options.layers,
+        epochs=options.epochs,
+        draws=options.draws,
+        seed=options.seed,
+        device=options.device,
+        batch_size=options.batch_size,
+    )
+    print(sweep_text(result, options.threshold))
+    if options.out:
+        from explorer.api import save_netcdf
+
+        print(f"Data: {save_netcdf(result, options.out)}")
+    return 0 if result.attrs["complete"] else EXIT_INTERRUPTED
+
+
+def _distances(options: argparse.Namespace) -> int:
+    from explorer.api import save_netcdf
+
+    result = explorer.distances(explorer.open_stack(options.stack), reference=options.reference)
+    print(f"{options.measure} from epoch {options.reference}")
+    print(result[options.measure].to_pandas().rename_axis(index=None).to_string())
+    if options.out:
+        print(f"Data: {save_netcdf(result, options.out)}")
+    return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from explorer.api import save_netcdf
+    from explorer.ui.report import write_report
+    from explorer.ui.table import sweep_text
+
+    folder = Path(options.out)
+    stack = explorer.open_stack(options.stack)
+    result = explorer.sweep(stack, draws=options.draws, seed=options.seed, device=options.device)
+    distances = explorer.distances(stack, draws=options.draws, seed=options.seed)
+    print(sweep_text(result, options.threshold))
+    print(f"\nData:   {save_netcdf(result, folder / 'sweep.nc')}")
+    print(f"        {save_netcdf(distances, folder / 'distances.nc')}")
+    print(f"Report: {write_report(result, distances, folder / 'report.html')}")
+    return 0 if result.attrs["complete"] else EXIT_INTERRUPTED
+
+
+def _lab(options: argparse.Namespace) -> int:
+    from explorer.lab import open_lab
+
+    return open_lab(Path(options.folder), options.port, not options.no_browser)
+
+
+# --- the command line ------------------------------------------------------------------------
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="explorer",
+        description="Which layers of a trained network matter, and since when?",
+        epilog="example: explorer sweep fcn3x256-digits",
+    )
+    parser.add_argument("--version", action="version", version=explorer.__version__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_catalog(commands)
+    _add_train(commands)
+    _add_sweep(commands)
+    _add_distances(commands)
+    _add_report(commands)
+    _add_lab(commands)
+    return parser
+
+
+if TYPE_CHECKING:
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+
+
+def _add_catalog(commands: Commands) -> None:
+    command = _command(commands, "catalog", "list the stacks there are", "explorer catalog")
+    command.set_defaults(run=_catalog)
+
+
+def _add_train(commands: Commands) -> None:
+    example = (
+        "explorer train fcn3x256-digits --out my-stack\n"
+        "  explorer train fcn3x256-digits --out seed-1 --seed 1 --epochs 30"
+    )
+    command = _command(commands, "train", "train a stack from its recipe", example)
+    command.add_argument("name", help="name of the experiment, such as fcn3x256-digits")
+    command.add_argument("--out", required=True, help="folder for the checkpoints")
+    command.add_argument("--epochs", type=int, help="passes over the training set")
+    command.add_argument("--seed", type=int, help="seed of initial values and order")
+    command.add_argument("--restart", action="store_true", help="begin anew instead of going on")
+    _add_device(command)
+    command.set_defaults(run=_train)
+
+
+def _add_sweep(commands: Commands) -> None:
+    example = (
+        "explorer sweep fcn3x256-digits --out sweep.nc\n"
+        "  explorer sweep my-stack --layers layer1 layer2 --epochs 0 1 --draws 5"
+    )
+    command = _command(commands, "sweep", "measure every (layer, epoch)", example)
+    _add_stack(command)
+    command.add_argument("--layers", nargs="+", help="layers to sweep; default all")
+    command.add_argument("--epochs", nargs="+", type=int, help="epochs to take; default all")
+    command.add_argument("--batch-size", type=int, help="examples per forward pass")
+    command.add_argument("--out", help="netCDF file for the data")
+    _add_measuring(command)
+    command.set_defaults(run=_sweep)
+
+
+def _add_distances(commands: Commands) -> None:
+    example = "explorer distances fcn3x256-digits --measure linf --out distances.nc"
+    command = _command(commands, "distances", "measure how far weights moved", example)
+    _add_stack(command)
+    command.add_argument("--reference", type=int, default=0, help="epoch to measure from")
+    measures = ["l1", "l2", "l2_per_sqrt_m", "l2_per_sqrt_fan_in", "l2_relative", "linf", "cosine"]
+    command.add_argument(
+        "--measure", choices=measures, default="l2_per_sqrt_m", help="what to print"
+    )
+    command.add_argument("--out", help="netCDF file for all measures")
+    command.set_defaults(run=_distances)
+
+
+def _add_report(commands: Commands) -> None:
+    example = "explorer report fcn3x256-digits --out explorer-report"
+    command = _command(
+        commands, "report", "sweep, and write report.html and the data as netCDF", example
+    )
+    _add_stack(command)
+    command.add_argument("--out", default="explorer-report", help="folder for the files")
+    _add_measuring(command)
+    command.set_defaults(run=_report)
+
+
+def _add_lab(commands: Commands) -> None:
+    example = "explorer lab\n  explorer lab my-folder --port 8890 --no-browser"
+    command = _command(commands, "lab", "open the first notebook in JupyterLab", example)
+    command.add_argument("folder", nargs="?", default=".", help="where to put the notebook")
+    command.add_argument("--port", type=int, help="port to listen on; default a free one")
+    command.add_argument("--no-browser", action="store_true", help="only print the address")
+    command.set_defaults(run=_lab)
+
+
+def _command(commands: Commands, name: str, summary: str, example: str) -> argparse.ArgumentParser:
+    return commands.add_parser(
+        name,
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}.",
+        epilog=f"examples:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def _add_stack(command: argparse.ArgumentParser) -> None:
+    command.add_argument("stack", help="name of a stack, or a folder of checkpoints")
+
+
+def _add_device(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
+
+
+def _add_measuring(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--draws", type=int, default=3, help="fresh draws per layer")
+    command.add_argument("--seed", type=int, default=0, help="seed of the fresh draws")
+    command.add_argument(
+        "--threshold", type=float, default=0.1, help="share of the way to chance that is critical"
+    )
+    _add_device(command)

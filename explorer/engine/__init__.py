@@ -1,0 +1,1 @@
+"""What the model does under an intervention."""

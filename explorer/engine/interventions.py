@@ -1,0 +1,128 @@
+"""Interventions as values: which layers take their tensors from which source."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from explorer.errors import InterventionError, unknown_name
+
+BatchNormPolicy = Literal["with_layer", "weights_only", "recalibrate"]
+"""What happens to a layer's buffers (running statistics) when the layer is replaced."""
+
+
+@dataclass(frozen=True, order=True)
+class Epoch:
+    """The layer's own tensors at an earlier checkpoint (re-initialisation)."""
+
+    epoch: int
+    """Checkpoint to take the layer from, in completed epochs; one of the stack's."""
+
+    def __str__(self) -> str:
+        return f"epoch {self.epoch}"
+
+
+@dataclass(frozen=True, order=True)
+class FreshDraw:
+    """New values from the layer's own initial distribution (re-randomisation)."""
+
+    draw: int = 0
+    """Number of the draw, ≥ 0; draws of one seed are independent."""
+
+    seed: int = 0
+    """Seed of the whole experiment."""
+
+    def __str__(self) -> str:
+        return f"fresh draw {self.draw}"
+
+
+Source = Epoch | FreshDraw
+
+
+@dataclass(frozen=True)
+class Intervention:
+    """Layers ← sources, every other layer staying at the end of training."""
+
+    changes: tuple[tuple[str, Source], ...]
+    """(layer, source) pairs, one per layer; empty for the intact network."""
+
+    def __str__(self) -> str:
+        parts = [f"{layer} ← {source}" for layer, source in self.changes]
+        return ", ".join(parts) or "intact network"
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The layers that change."""
+        return tuple(layer for layer, _ in self.changes)
+
+
+def reinitialise(layers: str | Iterable[str], epoch: int) -> Intervention:
+    """Put layers back to an earlier epoch, all others staying final.
+
+    Parameters
+    ----------
+    layers : str or iterable of str
+        One layer, or several that are re-initialised jointly.
+    epoch : int
+        Checkpoint to take them from, in completed epochs.
+
+    Returns
+    -------
+    Intervention
+
+    Raises
+    ------
+    InterventionError
+        No layer, or one layer twice.
+
+    References
+    ----------
+    Zhang, Bengio, Singer, *Are All Layers Created Equal?*, JMLR 23(67), 2022:
+    θ_d^T ← θ_d^τ, no training afterwards.
+    """
+    return _same_source(layers, Epoch(int(epoch)))
+
+
+def rerandomise(layers: str | Iterable[str], draw: int = 0, seed: int = 0) -> Intervention:
+    """Give layers fresh values from their own initial distribution.
+
+    Parameters
+    ----------
+    layers : str or iterable of str
+        One layer, or several that are re-randomised jointly.
+    draw : int
+        Number of the draw, ≥ 0.
+    seed : int
+        Seed of the experiment; the generator is derived from (seed, layer, draw).
+
+    Returns
+    -------
+    Intervention
+
+    Raises
+    ------
+    InterventionError
+        No layer, or one layer twice.
+    """
+    return _same_source(layers, FreshDraw(int(draw), int(seed)))
+
+
+def check_layers(intervention: Intervention, known: Sequence[str], epochs: Sequence[int]) -> None:
+    """Refuse an intervention that names a layer or an epoch the stack does not have."""
+    for layer, source in intervention.changes:
+        if layer not in known:
+            raise unknown_name("layer", layer, known)
+        if isinstance(source, Epoch) and source.epoch not in epochs:
+            raise unknown_name("epoch", source.epoch, epochs)
+
+
+def _same_source(layers: str | Iterable[str], source: Source) -> Intervention:
+    names = (layers,) if isinstance(layers, str) else tuple(layers)
+    if not names or len(set(names)) < len(names):
+        raise InterventionError(
+            f"The layers of an intervention were {list(names)!r}.",
+            "At least one layer, each named once, is needed.",
+            "Name the layers to replace, for example ['layer1', 'layer2'].",
+        )
+    return Intervention(tuple((name, source) for name in names))

@@ -1,0 +1,75 @@
+"""Every exception that Explorer raises on purpose.
+
+Each message has three parts: what came, what would have been accepted, what to do.
+There is one class per border, and each is also the builtin a caller would expect.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ExplorerError(Exception):
+    """Base of all deliberate errors.
+
+    Parameters
+    ----------
+    came : str
+        What was found: the value, shape or file.
+    accepted : str
+        What would have been accepted.
+    advice : str
+        What to do about it.
+    """
+
+    def __init__(self, came: str, accepted: str, advice: str) -> None:
+        super().__init__(came, accepted, advice)
+        self.came = came
+        self.accepted = accepted
+        self.advice = advice
+
+    def __str__(self) -> str:
+        return "\n".join((self.came, self.accepted, self.advice))
+
+
+class UnknownNameError(ExplorerError, KeyError):
+    """A stack, layer, epoch, family or dataset that does not exist here."""
+
+
+class ManifestError(ExplorerError, ValueError):
+    """A manifest or stack.json that does not follow its schema."""
+
+
+class CheckpointError(ExplorerError, OSError):
+    """A checkpoint file that is missing, altered, truncated or unreadable."""
+
+
+class StackError(ExplorerError, ValueError):
+    """Checkpoints that do not fit each other, the model, or the layer scheme."""
+
+
+class InterventionError(ExplorerError, ValueError):
+    """An intervention that cannot be carried out on this network."""
+
+
+class DataError(ExplorerError, ValueError):
+    """A dataset that is missing or does not fit the network."""
+
+
+class TrainingError(ExplorerError, RuntimeError):
+    """A training run that cannot start or go on."""
+
+
+class UsageError(ExplorerError, ValueError):
+    """An argument outside what a public function or command takes."""
+
+
+def unknown_name(kind: str, name: object, known: Iterable[object]) -> UnknownNameError:
+    """Build the error for a name that is not among the known ones, nearest names first."""
+    names = [str(entry) for entry in known]
+    near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
+    hint = f"Did you mean {' or '.join(repr(n) for n in near)}?" if near else "Use one of these."
+    return UnknownNameError(
+        f"There is no {kind} {name!r}.", f"Known: {', '.join(names) or '(none)'}.", hint
+    )

@@ -1,0 +1,1 @@
+"""Weights as data: families, layers, checkpoint files, stacks."""

@@ -1,0 +1,132 @@
+"""The folder of one training run: checkpoints, their stack.json, and where training stands."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from explorer.catalog.manifest import StackEntry, load_manifest, parse_manifest
+from explorer.catalog.store import STACK_FILE, checkpoint_file, placed, record_of
+from explorer.errors import CheckpointError
+from explorer.weights.checkpoints import (
+    NUMPY_DTYPES,
+    Array,
+    ArraySpec,
+    SafetensorsCheckpoint,
+    write_checkpoint,
+)
+
+STATE_FILE = ".training-state.safetensors"
+"""What is needed to go on; hidden, so that it is not taken for a checkpoint."""
+LOG_FILE = "log.csv"
+
+
+def save_epoch(folder: Path, epoch: int, arrays: Mapping[str, Array]) -> None:
+    """Write one checkpoint of the stack."""
+    write_checkpoint(folder / checkpoint_file(epoch), arrays, epoch)
+
+
+def save_state(folder: Path, arrays: Mapping[str, Array], notes: Mapping[str, Any]) -> None:
+    """Write where training stands: tensors, and notes that JSON can hold."""
+    with placed(folder / STATE_FILE) as temporary:
+        save_file(dict(arrays), temporary, metadata={"notes": json.dumps(dict(notes))})
+
+
+def load_state(folder: Path) -> tuple[dict[str, Array], dict[str, Any]] | None:
+    """Read where training stands, or None if nothing was begun here.
+
+    Raises
+    ------
+    CheckpointError
+        The file is there but damaged.
+    """
+    path = folder / STATE_FILE
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, framework="numpy") as file:
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
+            return arrays, json.loads(file.metadata()["notes"])
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read: {error}",
+            "The state that a training run leaves behind is expected.",
+            "Train anew with resume=False (on the command line: --restart).",
+        ) from error
+
+
+def save_log(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write the training log, one row per epoch."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    with placed(folder / LOG_FILE) as temporary:
+        temporary.write_text(text.getvalue(), encoding="utf-8")
+
+
+def finished(folder: Path) -> StackEntry | None:
+    """Return the stack that a finished run left in this folder, or None."""
+    path = folder / STACK_FILE
+    return next(iter(load_manifest(path).stacks.values())) if path.exists() else None
+
+
+def finish(
+    folder: Path,
+    about: Mapping[str, Any],
+    epochs: Sequence[int],
+    layers: Mapping[str, Sequence[str]],
+    buffers: Sequence[str],
+) -> StackEntry:
+    """Describe the finished stack in its stack.json and forget where training stood.
+
+    Parameters
+    ----------
+    folder : Path
+        Holds a checkpoint for every epoch.
+    about : mapping
+        The manifest's keys that do not follow from the files.
+    epochs : sequence of int
+        Epochs that were kept, rising.
+    layers : mapping
+        Layer → tensor names.
+    buffers : sequence of str
+        Names of tensors that are buffers.
+
+    Returns
+    -------
+    StackEntry
+    """
+    specs = SafetensorsCheckpoint(folder / checkpoint_file(epochs[0])).specs()
+    entry = {
+        **about,
+        "folder": ".",
+        "layers": {layer: list(names) for layer, names in layers.items()},
+        "tensors": {name: _tensor(spec, name in buffers) for name, spec in specs.items()},
+        "checkpoints": [{"epoch": e, **file_entry(folder, checkpoint_file(e))} for e in epochs],
+    }
+    content = {"schema_version": 1, "stacks": [entry]}
+    path = folder / STACK_FILE
+    manifest = parse_manifest(content, path, folder)
+    with placed(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    (folder / STATE_FILE).unlink(missing_ok=True)
+    return manifest[str(about["name"])]
+
+
+def file_entry(folder: Path, file: str) -> dict[str, Any]:
+    """A file as a manifest vouches for it."""
+    record = record_of(folder, file)
+    return {"file": file, "bytes": record.bytes, "sha256": record.sha256}
+
+
+def _tensor(spec: ArraySpec, buffer: bool) -> dict[str, Any]:
+    code = next(code for code, name in NUMPY_DTYPES.items() if name == spec.dtype.name)
+    return {"dtype": code, "shape": list(spec.shape), **({"buffer": True} if buffer else {})}

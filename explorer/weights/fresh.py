@@ -1,0 +1,75 @@
+"""Fresh draws: new values for a layer from its own initial distribution."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+
+import torch
+from torch import Tensor, nn
+
+from explorer.errors import InterventionError
+from explorer.weights.families.known import FAMILIES
+
+
+def fresh_layer(
+    network: nn.Module, family: str, layer: str, names: tuple[str, ...], draw: int, seed: int
+) -> dict[str, Tensor]:
+    """Draw a layer anew, always on the CPU so that every device gets the same numbers.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+        The network the layer belongs to; it is only read.
+    family : str
+        Name of its family; ``""`` for a network that belongs to none, whose modules'
+        ``reset_parameters`` is run instead.
+    layer : str
+        Name of the layer, which enters the generator's seed.
+    names : tuple of str
+        The layer's parameters and buffers.
+    draw, seed : int
+        Number of the draw, and seed of the experiment.
+
+    Returns
+    -------
+    dict
+        Name → new values, on the CPU.
+
+    Raises
+    ------
+    InterventionError
+        A module of the layer has no ``reset_parameters``.
+    """
+    number = layer_seed(seed, layer, draw)
+    if family in FAMILIES:
+        generator = torch.Generator().manual_seed(number)
+        return FAMILIES[family].initialise(network, names, generator)
+    fresh: dict[str, Tensor] = {}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(number)
+        for path in dict.fromkeys(name.rpartition(".")[0] for name in names):
+            fresh.update(_reset(network.get_submodule(path), path))
+    return {name: fresh[name] for name in names}
+
+
+def layer_seed(seed: int, layer: str, draw: int) -> int:
+    """Seed of one layer's generator, the same on every platform."""
+    digest = hashlib.sha256(f"{seed}/{layer}/{draw}".encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
+
+
+def _reset(module: nn.Module, path: str) -> dict[str, Tensor]:
+    """Initial values of the tensors that a module owns itself, drawn in a copy of it."""
+    reset = getattr(type(module), "reset_parameters", None)
+    if reset is None:
+        raise InterventionError(
+            f"{path or 'the network'} ({type(module).__name__}) has no reset_parameters().",
+            "A fresh draw needs the module's own initialiser.",
+            "Give the class a reset_parameters method that draws its parameters anew.",
+        )
+    twin = copy.deepcopy(module).cpu()
+    reset(twin)
+    owned = {**twin._parameters, **twin._buffers}
+    prefix = f"{path}." if path else ""
+    return {prefix + name: t.detach() for name, t in owned.items() if t is not None}

@@ -1,0 +1,280 @@
+"""Stacks: the checkpoints of one training run as a lazy xarray.DataTree."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from xarray.backends import BackendArray
+from xarray.core import indexing
+
+from explorer.catalog.manifest import StackEntry, load_manifest
+from explorer.catalog.store import STACK_FILE
+from explorer.errors import StackError, UnknownNameError, unknown_name
+from explorer.weights.checkpoints import (
+    Array,
+    ArraySpec,
+    Checkpoint,
+    SafetensorsCheckpoint,
+    numpy_dtype,
+)
+from explorer.weights.layers import LayerScheme, fan_in, group_layers, is_buffer, short_names
+from explorer.weights.sources import (
+    check_epochs,
+    check_model,
+    collect_checkpoints,
+    common_specs,
+)
+
+StackSource = str | Path | Sequence[str | Path] | Iterable[Mapping[str, Any]] | xr.DataTree
+
+
+def open_stack(
+    source: StackSource,
+    *,
+    model: Any = None,
+    layers: LayerScheme | None = None,
+    epochs: Sequence[int] | None = None,
+    reader: Callable[[Path], Mapping[str, Any]] | None = None,
+) -> xr.DataTree:
+    """Open a stack of checkpoints without reading its tensors.
+
+    Parameters
+    ----------
+    source : str, Path, sequence of paths, iterable of state dicts, or DataTree
+        The name of a stack in the catalog; a folder (with a ``stack.json``, or with checkpoint
+        files whose names end in their epoch); files; or state dicts, which are copied as they
+        come. An open stack is returned as it is.
+    model : torch.nn.Module, optional
+        The network the checkpoints belong to; its state dict must have the same names and shapes.
+    layers : str, mapping, sequence or function, optional
+        The layer scheme, see `explorer.weights.layers.group_layers`.
+    epochs : sequence of int, optional
+        Epoch of each checkpoint, rising; default the number in the file's name, or 0, 1, 2, …
+    reader : function, optional
+        Path → {name: tensor}, for formats other than safetensors and torch's.
+
+    Returns
+    -------
+    xarray.DataTree
+        Coordinate ``epoch`` at the root; one node per layer; one variable per parameter or buffer
+        with dims (epoch, …own dims…). Attributes: name, title, family, sizes, dataset, layers,
+        content_hash. Each variable's attributes: parameter (its name in the state dict), buffer,
+        fan_in.
+
+    Raises
+    ------
+    UnknownNameError
+        Neither a stack nor a folder or file has this name.
+    StackError
+        The checkpoints do not fit each other, the model or the layer scheme.
+    CheckpointError
+        A file is missing or damaged. Files of a manifest are only read when needed, so a damaged
+        one leaves the other epochs usable.
+    """
+    if isinstance(source, xr.DataTree):
+        return source
+    entry = _manifest_entry(source)
+    if entry is not None:
+        chosen = layers if layers is not None else "paper"
+        return _from_manifest(entry, chosen)
+    checkpoints, found_epochs, name = collect_checkpoints(source, reader)
+    attributes = {"name": name, "title": name, "family": "", "sizes": {}, "dataset": ""}
+    specs = common_specs(checkpoints)
+    buffers = {n: is_buffer(n) for n in specs}
+    if model is not None:
+        order = check_model(specs, model)
+        specs = {n: specs[n] for n in order}
+        parameters = {n for n, _ in model.named_parameters(remove_duplicate=False)}
+        buffers = {n: n not in parameters for n in specs}
+    return _tree(
+        checkpoints,
+        check_epochs(list(found_epochs if epochs is None else epochs), len(checkpoints)),
+        specs,
+        group_layers(list(specs), layers),
+        buffers,
+        {**attributes, "content_hash": ""},
+    )
+
+
+def layer_names(stack: xr.DataTree) -> list[str]:
+    """Layers of a stack, in forward order."""
+    return [str(name) for name in stack.attrs["layers"]]
+
+
+def epoch_numbers(stack: xr.DataTree) -> list[int]:
+    """Epochs of a stack, rising."""
+    return [int(epoch) for epoch in stack.coords["epoch"].values]
+
+
+def layer_variables(stack: xr.DataTree, layer: str) -> dict[str, xr.DataArray]:
+    """Variables of one layer, by their names in the state dict; nothing is read."""
+    variables = stack.children[layer].to_dataset(inherit=False).data_vars.values()
+    return {str(array.attrs["parameter"]): array for array in variables}
+
+
+def read_layer(stack: xr.DataTree, layer: str, epoch: int) -> dict[str, Array]:
+    """Tensors of one layer at one epoch, by their names in the state dict.
+
+    Raises
+    ------
+    UnknownNameError
+        The stack has no such layer or epoch.
+    CheckpointError
+        The epoch's file is missing or altered.
+    """
+    if layer not in layer_names(stack):
+        raise unknown_name("layer", layer, layer_names(stack))
+    if epoch not in epoch_numbers(stack):
+        raise unknown_name("epoch", epoch, epoch_numbers(stack))
+    position = epoch_numbers(stack).index(epoch)
+    return {n: v.isel(epoch=position).values for n, v in layer_variables(stack, layer).items()}
+
+
+def read_epoch(stack: xr.DataTree, epoch: int) -> dict[str, Array]:
+    """All tensors of one epoch, by their names in the state dict."""
+    state: dict[str, Array] = {}
+    for layer in layer_names(stack):
+        state.update(read_layer(stack, layer, epoch))
+    return state
+
+
+def content_hash(stack: xr.DataTree) -> str:
+    """Hash of a stack's content; from its manifest, else from every tensor, which reads them."""
+    known = str(stack.attrs.get("content_hash", ""))
+    if known:
+        return known
+    digest = hashlib.sha256()
+    for epoch in epoch_numbers(stack):
+        digest.update(f"epoch {epoch}".encode())
+        for name, array in read_epoch(stack, epoch).items():
+            digest.update(f"{name} {array.dtype} {array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+class StackedTensor(BackendArray):
+    """One tensor over all epochs, read one checkpoint at a time and only where indexed."""
+
+    def __init__(self, checkpoints: Sequence[Checkpoint], name: str, spec: ArraySpec) -> None:
+        self.checkpoints = checkpoints
+        self.name = name
+        self.shape = (len(checkpoints), *spec.shape)  # (epoch, …own dims…)
+        self.dtype = spec.dtype
+
+    def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
+        """Read what an xarray indexer asks for."""
+        return indexing.explicit_indexing_adapter(
+            key, self.shape, indexing.IndexingSupport.OUTER, self._read
+        )
+
+    def _read(self, key: tuple[Any, ...]) -> Array:
+        at_epoch, *within = key
+        chosen = np.arange(len(self.checkpoints))[at_epoch]
+        if np.ndim(chosen) == 0:
+            return self._read_one(int(chosen), within)
+        parts = [self._read_one(int(k), within) for k in chosen]
+        empty = _outer(np.empty(self.shape[1:], self.dtype), within)
+        return np.stack(parts) if parts else np.empty((0, *empty.shape), self.dtype)
+
+    def _read_one(self, position: int, within: Sequence[Any]) -> Array:
+        array = self.checkpoints[position].read(self.name)
+        if (array.shape, array.dtype) != (self.shape[1:], self.dtype):
+            raise StackError(
+                f"{self.name} is {array.dtype} {array.shape} in checkpoint {position}.",
+                f"The stack declares {self.dtype} {self.shape[1:]}.",
+                "Correct the manifest, or leave this checkpoint out.",
+            )
+        return _outer(array, within)
+
+
+def _outer(array: Array, key: Sequence[Any]) -> Array:
+    """Index each axis by itself, the last first so that earlier axes keep their places."""
+    for axis in reversed(range(len(key))):
+        array = array[(slice(None),) * axis + (key[axis],)]
+    return array
+
+
+def _manifest_entry(source: object) -> StackEntry | None:
+    """Find the manifest's record of a named stack or of a folder that holds a stack.json."""
+    if not isinstance(source, (str, Path)):
+        return None
+    folder = Path(source)
+    if (folder / STACK_FILE).is_file():
+        return next(iter(load_manifest(folder / STACK_FILE).stacks.values()))
+    stacks = load_manifest().stacks
+    if str(source) in stacks:
+        return stacks[str(source)]
+    if folder.exists():
+        return None
+    error = unknown_name("stack", str(source), stacks)
+    raise UnknownNameError(
+        error.came, f"{error.accepted} A folder or a checkpoint file will also do.", error.advice
+    )
+
+
+def _from_manifest(entry: StackEntry, layers: LayerScheme) -> xr.DataTree:
+    specs = {
+        name: ArraySpec(numpy_dtype(spec.dtype, name), spec.shape)
+        for name, spec in entry.tensors.items()
+    }
+    digest = hashlib.sha256()
+    for checkpoint in entry.checkpoints:
+        digest.update(f"{checkpoint.epoch} {checkpoint.record.sha256}\n".encode())
+    return _tree(
+        [SafetensorsCheckpoint(c.record) for c in entry.checkpoints],
+        [c.epoch for c in entry.checkpoints],
+        specs,
+        group_layers(list(specs), layers, entry.layers),
+        {name: spec.buffer for name, spec in entry.tensors.items()},
+        {
+            "name": entry.name,
+            "title": entry.title,
+            "family": entry.family,
+            "sizes": dict(entry.sizes),
+            "dataset": entry.dataset,
+            "content_hash": digest.hexdigest(),
+        },
+    )
+
+
+def _tree(
+    checkpoints: Sequence[Checkpoint],
+    epochs: Sequence[int],
+    specs: Mapping[str, ArraySpec],
+    layers: Mapping[str, tuple[str, ...]],
+    buffers: Mapping[str, bool],
+    attributes: Mapping[str, Any],
+) -> xr.DataTree:
+    shapes = {name: spec.shape for name, spec in specs.items()}
+    variable = functools.partial(_variable, checkpoints, specs=specs, buffers=buffers)
+    children = {}
+    for layer, names in layers.items():
+        short = short_names(names)
+        variables = {short[n]: variable(n, short[n], inputs=fan_in(n, shapes)) for n in names}
+        children[layer] = xr.DataTree(xr.Dataset(variables))
+    root = xr.Dataset(
+        coords={"epoch": np.asarray(epochs, dtype=np.int64)},
+        attrs={**attributes, "layers": list(layers)},
+    )
+    return xr.DataTree(root, children=children)
+
+
+def _variable(
+    checkpoints: Sequence[Checkpoint],
+    name: str,
+    short: str,
+    *,
+    specs: Mapping[str, ArraySpec],
+    buffers: Mapping[str, bool],
+    inputs: int,
+) -> xr.Variable:
+    array = StackedTensor(checkpoints, name, specs[name])
+    dims = ("epoch", *(f"{short}_{k}" for k in range(len(specs[name].shape))))
+    attributes = {"parameter": name, "buffer": buffers[name], "fan_in": inputs}
+    return xr.Variable(dims, indexing.LazilyIndexedArray(array), attributes)
