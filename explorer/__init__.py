@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from explorer.api import distances
-    from explorer.catalog.manifest import catalog
+    from explorer.inventory.manifest import catalog
     from explorer.engine.evaluate import evaluate
     from explorer.engine.interventions import reinitialise, rerandomise
     from explorer.engine.sweep import sweep
@@ -36,7 +36,7 @@ __all__ = [
 
 _HOMES = {
     "Explorer": "explorer.ui.widget",
-    "catalog": "explorer.catalog.manifest",
+    "catalog": "explorer.inventory.manifest",
     "distances": "explorer.api",
     "evaluate": "explorer.engine.evaluate",
     "open_stack": "explorer.weights.stack",

@@ -8,7 +8,7 @@ from typing import Any
 import xarray as xr
 from torch import nn
 
-from explorer.catalog.store import placed
+from explorer.inventory.store import placed
 from explorer.errors import ExplorerError
 from explorer.stats.distances import stack_distances
 from explorer.weights.families.known import FAMILIES, build_network

@@ -1,6 +1,6 @@
 """Make the bundled stacks: train, sweep, and write their manifest entries.
 
-Run with ``make bundle`` after a recipe has changed. Everything in `explorer/catalog/bundled/` and
+Run with ``make bundle`` after a recipe has changed. Everything in `explorer/inventory/bundled/` and
 `pretrained_manifest.json` comes from here.
 """
 
@@ -10,7 +10,7 @@ import json
 import sys
 
 from explorer.api import save_netcdf
-from explorer.catalog.store import BUNDLED_FOLDER, STACK_FILE, manifest_path, placed
+from explorer.inventory.store import BUNDLED_FOLDER, STACK_FILE, manifest_path, placed
 from explorer.engine.sweep import sweep
 from explorer.training.recipes import EXPERIMENTS
 from explorer.training.train import train

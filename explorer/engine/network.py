@@ -79,6 +79,7 @@ class FinalNetwork:
         self.epochs = epoch_numbers(stack)
         self._module = _final_module(stack, model).to(self.device)
         self._buffers = {name for name, _ in self._module.named_buffers(remove_duplicate=False)}
+        self._tied = _tied_names(self._module)
         if batchnorm == "recalibrate" and self._buffers:
             raise UsageError(
                 "The policy 'recalibrate' was asked for a network with running statistics.",
@@ -117,7 +118,8 @@ class FinalNetwork:
         """
         tensors: dict[str, Tensor] = {}
         for layer, source in self.canonical(intervention).changes:
-            tensors.update(self._from_source(layer, source))
+            for name, tensor in self._from_source(layer, source).items():
+                tensors[self._tied.get(name, name)] = tensor
         if self.batchnorm == "weights_only":
             tensors = {n: t for n, t in tensors.items() if n not in self._buffers}
         return {name: tensor.to(self.device) for name, tensor in tensors.items()}
@@ -155,6 +157,13 @@ class FinalNetwork:
         names = tuple(layer_variables(self.stack, layer))
         family = str(self.stack.attrs.get("family", ""))
         return fresh_layer(self._module, family, layer, names, source.draw, source.seed)
+
+
+def _tied_names(module: nn.Module) -> dict[str, str]:
+    """Names of shared parameters → the one name under which the parameter is replaced."""
+    first: dict[int, str] = {}
+    pairs = module.named_parameters(remove_duplicate=False)
+    return {name: first.setdefault(id(parameter), name) for name, parameter in pairs}
 
 
 def pick_device(device: str) -> torch.device:

@@ -18,7 +18,15 @@ from explorer.data.datasets import load_test_set, load_training_set
 from explorer.errors import TrainingError, UsageError
 from explorer.training.recipes import Experiment, find_experiment
 from explorer.weights.families.known import build_network, find_family
-from explorer.weights.folder import finish, finished, load_state, save_epoch, save_log, save_state
+from explorer.weights.folder import (
+    clear,
+    finish,
+    finished,
+    load_state,
+    save_epoch,
+    save_log,
+    save_state,
+)
 from explorer.weights.fresh import fresh_layer, layer_seed
 
 INITIAL_DRAW = -1
@@ -50,7 +58,8 @@ def train(
     device : str
         ``"auto"`` or a torch device.
     resume : bool
-        Go on where an interrupted run in `out` stopped; False begins anew.
+        Go on where an interrupted run in `out` stopped; False removes what it left there and
+        begins anew.
     epochs : int, optional
         Passes over the training set; default the recipe's.
     seed : int, optional
@@ -74,12 +83,14 @@ def train(
     """
     experiment = _settled(find_experiment(name) if isinstance(name, str) else name, epochs, seed)
     folder = Path(out)
-    done = finished(folder) if resume else None
+    if not resume:
+        clear(folder)
+    done = finished(folder)
     if done is not None:
         _check_same(_about(experiment), _about_entry(done), folder)
         return folder
     with _threads(experiment.recipe.threads):
-        _Run(experiment, folder, _device(device)).go(resume, progress)
+        _Run(experiment, folder, _device(device)).go(progress)
     return folder
 
 
@@ -105,10 +116,10 @@ class _Run:
         self.test = load_test_set(experiment.dataset)
         self.log: list[dict[str, Any]] = []
 
-    def go(self, resume: bool, progress: bool) -> None:
+    def go(self, progress: bool) -> None:
         """Run all epochs that are not behind us, then describe the stack."""
         last = self.experiment.recipe.epochs
-        start = self._restore() if resume else 0
+        start = self._restore()
         if start == 0:
             save_epoch(self.folder, 0, self._arrays())
         bar = tqdm(

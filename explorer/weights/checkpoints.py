@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from explorer.catalog.store import FileRecord, placed, verified
+from explorer.inventory.store import FileRecord, placed, verified
 from explorer.errors import CheckpointError
 
 Array = NDArray[Any]

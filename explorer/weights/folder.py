@@ -12,8 +12,14 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from explorer.catalog.manifest import StackEntry, load_manifest, parse_manifest
-from explorer.catalog.store import STACK_FILE, checkpoint_file, placed, record_of
+from explorer.inventory.manifest import StackEntry, load_manifest, parse_manifest
+from explorer.inventory.store import (
+    STACK_FILE,
+    checkpoint_file,
+    is_checkpoint_file,
+    placed,
+    record_of,
+)
 from explorer.errors import CheckpointError
 from explorer.weights.checkpoints import (
     NUMPY_DTYPES,
@@ -70,6 +76,15 @@ def save_log(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     writer.writerows(rows)
     with placed(folder / LOG_FILE) as temporary:
         temporary.write_text(text.getvalue(), encoding="utf-8")
+
+
+def clear(folder: Path) -> None:
+    """Remove what an earlier run left in a folder, and nothing else."""
+    if not folder.is_dir():
+        return
+    for path in folder.iterdir():
+        if path.name in (STACK_FILE, STATE_FILE, LOG_FILE) or is_checkpoint_file(path.name):
+            path.unlink()
 
 
 def finished(folder: Path) -> StackEntry | None:

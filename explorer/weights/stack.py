@@ -13,8 +13,8 @@ import xarray as xr
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
-from explorer.catalog.manifest import StackEntry, load_manifest
-from explorer.catalog.store import STACK_FILE
+from explorer.inventory.manifest import StackEntry, load_manifest
+from explorer.inventory.store import STACK_FILE
 from explorer.errors import StackError, UnknownNameError, unknown_name
 from explorer.weights.checkpoints import (
     Array,

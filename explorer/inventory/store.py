@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,6 +51,11 @@ def manifest_path() -> Path:
 def checkpoint_file(epoch: int) -> str:
     """Name of the file that holds one epoch; zero-padded so that names sort by epoch."""
     return f"epoch-{epoch:04d}.safetensors"
+
+
+def is_checkpoint_file(name: str) -> bool:
+    """Tell whether a file is named as `checkpoint_file` names them."""
+    return re.fullmatch(r"epoch-\d{4,}\.safetensors", name) is not None
 
 
 def check_relative(path: str, where: str) -> None:

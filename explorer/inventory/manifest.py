@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import jsonschema
 
-from explorer.catalog.store import (
+from explorer.inventory.store import (
     BUNDLED_FOLDER,
     CATALOG_FOLDER,
     FileRecord,

@@ -1,0 +1,54 @@
+# One command per job, the same at the desk and in CI. Another Python: PYTHON=python3.12 make lab
+
+PYTHON ?= python3
+BIN := .venv/bin
+SET_UP := $(PYTHON) scripts/set_up.py
+
+.DEFAULT_GOAL := help
+.PHONY: help set-up lab demo test test-slow lint format bench bundle clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 20
+
+set-up:  ## make or update .venv (the other targets do it by themselves)
+	@command -v $(PYTHON) >/dev/null || { echo "There is no $(PYTHON). Python 3.11 or newer is needed."; \
+	  echo "Install it, or name another: PYTHON=python3.12 make lab"; exit 1; }
+	@$(SET_UP)
+
+lab: set-up  ## open the first notebook in JupyterLab (PORT=8888, ARGS="--no-browser")
+	@$(BIN)/explorer lab $(if $(PORT),--port $(PORT)) $(ARGS)
+
+demo: set-up  ## sweep the bundled stack, print the table, write report.html and netCDF
+	@$(BIN)/explorer report fcn3x256-digits --out explorer-demo $(ARGS)
+
+test: set-up  ## all checks: style, types, kernels without the compiler, every test but the slow ones
+	@$(SET_UP) --browser
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest -q tests/test_kernels.py
+	$(BIN)/python -m pytest $(ARGS)
+
+test-slow: set-up  ## the tests that take minutes
+	@$(SET_UP) --browser
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+lint: set-up  ## style and types only
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: set-up  ## put the code into the project's format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: set-up  ## run the benchmarks
+	for file in benchmarks/bench_*.py; do $(BIN)/python $$file || exit 1; done
+
+bundle: set-up  ## retrain the bundled stack from its recipe and write its manifest entry
+	$(BIN)/python scripts/bundle.py $(ARGS)
+
+clean:  ## remove caches and results; .venv stays
+	rm -rf build dist explorer-demo test-artifacts
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find explorer scripts tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,40 @@
+"""Fixtures shared by the tests."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+from explorer.inventory.manifest import load_manifest
+from explorer.inventory.store import manifest_path
+from explorer.weights.stack import open_stack
+from tests import toy
+
+BUNDLED = "fcn3x256-digits"
+
+
+@pytest.fixture(scope="session")
+def bundled():
+    """Return the bundled stack."""
+    return open_stack(BUNDLED)
+
+
+@pytest.fixture
+def copied(tmp_path):
+    """Copy the bundled stack into a folder with its stack.json, to be damaged."""
+    entry = load_manifest()[BUNDLED]
+    folder = tmp_path / "copy"
+    shutil.copytree(entry.folder, folder)
+    raw = json.loads(manifest_path().read_text(encoding="utf-8"))["stacks"]
+    (raw,) = [stack for stack in raw if stack["name"] == BUNDLED]
+    content = {"schema_version": 1, "stacks": [{**raw, "folder": "."}]}
+    (folder / "stack.json").write_text(json.dumps(content), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def switch():
+    """Return a hand-computable stack of three epochs."""
+    return open_stack(toy.switch_states(), model=toy.Switch())

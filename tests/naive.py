@@ -1,0 +1,41 @@
+"""Slow, obvious twins of the fast code: the same names, nothing shared with it."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import numpy as np
+import torch
+
+
+def pair_statistics(reference, current, out):
+    """Twin of `explorer.stats.kernels.pair_statistics`, one exact sum at a time."""
+    pairs = [(float(r), float(c)) for r, c in zip(reference, current, strict=True)]
+    good = [(r, c) for r, c in pairs if math.isfinite(r) and math.isfinite(c)]
+    out[0] = math.fsum(abs(c - r) for r, c in good)
+    out[1] = math.fsum((c - r) ** 2 for r, c in good)
+    out[2] = max((abs(c - r) for r, c in good), default=0.0)
+    out[3] = math.fsum(r * c for r, c in good)
+    out[4] = math.fsum(r * r for r, c in good)
+    out[5] = math.fsum(c * c for r, c in good)
+    out[6] = len(pairs) - len(good)
+
+
+def labels(network, final, replacement, inputs, batch_size=128):
+    """Predicted labels as public re-implementations compute them.
+
+    A copy of the network, the final state with the replaced tensors in it, and the whole test set
+    in batches of 128.
+    """
+    twin = copy.deepcopy(network)
+    twin.load_state_dict({**final, **replacement})
+    twin.eval()
+    with torch.no_grad():
+        return torch.cat([twin(part).argmax(1) for part in inputs.split(batch_size)])
+
+
+def l2(start, now):
+    """‖now − start‖₂ over all parameters of a layer, in float64."""
+    flat = [np.ravel(now[name]).astype(float) - np.ravel(start[name]) for name in start]
+    return math.sqrt(math.fsum(float(x) ** 2 for part in flat for x in part))

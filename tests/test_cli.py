@@ -1,0 +1,140 @@
+"""The command `explorer`, as a person types it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.metadata import entry_points
+
+import pytest
+import xarray as xr
+
+from explorer import __version__, cli
+from explorer.engine.evaluate import Evaluator
+
+STACK = "fcn3x256-digits"
+COMMANDS = ("catalog", "train", "sweep", "distances", "report", "lab")
+
+
+def run(capsys, *arguments):
+    """Exit status, standard output and standard error of a command."""
+    status = cli.main(arguments)
+    said = capsys.readouterr()
+    return status, said.out, said.err
+
+
+def test_help_names_every_command(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["--help"])
+    said = capsys.readouterr().out
+    assert all(command in said for command in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_a_command_has_an_example(command, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        cli.main([command, "--help"])
+    assert f"explorer {command}" in capsys.readouterr().out.partition("examples:")[2]
+
+
+def test_catalog_lists_the_bundled_stack(capsys):
+    status, said, _ = run(capsys, "catalog")
+    assert status == 0
+    assert STACK in said
+    assert "335114" in said
+
+
+def test_sweep_prints_the_table_and_writes_the_data(capsys, tmp_path):
+    status, said, progress = run(
+        capsys, "sweep", STACK, "--device", "cpu", "--out", str(tmp_path / "s.nc")
+    )
+    assert status == 0
+    rows = {line.split()[0]: line.split()[1:] for line in said.splitlines() if line[:5] == "layer"}
+    assert list(rows) == ["layer1", "layer2", "layer3", "layer4"]
+    assert rows["layer1"][-1] == "critical"
+    assert rows["layer4"][-1] == "robust"
+    assert "critical: at some epoch the error goes more than 10%" in said
+    assert "52/52" in progress
+    with xr.open_dataset(tmp_path / "s.nc", engine="h5netcdf") as stored:
+        assert stored.attrs["complete"] == 1
+
+
+def test_an_interrupted_sweep_prints_what_was_measured_and_says_so(capsys, monkeypatch):
+    original, calls = Evaluator.result, []
+
+    def interrupted(self, intervention):
+        calls.append(intervention)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return original(self, intervention)
+
+    monkeypatch.setattr(Evaluator, "result", interrupted)
+    status, said, _ = run(capsys, "sweep", STACK, "--device", "cpu")
+    assert status == 130
+    assert "the sweep was stopped" in said
+    assert "not known" in said
+
+
+def test_distances_prints_the_measure(capsys, tmp_path):
+    out = tmp_path / "d.nc"
+    status, said, _ = run(capsys, "distances", STACK, "--measure", "linf", "--out", str(out))
+    assert status == 0
+    assert said.startswith("linf from epoch 0")
+    assert out.exists()
+
+
+def test_report_writes_the_page_and_the_data(capsys, tmp_path):
+    status, said, _ = run(capsys, "report", STACK, "--device", "cpu", "--out", str(tmp_path))
+    assert status == 0
+    for name in ("report.html", "sweep.nc", "distances.nc"):
+        assert str(tmp_path / name) in said
+        assert (tmp_path / name).stat().st_size > 1000
+
+
+def test_train_makes_a_stack_that_sweep_opens(capsys, tmp_path):
+    out = str(tmp_path / "run")
+    status, said, _ = run(capsys, "train", STACK, "--out", out, "--epochs", "1", "--device", "cpu")
+    assert (status, "Stack with epochs [0, 1]" in said) == (0, True)
+    assert run(capsys, "sweep", out, "--draws", "0", "--device", "cpu")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (("sweep", "fcn3x256"), ("no stack 'fcn3x256'", "Did you mean 'fcn3x256-digits'")),
+        (("sweep", STACK, "--layers", "layer9"), ("no layer 'layer9'", "layer1, layer2")),
+        (("sweep", STACK, "--device", "abacus"), ("device 'abacus'", "'auto', 'cpu'")),
+        (("sweep", STACK, "--threshold", "7"), ("threshold is 7.0", "Divide a percentage")),
+        (("distances", STACK, "--reference", "5"), ("no epoch 5", "0, 1, 2, 3, 8")),
+        (("train", "resnet", "--out", "x"), ("no experiment 'resnet'", STACK)),
+    ],
+)
+def test_bad_input_is_explained_on_standard_error(capsys, arguments, parts):
+    status, _, said = run(capsys, *arguments)
+    assert status == 2
+    assert said.rpartition("explorer: ")[2].count("\n") == 3
+    assert all(part in said for part in parts)
+    assert "Traceback" not in said
+
+
+def test_python_m_explorer_is_the_command():
+    done = subprocess.run(
+        [sys.executable, "-m", "explorer", "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == __version__
+
+
+def test_the_console_script_is_installed():
+    (script,) = entry_points(group="console_scripts", name="explorer")
+    assert script.load() is cli.main
+
+
+def test_help_needs_none_of_the_slow_packages():
+    code = (
+        "import sys; from explorer.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'torch', 'bokeh', 'numba', 'xarray'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"

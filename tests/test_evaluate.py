@@ -1,0 +1,389 @@
+"""Interventions carried out: right labels, partial counts, and a network nobody changes."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+import explorer as lx
+from explorer.data.datasets import as_examples, load_test_set
+from explorer.engine.evaluate import Evaluator, slices, wilson_interval
+from explorer.engine.interventions import Intervention
+from explorer.errors import (
+    CheckpointError,
+    DataError,
+    InterventionError,
+    StackError,
+    UnknownNameError,
+    UsageError,
+)
+from explorer.weights.families.known import build_network
+from explorer.weights.stack import layer_names, read_epoch, read_layer
+from tests import naive, toy
+from tests.test_distances import damage
+
+INTACT = Intervention(())
+
+
+def fingerprint(module):
+    """Hash over every tensor and training flag of a module."""
+    digest = hashlib.sha256()
+    for name, tensor in module.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {tensor.requires_grad}".encode())
+        digest.update(tensor.numpy().tobytes())
+    for name, part in module.named_modules():
+        digest.update(f"{name} {part.training}".encode())
+    for name, parameter in module.named_parameters():
+        digest.update(f"{name} {parameter.requires_grad}".encode())
+    return digest.hexdigest()
+
+
+def tensors(arrays):
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
+@pytest.fixture(scope="module")
+def evaluator(bundled):
+    return Evaluator(bundled, device="cpu")
+
+
+@pytest.fixture
+def conv():
+    """Stack, network and examples with batch normalisation and dropout."""
+    model = toy.ConvNet()
+    return lx.open_stack(toy.conv_states(), model=model), model, toy.conv_examples()
+
+
+def predicted(evaluator, intervention):
+    """Labels by the engine, in the order of the dataset."""
+    replacement = evaluator.network.replacement(intervention)
+    parts = [
+        evaluator.network.logits(evaluator._inputs[a:b], replacement).argmax(1)
+        for a, b in slices(evaluator.total, evaluator.batch_size)
+    ]
+    order = torch.randperm(evaluator.total, generator=torch.Generator().manual_seed(190201996))
+    labels = torch.empty(evaluator.total, dtype=torch.int64)
+    labels[order] = torch.cat(parts)
+    return labels
+
+
+def test_labels_equal_those_of_copying_the_model_for_every_cell(bundled, evaluator):
+    network = build_network("fcn", bundled.attrs["sizes"])
+    final = tensors(read_epoch(bundled, 100))
+    examples = load_test_set("digits28")
+    for layer in layer_names(bundled):
+        for epoch in (0, 3, 40):
+            replacement = tensors(read_layer(bundled, layer, epoch))
+            expected = naive.labels(network, final, replacement, examples.inputs)
+            found = predicted(evaluator, lx.reinitialise(layer, epoch))
+            assert torch.equal(found, expected), (layer, epoch)
+            counted = evaluator.result(lx.reinitialise(layer, epoch)).errors
+            assert counted == int((expected != examples.labels).sum())
+
+
+def test_a_network_with_buffers_and_dropout_gives_the_labels_of_the_plain_pass(conv):
+    stack, model, (inputs, _) = conv
+    evaluator = Evaluator(stack, model=model, data=toy.conv_examples(), device="cpu")
+    final = tensors(read_epoch(stack, 2))
+    for layer in ("conv", "norm", "head"):
+        replacement = tensors(read_layer(stack, layer, 0))
+        expected = naive.labels(model, final, replacement, inputs)
+        assert torch.equal(predicted(evaluator, lx.reinitialise(layer, 0)), expected), layer
+
+
+def test_the_toy_network_gives_the_errors_of_a_calculation_by_hand(switch):
+    run = Evaluator(switch, model=toy.Switch(), data=toy.one_hot_examples(), device="cpu")
+    assert run.result(INTACT).errors == 0
+    assert run.result(lx.reinitialise("first", 0)).errors == 8  # everything becomes class 0
+    assert run.result(lx.reinitialise("second", 1)).errors == 8  # everything becomes class 1
+    assert run.result(lx.reinitialise("first", 1)).errors == 0  # that layer did not change there
+    assert run.result(lx.reinitialise(["first", "second"], 0)).agreements == 4
+
+
+def test_putting_a_layer_to_the_final_epoch_is_the_final_network_exactly(bundled, evaluator):
+    final = evaluator.result(INTACT)
+    for layer in layer_names(bundled):
+        assert evaluator.result(lx.reinitialise(layer, 100)) == final
+    assert final.agreement == 1.0
+
+
+def test_all_layers_jointly_are_the_whole_network_of_that_epoch(bundled, evaluator):
+    network = build_network("fcn", bundled.attrs["sizes"])
+    network.load_state_dict(tensors(read_epoch(bundled, 3)))
+    with torch.no_grad():
+        expected = network(load_test_set("digits28").inputs).argmax(1)
+    joint = lx.reinitialise(layer_names(bundled), 3)
+    assert torch.equal(predicted(evaluator, joint), expected)
+
+
+def test_layers_can_go_to_different_epochs_at_once(switch):
+    run = Evaluator(switch, model=toy.Switch(), data=toy.one_hot_examples(), device="cpu")
+    changes = lx.reinitialise("first", 0).changes + lx.reinitialise("second", 1).changes
+    assert run.result(Intervention(changes)).errors == 8  # 5 for class 0 beats 2 for class 1
+
+
+def test_partial_counts_grow_and_the_last_is_exact(evaluator):
+    estimates = list(evaluator.estimates(lx.reinitialise("layer1", 0)))
+    assert [e.examples for e in estimates] == [64, 192, 448, 960, 1472, 1800]
+    assert [e.exact for e in estimates] == [False] * 5 + [True]
+    for estimate in estimates:
+        assert 0 <= estimate.error_low <= estimate.error <= estimate.error_high <= 1
+        assert estimate.total == 1800
+
+
+def test_the_order_of_examples_is_shuffled_but_fixed(bundled, evaluator):
+    labels = load_test_set("digits28").labels
+    assert not torch.equal(evaluator._labels, labels)
+    assert torch.equal(evaluator._labels, Evaluator(bundled, device="cpu")._labels)
+    assert torch.equal(evaluator._labels.sort().values, labels.sort().values)
+
+
+def test_counts_do_not_depend_on_the_batch_size(bundled, evaluator):
+    small = Evaluator(bundled, device="cpu", batch_size=7)
+    assert small.result(lx.reinitialise("layer2", 0)).errors == (
+        evaluator.result(lx.reinitialise("layer2", 0)).errors
+    )
+
+
+def test_loss_is_the_mean_cross_entropy(switch):
+    run = Evaluator(switch, model=toy.Switch(), data=toy.one_hot_examples(), device="cpu")
+    expected = -math.log(math.e / (math.e + 2))
+    assert run.result(INTACT).loss == pytest.approx(expected, rel=1e-6)
+
+
+def test_evaluate_streams_like_the_evaluator(bundled, evaluator):
+    *_, last = lx.evaluate(bundled, lx.rerandomise("layer1"), device="cpu")
+    assert last == evaluator.result(lx.rerandomise("layer1"))
+    assert last.exact
+
+
+@given(st.integers(1, 10_000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_wilson_interval_holds_the_proportion_and_stays_within_0_and_1(counts):
+    errors, examples = counts
+    low, high = wilson_interval(errors, examples)
+    assert 0 <= low <= errors / examples + 1e-12
+    assert errors / examples - 1e-12 <= high <= 1
+
+
+def test_wilson_interval_equals_a_published_value():
+    """Newcombe, Statistics in Medicine 17, 1998, table I: 81 of 263 gives .2553 to .3662."""
+    assert wilson_interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
+
+
+def test_wilson_interval_covers_95_of_100_samples():
+    rng = np.random.default_rng(0)
+    hits = [low <= 0.3 <= high for low, high in map(wilson_of, rng.binomial(200, 0.3, 2000))]
+    assert 0.93 < np.mean(hits) < 0.97
+
+
+def wilson_of(errors):
+    return wilson_interval(int(errors), 200)
+
+
+@given(st.integers(1, 5000), st.integers(1, 700))
+def test_slices_cover_every_example_once_and_never_exceed_the_batch(total, batch_size):
+    parts = list(slices(total, batch_size))
+    assert [a for a, _ in parts] == [0, *(b for _, b in parts[:-1])]
+    assert parts[-1][1] == total
+    assert max(b - a for a, b in parts) <= batch_size
+
+
+# --- nothing changes -------------------------------------------------------------------------
+
+
+class BrokenForwardError(Exception):
+    """A failure in the middle of the forward pass."""
+
+
+class Failing(toy.ConvNet):
+    """Fails when it sees a slice of a certain length."""
+
+    fail_at = 0
+
+    def forward(self, x):
+        if len(x) == self.fail_at:
+            raise BrokenForwardError
+        return super().forward(x)
+
+
+def outcome_success(run):
+    run.result(lx.reinitialise("conv", 0))
+
+
+def outcome_cancel(run):
+    stream = run.estimates(lx.reinitialise("norm", 0))
+    next(stream)
+    stream.close()
+
+
+def outcome_exception(run):
+    Failing.fail_at = 13
+    try:
+        with pytest.raises(BrokenForwardError, match=r"^$"):
+            run.result(lx.rerandomise("head"))
+    finally:
+        Failing.fail_at = 0
+
+
+@pytest.mark.parametrize("outcome", [outcome_success, outcome_cancel, outcome_exception])
+def test_the_users_model_is_as_before_after(outcome):
+    model = Failing()
+    model.train()
+    model.head.bias.requires_grad_(False)
+    before = fingerprint(model)
+    stack = lx.open_stack(toy.conv_states(), model=model)
+    run = Evaluator(stack, model=model, data=toy.conv_examples(77), device="cpu")
+    private = fingerprint(run.network._module)
+    outcome(run)
+    assert fingerprint(model) == before
+    assert fingerprint(run.network._module) == private
+
+
+def test_the_fingerprint_sees_a_single_changed_bit():
+    model = toy.ConvNet()
+    before = fingerprint(model)
+    model.norm.running_mean[0] += 1e-6
+    assert fingerprint(model) != before
+
+
+def test_global_settings_of_torch_are_as_before(bundled):
+    state, threads = torch.get_rng_state(), torch.get_num_threads()
+    before = torch.backends.cuda.matmul.fp32_precision
+    list(lx.evaluate(bundled, lx.rerandomise("layer1"), device="cpu"))
+    assert torch.equal(state, torch.get_rng_state())
+    assert torch.get_num_threads() == threads
+    assert torch.backends.cuda.matmul.fp32_precision == before
+    assert torch.is_grad_enabled()
+
+
+# --- batch normalisation ---------------------------------------------------------------------
+
+
+def test_weights_only_leaves_running_statistics_where_they_are(conv):
+    stack, model, data = conv
+    runs = {
+        policy: Evaluator(stack, model=model, data=data, device="cpu", batchnorm=policy)
+        for policy in ("with_layer", "weights_only")
+    }
+    put = {p: set(r.network.replacement(lx.reinitialise("norm", 0))) for p, r in runs.items()}
+    assert put["weights_only"] == {"norm.weight", "norm.bias"}
+    assert put["with_layer"] - put["weights_only"] == {
+        "norm.running_mean",
+        "norm.running_var",
+        "norm.num_batches_tracked",
+    }
+
+
+def test_an_unknown_batchnorm_policy_is_refused_with_the_list(bundled):
+    with pytest.raises(UsageError, match=r"policy is 'move'(.|\n)*with_layer, weights_only"):
+        Evaluator(bundled, batchnorm="move")
+
+
+def test_recalibration_of_running_statistics_is_refused_until_it_exists(conv):
+    stack, model, data = conv
+    with pytest.raises(UsageError, match="'recalibrate' was asked for"):
+        Evaluator(stack, model=model, data=data, batchnorm="recalibrate")
+
+
+# --- bad input -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("intervention", "match"),
+    [
+        (lx.reinitialise("layer9", 0), r"no layer 'layer9'(.|\n)*layer1, layer2, layer3, layer4"),
+        (lx.reinitialise("layer1", 5), r"no epoch 5(.|\n)*0, 1, 2, 3, 8, 40, 90, 100"),
+    ],
+)
+def test_an_unknown_layer_or_epoch_is_refused_before_the_first_estimate(
+    bundled, intervention, match
+):
+    with pytest.raises(UnknownNameError, match=match):
+        lx.evaluate(bundled, intervention)
+
+
+def test_an_altered_checkpoint_is_refused_and_the_next_evaluation_works(copied):
+    stack = lx.open_stack(copied)
+    run = Evaluator(stack, device="cpu")
+    damage(copied / "epoch-0001.safetensors")
+    with pytest.raises(CheckpointError, match="has been altered"):
+        run.estimates(lx.reinitialise("layer1", 1))
+    assert run.result(lx.reinitialise("layer1", 2)).exact
+
+
+def test_nan_weights_are_a_failure_and_not_an_error_rate():
+    states = toy.switch_states()
+    states[0]["first.bias"][0] = math.nan
+    stack = lx.open_stack(states)
+    run = Evaluator(stack, model=toy.Switch(), data=toy.one_hot_examples(), device="cpu")
+    estimate = run.result(lx.reinitialise("first", 0))
+    assert estimate.failure == "NaN or infinite logits for 12 of 12 examples"
+    assert run.result(INTACT).failure == ""
+
+
+def test_a_stack_without_a_model_is_refused(switch):
+    with pytest.raises(StackError, match=r"does not say which network(.|\n)*Pass model="):
+        Evaluator(switch, data=toy.one_hot_examples())
+
+
+def test_a_stack_without_a_dataset_is_refused(switch):
+    with pytest.raises(DataError, match=r"does not name a dataset(.|\n)*Pass data="):
+        Evaluator(switch, model=toy.Switch())
+
+
+def test_a_model_of_other_tensors_is_refused(switch):
+    with pytest.raises(StackError, match="do not fit the model"):
+        Evaluator(switch, model=toy.ConvNet(), data=toy.one_hot_examples())
+
+
+def test_labels_beyond_the_networks_outputs_are_refused(switch):
+    inputs, labels = toy.one_hot_examples()
+    run = Evaluator(switch, model=toy.Switch(), data=(inputs, labels + 1), device="cpu")
+    with pytest.raises(DataError, match=r"label 3(.|\n)*3 outputs: labels 0 to 2"):
+        run.result(INTACT)
+
+
+class Two(toy.Switch):
+    def forward(self, x):
+        return super().forward(x), x
+
+
+def test_a_network_that_gives_no_logits_is_refused(switch):
+    run = Evaluator(switch, model=Two(), data=toy.one_hot_examples(), device="cpu")
+    with pytest.raises(InterventionError, match=r"output is tuple(.|\n)*\(example, class\)"):
+        run.result(INTACT)
+
+
+def test_a_device_that_is_not_there_is_refused(bundled):
+    with pytest.raises(UsageError, match=r"device 'cuda:77' cannot be used"):
+        Evaluator(bundled, device="cuda:77")
+
+
+def test_a_batch_of_nothing_is_refused(bundled):
+    with pytest.raises(UsageError, match="batch size is 0"):
+        Evaluator(bundled, batch_size=0)
+
+
+def test_examples_prepared_once_are_used_as_they_are(bundled):
+    examples = as_examples("digits28")
+    assert Evaluator(bundled, data=examples, device="cpu").dataset_hash == examples.content_hash
+
+
+def test_tied_weights_are_replaced_together():
+    class Tied(toy.Switch):
+        def __init__(self):
+            super().__init__()
+            self.second.weight = self.first.weight
+
+    model = Tied()
+    stack = lx.open_stack(toy.switch_states(), model=model)
+    run = Evaluator(stack, model=model, data=toy.one_hot_examples(), device="cpu")
+    assert run.result(lx.reinitialise(["first", "second"], 1)).exact
+    assert isinstance(model.second, nn.Linear)

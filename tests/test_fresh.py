@@ -1,0 +1,113 @@
+"""Fresh draws come from each layer's own initialiser, seeded per (layer, draw)."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from explorer.errors import InterventionError, StackError, UnknownNameError
+from explorer.weights.families.known import FAMILIES, build_network, find_family
+from explorer.weights.fresh import fresh_layer, layer_seed
+from tests import toy
+
+SIZES = {"depth": 2, "width": 64, "inputs": 100, "classes": 10}
+NAMES = ("layer1.weight", "layer1.bias")
+
+
+@pytest.fixture
+def network():
+    return build_network("fcn", SIZES)
+
+
+def draw(network, number=0, seed=0, family="fcn", layer="layer1", names=NAMES):
+    return fresh_layer(network, family, layer, names, number, seed)
+
+
+def same(a, b):
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_draw_is_repeatable_and_others_differ(network):
+    assert same(draw(network), draw(network))
+    assert not same(draw(network), draw(network, number=1))
+    assert not same(draw(network), draw(network, seed=1))
+
+
+def test_drawing_leaves_the_networks_tensors_alone(network):
+    network.load_state_dict({n: torch.ones_like(t) for n, t in network.state_dict().items()})
+    before = {name: t.clone() for name, t in network.state_dict().items()}
+    draw(network)
+    assert all(torch.equal(before[n], t) for n, t in network.state_dict().items())
+
+
+def test_the_global_generator_goes_on_as_if_nothing_had_been_drawn():
+    network = toy.ConvNet()
+    state = torch.get_rng_state()
+    fresh_layer(network, "", "conv", ("conv.weight", "conv.bias"), 0, 0)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_tensor_of_a_family_is_in_exactly_one_layer(family):
+    known = find_family(family)
+    listed = [name for names in known.layers(known.sizes).values() for name in names]
+    assert sorted(listed) == sorted(build_network(family, known.sizes).state_dict())
+    assert len(set(listed)) == len(listed)
+
+
+def test_fcn_draws_have_the_distribution_of_pytorchs_linear(network):
+    fresh = draw(network)
+    bound = 1 / math.sqrt(100)
+    assert float(fresh["layer1.weight"].abs().max()) <= bound
+    assert float(fresh["layer1.weight"].std()) == pytest.approx(bound / math.sqrt(3), rel=0.02)
+    linear = nn.Linear(100, 64)
+    assert float(linear.weight.detach().std()) == pytest.approx(bound / math.sqrt(3), rel=0.02)
+
+
+def test_a_module_of_ones_own_is_drawn_by_its_reset_parameters():
+    network = toy.ConvNet()
+    names = tuple(f"norm.{n}" for n in ("weight", "bias", "running_mean", "running_var"))
+    with torch.no_grad():
+        network.norm.running_mean.fill_(3.0)
+        network.norm.weight.fill_(7.0)
+    fresh = fresh_layer(network, "", "norm", names, 0, 0)
+    assert fresh["norm.weight"].tolist() == [1.0] * 4
+    assert fresh["norm.running_mean"].tolist() == [0.0] * 4
+    assert network.norm.weight.tolist() == [7.0] * 4
+
+
+class Bare(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(2))
+
+
+def test_a_module_without_an_initialiser_is_refused_by_name():
+    network = nn.Sequential(Bare())
+    with pytest.raises(InterventionError, match=r"0 \(Bare\) has no reset_parameters"):
+        fresh_layer(network, "", "0", ("0.scale",), 0, 0)
+
+
+def test_layer_seeds_are_the_same_on_every_platform():
+    assert layer_seed(0, "layer1", 0) == 2533936700026874300
+    assert layer_seed(0, "layer1", 1) != layer_seed(1, "layer1", 0)
+
+
+def test_fcn_has_the_papers_layers_and_parameters():
+    network = build_network("fcn", dict(FAMILIES["fcn"].sizes))
+    assert sum(p.numel() for p in network.parameters()) == 335_114
+    assert list(FAMILIES["fcn"].layers({"depth": 3})) == ["layer1", "layer2", "layer3", "layer4"]
+
+
+def test_an_unknown_family_is_refused():
+    with pytest.raises(UnknownNameError, match=r"no family 'fcm'(.|\n)*'fcn'"):
+        build_network("fcm", SIZES)
+
+
+@pytest.mark.parametrize("sizes", [{}, {**SIZES, "heads": 2}, {**SIZES, "width": 0}])
+def test_sizes_that_do_not_fit_are_refused_with_those_that_do(sizes):
+    with pytest.raises(StackError, match=r"sizes of a fcn network(.|\n)*depth, width"):
+        build_network("fcn", sizes)

@@ -1,0 +1,65 @@
+"""The names that other people's code uses."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+
+import pytest
+
+import explorer as lx
+
+NAMES = {
+    "Explorer": "(stack, *, model=None, data=None, device='auto'",
+    "catalog": "()",
+    "distances": "(stack, *, reference=0",
+    "evaluate": "(stack, intervention, *",
+    "open_stack": "(source, *, model=None, layers=None, epochs=None, reader=None)",
+    "reinitialise": "(layers, epoch)",
+    "rerandomise": "(layers, draw=0, seed=0)",
+    "sweep": "(stack, *, model=None, data=None, layers=None, epochs=None, draws=3, device='auto', "
+    "batch_size=None, seed=0",
+    "train": "(name, *, out, device='auto', resume=True",
+}
+
+
+def plain_signature(function):
+    """Signature without annotations."""
+    parameters = inspect.signature(function).parameters.values()
+    bare = [p.replace(annotation=inspect.Parameter.empty) for p in parameters]
+    return str(inspect.Signature(bare))
+
+
+def test_the_public_names_are_these_and_no_others():
+    assert set(lx.__all__) == {*NAMES, "__version__"}
+    assert set(dir(lx)) == set(lx.__all__)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_public_name_takes_the_documented_arguments(name):
+    value = getattr(lx, name)
+    target = value.__init__ if inspect.isclass(value) else value
+    found = plain_signature(target).replace("(self, ", "(")
+    assert found.startswith(NAMES[name]), found
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_public_name_is_documented_with_parameters_and_returns(name):
+    text = inspect.getdoc(getattr(lx, name))
+    if name != "catalog":
+        assert "Parameters\n----------" in text
+    if name != "Explorer":
+        assert "Returns\n-------" in text
+
+
+def test_every_name_works_whatever_was_used_before():
+    """The function `catalog` must not be hidden by a module that was imported first."""
+    code = "import explorer as lx; lx.open_stack('fcn3x256-digits'); print(len(lx.catalog()))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) >= 1
+
+
+def test_an_unknown_name_is_refused_with_those_there_are():
+    with pytest.raises(AttributeError, match=r"no attribute 'swep'; it has .*'sweep'"):
+        lx.swep  # noqa: B018 - the access is what is tested

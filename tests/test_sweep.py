@@ -1,0 +1,246 @@
+"""The sweep: every cell, its provenance, and what happens when a cell cannot be measured."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from torch import nn
+
+import explorer as lx
+from explorer.api import save_netcdf
+from explorer.inventory.manifest import bundled_sweep
+from explorer.engine import sweep as sweep_module
+from explorer.engine.evaluate import Evaluator
+from explorer.engine.verdicts import damage, verdicts
+from explorer.errors import UnknownNameError, UsageError
+from tests import toy
+from tests.test_distances import damage as damage_file
+
+QUANTITIES = ("error", "error_low", "error_high", "loss", "agreement", "examples", "reason")
+
+
+@pytest.fixture(scope="module")
+def swept(bundled):
+    return lx.sweep(bundled, device="cpu", progress=False)
+
+
+def toy_sweep(states, **options):
+    stack = lx.open_stack(states, model=toy.Switch())
+    data = toy.one_hot_examples()
+    return lx.sweep(stack, model=toy.Switch(), data=data, device="cpu", progress=False, **options)
+
+
+def test_the_dataset_has_the_documented_form(swept):
+    for prefix, dims in (
+        ("", ("layer", "epoch")),
+        ("rerandomized_", ("layer", "draw")),
+        ("fullmodel_", ("epoch",)),
+    ):
+        for quantity in QUANTITIES:
+            assert swept[prefix + quantity].dims == dims
+    assert dict(swept.sizes) == {"layer": 4, "epoch": 8, "draw": 3}
+
+
+def test_every_measured_cell_has_a_number_and_no_reason(swept):
+    for prefix in ("", "rerandomized_", "fullmodel_"):
+        assert (swept[prefix + "reason"] == "").all()
+        assert (swept[prefix + "examples"] == 1800).all()
+        assert (swept[prefix + "error_low"] <= swept[prefix + "error"]).all()
+        assert (swept[prefix + "error"] <= swept[prefix + "error_high"]).all()
+
+
+def test_the_attributes_say_what_is_needed_to_repeat_the_numbers(swept):
+    expected = {"stack": "fcn3x256-digits", "dataset": "digits28", "seed": 0, "complete": 1}
+    assert expected.items() <= swept.attrs.items()
+    for key in ("content_hash", "dataset_hash"):
+        assert len(swept.attrs[key]) == 64
+    for key in ("batchnorm", "device", "dtype", "version_explorer", "version_torch"):
+        assert swept.attrs[key], key
+
+
+def test_the_last_column_is_the_final_error_in_every_row(swept):
+    assert (swept.error.sel(epoch=100) == swept.attrs["final_error"]).all()
+    assert float(swept.fullmodel_error.sel(epoch=100)) == swept.attrs["final_error"]
+    assert (swept.agreement.sel(epoch=100) == 1).all()
+
+
+def test_the_bundled_stack_shows_the_papers_picture(swept):
+    """Fig. 1: layer 1 is critical, later layers are not, fresh draws destroy every layer."""
+    start = swept.error.sel(epoch=0)
+    assert 0.55 < float(start.sel(layer="layer1")) < 0.85
+    assert (start.sel(layer=["layer2", "layer3", "layer4"]) < 0.25).all()
+    assert (swept.rerandomized_error > 0.65).all()
+    assert swept.attrs["final_error"] < 0.05
+    assert verdicts(swept).values.tolist() == ["critical", "critical", "robust", "robust"]
+
+
+def test_the_precomputed_sweep_is_what_a_sweep_finds_now(swept):
+    stored = xr.open_dataset(bundled_sweep("fcn3x256-digits"), engine="h5netcdf").load()
+    assert stored.attrs["content_hash"] == swept.attrs["content_hash"]
+    assert stored.attrs["dataset_hash"] == swept.attrs["dataset_hash"]
+    for name in ("error", "rerandomized_error", "fullmodel_error"):
+        # one label of 1,800 may tip over on another processor
+        np.testing.assert_allclose(stored[name], swept[name], atol=2 / 1800)
+
+
+def test_the_toy_sweep_equals_a_calculation_by_hand():
+    result = toy_sweep(toy.switch_states())
+    wrong = 8 / 12
+    assert result.error.values.tolist() == [[wrong, 0, 0], [0, wrong, 0]]
+    assert result.fullmodel_error.values.tolist() == [wrong, wrong, 0]
+    assert result.attrs["chance_error"] == pytest.approx(2 / 3)
+
+
+def test_layers_epochs_and_draws_can_be_chosen(bundled, swept):
+    chosen = lx.sweep(
+        bundled, layers=["layer4", "layer1"], epochs=[8, 0], draws=1, device="cpu", progress=False
+    )
+    assert chosen.layer.values.tolist() == ["layer4", "layer1"]
+    xr.testing.assert_equal(chosen.error, swept.error.sel(layer=chosen.layer, epoch=chosen.epoch))
+    xr.testing.assert_equal(chosen.fullmodel_error, swept.fullmodel_error.sel(epoch=chosen.epoch))
+    assert chosen.rerandomized_error.shape == (2, 1)
+
+
+def test_another_seed_gives_other_fresh_draws_and_the_same_cells(bundled, swept):
+    other = lx.sweep(bundled, epochs=[0], seed=1, device="cpu", progress=False)
+    assert (other.rerandomized_error != swept.rerandomized_error).any()
+    xr.testing.assert_equal(other.error, swept.error.sel(epoch=[0]))
+
+
+def test_cells_that_change_nothing_are_measured_once(monkeypatch):
+    counted = []
+    original = Evaluator.result
+    monkeypatch.setattr(Evaluator, "result", lambda s, i: counted.append(i) or original(s, i))
+    toy_sweep(toy.switch_states(), draws=0)
+    # intact, 2 layers × 2 earlier epochs, the full model at 2 earlier epochs
+    assert len(counted) == 1 + 4 + 2
+
+
+def test_an_altered_checkpoint_marks_its_column_and_leaves_the_rest(copied, swept):
+    stack = lx.open_stack(copied)
+    damage_file(copied / "epoch-0002.safetensors")
+    result = lx.sweep(stack, device="cpu", progress=False)
+    assert np.isnan(result.error.sel(epoch=2)).all()
+    for reason in result.reason.sel(epoch=2).values:
+        assert "epoch-0002.safetensors has been altered" in reason
+    assert (result.examples.sel(epoch=2) == 0).all()
+    others = [0, 1, 3, 8, 40, 90, 100]
+    xr.testing.assert_equal(result.error.sel(epoch=others), swept.error.sel(epoch=others))
+
+
+def test_nan_weights_mark_their_cell_and_never_become_a_number():
+    states = toy.switch_states()
+    states[0]["first.bias"][0] = float("nan")
+    result = toy_sweep(states)
+    assert np.isnan(result.error.sel(layer="first", epoch=0))
+    assert "NaN or infinite logits" in result.reason.sel(layer="first", epoch=0).item()
+    assert verdicts(result).sel(layer="first").item() == "not known"
+
+
+class Bare(nn.Module):
+    """A layer that cannot be drawn anew."""
+
+    def __init__(self):
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(3))
+
+    def forward(self, x):
+        return x + self.bias
+
+
+def test_a_layer_without_an_initialiser_is_marked_and_the_rest_is_measured():
+    model = Bare()
+    stack = lx.open_stack([{"bias": torch.ones(3) * k} for k in range(2)], model=model)
+    data = toy.one_hot_examples()
+    result = lx.sweep(stack, model=model, data=data, device="cpu", progress=False)
+    assert "has no reset_parameters" in result.rerandomized_reason.values[0, 0]
+    assert np.isfinite(result.error).all()
+
+
+def test_out_of_memory_marks_the_cell_with_what_to_try(monkeypatch):
+    original = Evaluator.result
+    calls = itertools.count()
+
+    def sometimes(self, intervention):
+        if next(calls) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return original(self, intervention)
+
+    monkeypatch.setattr(Evaluator, "result", sometimes)
+    result = toy_sweep(toy.switch_states())
+    assert "out of memory on CPU; try a smaller batch_size" in result.reason.values[0, 0]
+    assert np.isfinite(result.error.values[1]).all()
+
+
+def test_ctrl_c_keeps_what_was_measured(monkeypatch):
+    original = Evaluator.result
+    calls = itertools.count()
+
+    def interrupted(self, intervention):
+        if next(calls) == 3:
+            raise KeyboardInterrupt
+        return original(self, intervention)
+
+    monkeypatch.setattr(Evaluator, "result", interrupted)
+    result = toy_sweep(toy.switch_states())
+    assert result.attrs["complete"] == 0
+    assert np.isfinite(result.error.values[0, :2]).all()
+    assert result.reason.values[1, 1] == sweep_module.NOT_REACHED
+    assert np.isnan(result.error.values[1, 1])
+
+
+def test_a_sweep_shows_its_progress(bundled, capsys):
+    lx.sweep(bundled, layers=["layer4"], epochs=[0], draws=1, device="cpu")
+    assert "3/3" in capsys.readouterr().err
+    lx.sweep(bundled, layers=["layer4"], epochs=[0], draws=1, device="cpu", progress=False)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_sweep_survives_netcdf(swept, tmp_path):
+    path = save_netcdf(swept, tmp_path / "out" / "sweep.nc")
+    again = xr.open_dataset(path, engine="h5netcdf").load()
+    xr.testing.assert_equal(again, swept)
+    assert again.attrs.keys() == swept.attrs.keys()
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "match"),
+    [
+        (
+            {"layers": ["layer1", "layre2"]},
+            UnknownNameError,
+            r"'layre2'(.|\n)*Did you mean 'layer2'",
+        ),
+        ({"epochs": [4]}, UnknownNameError, r"no epoch 4(.|\n)*Known: 0, 1"),
+        ({"layers": []}, UsageError, r"layers is \[\]"),
+        ({"layers": ["layer1", "layer1"]}, UsageError, "each once"),
+        ({"draws": -1}, UsageError, "draws is -1"),
+    ],
+)
+def test_a_sweep_of_what_is_not_there_is_refused(bundled, options, error, match):
+    with pytest.raises(error, match=match):
+        lx.sweep(bundled, **options)
+
+
+def test_damage_is_the_share_of_the_way_to_chance():
+    result = toy_sweep(toy.switch_states())
+    assert damage(result).sel(layer="first", epoch=0).item() == pytest.approx(1.0)
+    assert damage(result).sel(layer="first", epoch=2).item() == 0.0
+
+
+def test_a_layer_that_is_worse_later_than_at_the_start_is_critical_too():
+    """Deciding from τ = 0 alone is a known pitfall."""
+    result = toy_sweep(toy.switch_states())
+    assert result.error.sel(layer="second", epoch=0).item() == 0
+    assert verdicts(result).sel(layer="second").item() == "critical"
+
+
+def test_the_threshold_decides(swept):
+    assert set(verdicts(swept, 0.95).values) == {"robust"}
+    assert set(verdicts(swept, 0.0).values) == {"critical"}
+    with pytest.raises(UsageError, match=r"threshold is 10(.|\n)*Divide a percentage"):
+        verdicts(swept, 10)
