@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from explorer.api import distances
-    from explorer.inventory.manifest import catalog
     from explorer.engine.evaluate import evaluate
     from explorer.engine.interventions import reinitialise, rerandomise
     from explorer.engine.sweep import sweep
+    from explorer.inventory.manifest import catalog
     from explorer.training.train import train
     from explorer.ui.widget import Explorer
     from explorer.weights.stack import open_stack

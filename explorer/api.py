@@ -8,8 +8,8 @@ from typing import Any
 import xarray as xr
 from torch import nn
 
-from explorer.inventory.store import placed
 from explorer.errors import ExplorerError
+from explorer.inventory.store import placed
 from explorer.stats.distances import stack_distances
 from explorer.weights.families.known import FAMILIES, build_network
 from explorer.weights.fresh import fresh_layer

@@ -54,25 +54,22 @@ def test_sweep_prints_the_table_and_writes_the_data(capsys, tmp_path):
     assert rows["layer1"][-1] == "critical"
     assert rows["layer4"][-1] == "robust"
     assert "critical: at some epoch the error goes more than 10%" in said
-    assert "52/52" in progress
+    assert "sweep: 100%" in progress
     with xr.open_dataset(tmp_path / "s.nc", engine="h5netcdf") as stored:
         assert stored.attrs["complete"] == 1
 
 
 def test_an_interrupted_sweep_prints_what_was_measured_and_says_so(capsys, monkeypatch):
-    original, calls = Evaluator.result, []
+    original = Evaluator.count
 
-    def interrupted(self, intervention):
-        calls.append(intervention)
-        if len(calls) == 4:
-            raise KeyboardInterrupt
-        return original(self, intervention)
+    def interrupted(self, replacements):
+        yield next(original(self, replacements))
+        raise KeyboardInterrupt
 
-    monkeypatch.setattr(Evaluator, "result", interrupted)
+    monkeypatch.setattr(Evaluator, "count", interrupted)
     status, said, _ = run(capsys, "sweep", STACK, "--device", "cpu")
     assert status == 130
-    assert "the sweep was stopped" in said
-    assert "not known" in said
+    assert "stopped early: from 128 of 1800 examples" in said
 
 
 def test_distances_prints_the_measure(capsys, tmp_path):

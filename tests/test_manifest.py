@@ -8,9 +8,9 @@ import json
 import pytest
 
 import explorer as lx
+from explorer.errors import ManifestError, UnknownNameError
 from explorer.inventory.manifest import SCHEMA_FILE, load_manifest, parse_manifest
 from explorer.inventory.store import manifest_path, verified
-from explorer.errors import ManifestError, UnknownNameError
 from explorer.training.recipes import EXPERIMENTS
 from explorer.weights.checkpoints import SafetensorsCheckpoint
 from explorer.weights.families.known import find_family

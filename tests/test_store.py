@@ -6,8 +6,8 @@ import os
 
 import pytest
 
-from explorer.inventory.store import FileRecord, placed, record_of, verified
 from explorer.errors import CheckpointError
+from explorer.inventory.store import FileRecord, placed, record_of, verified
 
 
 @pytest.fixture

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 import pytest
 import torch
@@ -12,11 +10,11 @@ from torch import nn
 
 import explorer as lx
 from explorer.api import save_netcdf
-from explorer.inventory.manifest import bundled_sweep
 from explorer.engine import sweep as sweep_module
 from explorer.engine.evaluate import Evaluator
 from explorer.engine.verdicts import damage, verdicts
 from explorer.errors import UnknownNameError, UsageError
+from explorer.inventory.manifest import bundled_sweep
 from tests import toy
 from tests.test_distances import damage as damage_file
 
@@ -113,8 +111,8 @@ def test_another_seed_gives_other_fresh_draws_and_the_same_cells(bundled, swept)
 
 def test_cells_that_change_nothing_are_measured_once(monkeypatch):
     counted = []
-    original = Evaluator.result
-    monkeypatch.setattr(Evaluator, "result", lambda s, i: counted.append(i) or original(s, i))
+    original = Evaluator.count
+    monkeypatch.setattr(Evaluator, "count", lambda s, r: counted.extend(r) or original(s, r))
     toy_sweep(toy.switch_states(), draws=0)
     # intact, 2 layers × 2 earlier epochs, the full model at 2 earlier epochs
     assert len(counted) == 1 + 4 + 2
@@ -161,41 +159,67 @@ def test_a_layer_without_an_initialiser_is_marked_and_the_rest_is_measured():
     assert np.isfinite(result.error).all()
 
 
+def interrupt_count(monkeypatch, act):
+    """Have `act(position, replacements)` run before each slice of `Evaluator.count`."""
+    original = Evaluator.count
+
+    def count(self, replacements):
+        for position, estimates in enumerate(original(self, replacements)):
+            act(position, replacements)
+            yield estimates
+
+    monkeypatch.setattr(Evaluator, "count", count)
+
+
 def test_out_of_memory_marks_the_cell_with_what_to_try(monkeypatch):
-    original = Evaluator.result
-    calls = itertools.count()
-
-    def sometimes(self, intervention):
-        if next(calls) == 1:
+    def act(_position, replacements):
+        if any("first.weight" in tensors for tensors in replacements):
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return original(self, intervention)
 
-    monkeypatch.setattr(Evaluator, "result", sometimes)
+    interrupt_count(monkeypatch, act)
     result = toy_sweep(toy.switch_states())
     assert "out of memory on CPU; try a smaller batch_size" in result.reason.values[0, 0]
-    assert np.isfinite(result.error.values[1]).all()
+    assert np.isfinite(result.error.sel(layer="second")).all()
 
 
-def test_ctrl_c_keeps_what_was_measured(monkeypatch):
-    original = Evaluator.result
-    calls = itertools.count()
-
-    def interrupted(self, intervention):
-        if next(calls) == 3:
+def test_ctrl_c_keeps_what_was_measured_with_the_examples_behind_it(bundled, monkeypatch):
+    def act(position, _replacements):
+        if position == 3:
             raise KeyboardInterrupt
-        return original(self, intervention)
 
-    monkeypatch.setattr(Evaluator, "result", interrupted)
-    result = toy_sweep(toy.switch_states())
+    interrupt_count(monkeypatch, act)
+    result = lx.sweep(bundled, device="cpu", progress=False)
     assert result.attrs["complete"] == 0
-    assert np.isfinite(result.error.values[0, :2]).all()
-    assert result.reason.values[1, 1] == sweep_module.NOT_REACHED
-    assert np.isnan(result.error.values[1, 1])
+    assert (result.examples == 3 * 128).all()
+    assert (result.error_high - result.error_low > 0.01).all()
+
+
+def test_ctrl_c_marks_the_cells_that_were_not_reached(bundled, monkeypatch):
+    monkeypatch.setattr(sweep_module, "GROUP_BYTES", 3_000_000)
+    seen = []
+
+    def act(position, _replacements):
+        seen.append(position)
+        if len(seen) > 20:
+            raise KeyboardInterrupt
+
+    interrupt_count(monkeypatch, act)
+    result = lx.sweep(bundled, device="cpu", progress=False)
+    reached = result.examples.values > 0
+    assert 0 < reached.sum() < reached.size
+    assert (result.reason.values[~reached] == sweep_module.NOT_REACHED).all()
+    assert np.isnan(result.error.values[~reached]).all()
+
+
+def test_small_groups_give_the_same_numbers_as_one(bundled, swept, monkeypatch):
+    monkeypatch.setattr(sweep_module, "GROUP_BYTES", 3_000_000)
+    again = lx.sweep(bundled, device="cpu", progress=False)
+    xr.testing.assert_equal(again, swept)
 
 
 def test_a_sweep_shows_its_progress(bundled, capsys):
     lx.sweep(bundled, layers=["layer4"], epochs=[0], draws=1, device="cpu")
-    assert "3/3" in capsys.readouterr().err
+    assert "sweep: 100%" in capsys.readouterr().err
     lx.sweep(bundled, layers=["layer4"], epochs=[0], draws=1, device="cpu", progress=False)
     assert capsys.readouterr().err == ""
 

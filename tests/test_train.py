@@ -16,8 +16,8 @@ import pytest
 import torch
 
 import explorer as lx
-from explorer.inventory.store import checkpoint_file
 from explorer.errors import CheckpointError, TrainingError, UnknownNameError, UsageError
+from explorer.inventory.store import checkpoint_file
 from explorer.training import train as train_module
 from explorer.training.recipes import Recipe, find_experiment
 from explorer.weights.folder import LOG_FILE, STATE_FILE

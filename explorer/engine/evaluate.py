@@ -2,106 +2,40 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+import contextlib
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 import xarray as xr
 from torch import Tensor, nn
-from torch.nn import functional
 
 from explorer.data.datasets import as_examples
+from explorer.engine.estimate import Estimate, score
 from explorer.engine.interventions import BatchNormPolicy, Intervention
-from explorer.engine.network import FinalNetwork
+from explorer.engine.network import FinalNetwork, plain_float32
+from explorer.engine.program import RECORDING_ERRORS, Plan
+from explorer.engine.replay import INTACT, Pass, PlainPass, Replay
 from explorer.errors import DataError, UsageError
 
-Z_95 = 1.959963984540054
-"""97.5 % quantile of the standard normal distribution."""
-
-FIRST_SLICE = 64
-"""LabelledExamples behind the first estimate; every slice doubles until the batch size."""
+logger = logging.getLogger(__name__)
 
 ORDER_SEED = 1902_01996
 """Seed of the fixed random order of the test examples, so that early estimates are unbiased."""
 
-DEFAULT_BATCH = {"cpu": 512, "cuda": 4096, "mps": 1024}
 
+TRIAL_BATCH = 64
+"""Batch of the first recording, which shows how large the values are."""
 
-@dataclass(frozen=True)
-class Estimate:
-    """Counts after some of the test examples."""
+ROUNDING = 1e-4
+"""Share of the largest logit by which a replay may differ: another order of the same sums."""
 
-    examples: int
-    """Test examples seen so far."""
-    total: int
-    """Test examples in all."""
-    errors: int
-    """Of those seen, misclassified."""
-    loss_sum: float
-    """Cross-entropy summed over those seen, nats."""
-    agreements: int
-    """Of those seen, predicted as the intact network does."""
-    nonfinite: int
-    """Of those seen, with a NaN or infinity among the logits; above 0 no other count holds."""
+PLEASANT_SLICES = 8
+"""Estimates in a run that a reader can follow; fewer only where there are few examples."""
 
-    @property
-    def error(self) -> float:
-        """Share of examples misclassified, 0…1."""
-        return self.errors / self.examples
-
-    @property
-    def error_low(self) -> float:
-        """Lower end of the 95 % Wilson interval of the error."""
-        return wilson_interval(self.errors, self.examples)[0]
-
-    @property
-    def error_high(self) -> float:
-        """Upper end of the 95 % Wilson interval of the error."""
-        return wilson_interval(self.errors, self.examples)[1]
-
-    @property
-    def loss(self) -> float:
-        """Mean cross-entropy, nats per example."""
-        return self.loss_sum / self.examples
-
-    @property
-    def agreement(self) -> float:
-        """Share of predictions equal to the intact network's, 0…1."""
-        return self.agreements / self.examples
-
-    @property
-    def exact(self) -> bool:
-        """Whether every test example has been seen."""
-        return self.examples == self.total
-
-    @property
-    def failure(self) -> str:
-        """Why the counts do not hold; empty when they do."""
-        if not self.nonfinite:
-            return ""
-        return f"NaN or infinite logits for {self.nonfinite} of {self.examples} examples"
-
-
-def wilson_interval(errors: int, examples: int) -> tuple[float, float]:
-    """95 % interval of a proportion (Wilson, 1927).
-
-    Parameters
-    ----------
-    errors, examples : int
-        0 ≤ errors ≤ examples, examples ≥ 1.
-
-    Returns
-    -------
-    tuple of float
-        Lower and upper end, within 0…1.
-    """
-    p, z2 = errors / examples, Z_95**2
-    centre = (p + z2 / (2 * examples)) / (1 + z2 / examples)
-    spread = Z_95 / (1 + z2 / examples)
-    half = spread * math.sqrt(p * (1 - p) / examples + z2 / (4 * examples**2))
-    return max(0.0, centre - half), min(1.0, centre + half)
+BATCH_BYTES = {"cpu": (16e6, 16, 512), "cuda": (512e6, 64, 4096), "mps": (128e6, 32, 1024)}
+"""Device → bytes the largest value may take, and the least and most examples per pass."""
 
 
 class Evaluator:
@@ -118,7 +52,7 @@ class Evaluator:
     device : str
         ``"auto"`` or a torch device.
     batch_size : int, optional
-        Most examples in one forward pass; default depends on the device.
+        Examples in one forward pass; default as many as the device works on best.
     batchnorm : {"with_layer", "weights_only", "recalibrate"}
         What happens to running statistics when their layer is replaced.
 
@@ -146,8 +80,6 @@ class Evaluator:
             )
         examples = as_examples(_named_dataset(stack) if data is None else data)
         self.network = FinalNetwork(stack, model=model, device=device, batchnorm=batchnorm)
-        kind = self.network.device.type
-        self.batch_size = batch_size or DEFAULT_BATCH.get(kind, 512)
         self.dataset, self.dataset_hash = examples.name, examples.content_hash
         self.chance_error = examples.chance_error
         self.total = len(examples)
@@ -155,16 +87,28 @@ class Evaluator:
         self._inputs = examples.inputs[order].to(self.network.device)
         self._labels = examples.labels[order].to(self.network.device)
         self._intact: list[Tensor] = []  # predicted labels, one tensor per slice
+        self._compared: set[frozenset[str]] = set()
+        self._pass: Pass
+        with self._settings():
+            self.batch_size = self._record(batch_size)
+        missing = -self.total % self.batch_size  # the last slice is filled up, and cut afterwards
+        filler = self._inputs[:1].expand(missing, *self._inputs.shape[1:])
+        self._inputs = torch.cat([self._inputs, filler])
 
     @property
     def device_label(self) -> str:
         """The device in words."""
         return self.network.device_label
 
+    def plan(self, intervention: Intervention) -> Plan | None:
+        """Which operations an intervention runs again; None where the whole pass is run."""
+        replacement = self.network.replacement(intervention)
+        return self._pass.plan(tuple(replacement)) if isinstance(self._pass, Replay) else None
+
     def estimates(self, intervention: Intervention) -> Iterator[Estimate]:
         """Stream the counts under an intervention; the last estimate is exact.
 
-        To stop, do not ask for the next. LabelledExamples come in one fixed random order.
+        To stop, do not ask for the next. Examples come in one fixed random order.
 
         Parameters
         ----------
@@ -183,43 +127,125 @@ class Evaluator:
             The labels do not fit the network's output.
         """
         replacement = self.network.replacement(intervention)
-        return self._stream(replacement)
+        return (estimates[0] for estimates in self.count([replacement]))
 
     def result(self, intervention: Intervention) -> Estimate:
         """Exact counts under an intervention."""
         *_, last = self.estimates(intervention)
         return last
 
-    def _stream(self, replacement: dict[str, Tensor]) -> Iterator[Estimate]:
-        seen = errors = agreements = nonfinite = 0
-        loss_sum = 0.0
-        for position, (start, stop) in enumerate(slices(self.total, self.batch_size)):
-            logits = self.network.logits(self._inputs[start:stop], replacement)
-            labels = self._labels[start:stop]
-            self._check_classes(logits.shape[1])
-            predicted = logits.argmax(1)
-            errors += int((predicted != labels).sum())
-            agreements += int((predicted == self._intact_labels(position, start, stop)).sum())
-            nonfinite += int((~torch.isfinite(logits)).any(1).sum())
-            loss_sum += float(functional.cross_entropy(logits, labels, reduction="sum"))
-            seen = stop
-            yield Estimate(seen, self.total, errors, loss_sum, agreements, nonfinite)
+    def count(self, replacements: Sequence[Mapping[str, Tensor]]) -> Iterator[list[Estimate]]:
+        """Stream the counts under many interventions at once, sharing what they share.
 
-    def _intact_labels(self, position: int, start: int, stop: int) -> Tensor:
-        """Labels the intact network predicts for one slice; computed once."""
-        if position == len(self._intact):
-            logits = self.network.logits(self._inputs[start:stop], {})
-            self._intact.append(logits.argmax(1))
-        return self._intact[position]
+        Parameters
+        ----------
+        replacements : sequence of mapping
+            As `FinalNetwork.replacement` returns them; tensors stay on the device meanwhile.
 
-    def _check_classes(self, classes: int) -> None:
-        highest = int(self._labels.max())
+        Yields
+        ------
+        list of Estimate
+            One per replacement, after each slice of the examples; the last ones are exact.
+        """
+        with self._settings():
+            prepared = self._prepared(replacements)
+        totals = [Estimate(0, self.total, 0, 0.0, 0, 0)] * len(prepared)
+        for position, start in enumerate(range(0, self.total, self.batch_size)):
+            with self._settings():
+                totals = self._add_slice(totals, prepared, position, start)
+            yield totals
+
+    def _add_slice(
+        self, totals: Sequence[Estimate], prepared: Sequence[Any], position: int, start: int
+    ) -> list[Estimate]:
+        stop = min(start + self.batch_size, self.total)
+        inputs, labels = self._inputs[start : start + self.batch_size], self._labels[start:stop]
+        intact = position == len(self._intact)
+        logits: dict[int, Tensor] = dict(self._pass.run(inputs, prepared, intact))
+        if intact:
+            self._check_logits(logits[INTACT])
+            self._intact.append(logits.pop(INTACT)[: stop - start].argmax(1))
+        kept = torch.stack([logits[k][: stop - start] for k in range(len(prepared))])
+        scores = score(kept, labels, self._intact[position])
+        return [
+            Estimate(
+                stop,
+                self.total,
+                errors=total.errors + int(errors),
+                loss_sum=total.loss_sum + loss,
+                agreements=total.agreements + int(agreements),
+                nonfinite=total.nonfinite + int(nonfinite),
+            )
+            for total, errors, agreements, nonfinite, loss in zip(totals, *scores, strict=True)
+        ]
+
+    def _prepared(self, replacements: Sequence[Mapping[str, Tensor]]) -> list[Any]:
+        """Get interventions ready, after a comparison with the plain pass for each new kind."""
+        for replacement in replacements:
+            kind = frozenset(replacement)
+            if isinstance(self._pass, Replay) and kind not in self._compared:
+                self._compared.add(kind)
+                if not self._replays_rightly(self._pass, replacement):
+                    self._fall_back("its recorded pass gave other logits than the plain one")
+        return [self._pass.prepare(replacement) for replacement in replacements]
+
+    def _replays_rightly(self, replay: Replay, replacement: Mapping[str, Tensor]) -> bool:
+        inputs = self._inputs[: self.batch_size]
+        expected = self.network.logits(inputs, replacement)
+        ((_, found),) = replay.run(inputs, [replay.prepare(replacement)], intact=False)
+        bound = ROUNDING * float(expected.nan_to_num().abs().max())
+        same = torch.equal(found.argmax(1), expected.argmax(1))
+        return same and torch.allclose(found, expected, rtol=0.0, atol=bound, equal_nan=True)
+
+    def _record(self, batch_size: int | None) -> int:
+        """Record the forward pass and settle the batch size; without success, run it plainly."""
+        self._pass = PlainPass(self.network.logits)
+        self.execution = "reuses what an intervention does not change"
+        trial = batch_size or TRIAL_BATCH
+        try:
+            replay = self.network.record(self._inputs[:1].expand(trial, *self._inputs.shape[1:]))
+            largest = replay.program.largest / trial
+            chosen = batch_size or best_batch(largest, self.total, self.network.device)
+            if chosen != trial:
+                example = self._inputs[:1].expand(chosen, *self._inputs.shape[1:])
+                replay = self.network.record(example)
+        except RECORDING_ERRORS as error:
+            self._fall_back(f"it could not be recorded ({first_line(error)})")
+            return trial
+        self._pass = replay
+        return chosen
+
+    def _fall_back(self, reason: str) -> None:
+        self.execution = f"runs the whole network for every cell: {reason}"
+        self._pass = PlainPass(self.network.logits)
+        logger.warning("%s %s", type(self.network).__name__, self.execution)
+
+    @contextlib.contextmanager
+    def _settings(self) -> Iterator[None]:
+        """Settings of torch that hold while a slice is computed, and not between slices."""
+        with torch.inference_mode(), plain_float32():
+            yield
+
+    def _check_logits(self, logits: Tensor) -> None:
+        highest, classes = int(self._labels.max()), logits.shape[1]
         if highest >= classes:
             raise DataError(
                 f"The dataset {self.dataset} has a label {highest}.",
                 f"The network has {classes} outputs: labels 0 to {classes - 1}.",
                 "Use the dataset the network was trained on.",
             )
+
+
+def best_batch(bytes_per_example: float, total: int, device: torch.device) -> int:
+    """Examples per forward pass, a power of two.
+
+    As many as keep the largest value within fast memory, but no more than leave a reader
+    `PLEASANT_SLICES` estimates to watch.
+    """
+    target, least, most = BATCH_BYTES.get(device.type, BATCH_BYTES["cpu"])
+    fitting = min(int(target / max(bytes_per_example, 1.0)), most)
+    watched = max(TRIAL_BATCH, total // PLEASANT_SLICES)
+    return max(least, 1 << max(0, min(fitting, watched).bit_length() - 1))
 
 
 def evaluate(
@@ -268,13 +294,9 @@ def evaluate(
     return evaluator.estimates(intervention)
 
 
-def slices(total: int, batch_size: int) -> Iterator[tuple[int, int]]:
-    """Cut 0…total into slices that double from `FIRST_SLICE` up to the batch size."""
-    start, size = 0, min(FIRST_SLICE, batch_size)
-    while start < total:
-        stop = min(start + size, total)
-        yield start, stop
-        start, size = stop, min(2 * size, batch_size)
+def first_line(error: Exception) -> str:
+    """First line of an error's message, or its type where it has none."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _named_dataset(stack: xr.DataTree) -> str:

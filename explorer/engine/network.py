@@ -18,6 +18,8 @@ from explorer.engine.interventions import (
     Source,
     check_layers,
 )
+from explorer.engine.program import record
+from explorer.engine.replay import Replay
 from explorer.errors import InterventionError, StackError, UsageError
 from explorer.weights.families.known import FAMILIES, build_network
 from explorer.weights.fresh import fresh_layer
@@ -80,6 +82,8 @@ class FinalNetwork:
         self._module = _final_module(stack, model).to(self.device)
         self._buffers = {name for name, _ in self._module.named_buffers(remove_duplicate=False)}
         self._tied = _tied_names(self._module)
+        tensors = {**dict(self._module.named_parameters()), **dict(self._module.named_buffers())}
+        self._state = {name: tensor.detach() for name, tensor in tensors.items()}
         if batchnorm == "recalibrate" and self._buffers:
             raise UsageError(
                 "The policy 'recalibrate' was asked for a network with running statistics.",
@@ -149,6 +153,16 @@ class FinalNetwork:
                 "Wrap the model in a module that returns the logits.",
             )
         return output
+
+    def record(self, example: Tensor) -> Replay:
+        """Record the forward pass for batches like this one.
+
+        Raises
+        ------
+        Exception
+            One of `explorer.engine.program.RECORDING_ERRORS`, when it cannot be recorded.
+        """
+        return Replay(record(self._module, self._state, example), self._state)
 
     def _from_source(self, layer: str, source: Source) -> dict[str, Tensor]:
         if isinstance(source, Epoch):

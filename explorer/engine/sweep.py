@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 import xarray as xr
-from torch import nn
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from explorer import __version__
-from explorer.engine.evaluate import Estimate, Evaluator
+from explorer.engine.estimate import Estimate
+from explorer.engine.evaluate import Evaluator
 from explorer.engine.interventions import (
     BatchNormPolicy,
     Intervention,
@@ -24,6 +25,12 @@ from explorer.engine.interventions import (
 )
 from explorer.errors import CheckpointError, InterventionError, UsageError, unknown_name
 from explorer.weights.stack import content_hash, epoch_numbers, layer_names
+
+GROUP_BYTES = 512_000_000
+"""Tensors of interventions that are held at once; more take another walk along the intact pass."""
+
+Outcome = Estimate | str
+"""Counts, or the reason why there are none."""
 
 NOT_REACHED = "not measured: the sweep was stopped"
 
@@ -121,7 +128,8 @@ def sweep(
         reason over (layer, epoch); the same with the prefix ``rerandomized_`` over (layer, draw)
         and ``fullmodel_`` over (epoch). A cell that could not be measured is NaN, and its
         ``reason`` says why. Attributes say what is needed to repeat the numbers. After Ctrl-C
-        the cells measured so far are returned and the attribute ``complete`` is 0.
+        what was measured so far is returned: ``examples`` says how many examples are behind each
+        cell, and the attribute ``complete`` is 0.
 
     Raises
     ------
@@ -145,38 +153,78 @@ def sweep(
     )
     cells = plan_sweep(layers, every, epochs, draws, seed)
     result = _empty(layers, epochs, draws)
-    intact = evaluator.result(Intervention(()))
-    known = {Intervention(()): intact}
+    wanted = [evaluator.network.canonical(cell.intervention) for cell in cells]
+    outcomes: dict[Intervention, Outcome] = {}
     complete = True
     try:
-        for cell in _with_progress(cells, progress):
-            _record(result, cell, _measure(evaluator, cell.intervention, known))
+        _measure(evaluator, [Intervention(()), *wanted], outcomes, progress)
     except KeyboardInterrupt:
         complete = False
-    result.attrs.update(
-        _provenance(stack, evaluator, intact), seed=seed, draws=draws, complete=int(complete)
-    )
-    return result
+    for cell in cells:
+        canonical = evaluator.network.canonical(cell.intervention)
+        _record(result, cell, outcomes.get(canonical, NOT_REACHED))
+    result.attrs.update(_provenance(stack, evaluator), seed=seed, draws=draws)
+    return result.assign_attrs(complete=int(complete), **_ends(evaluator, outcomes))
 
 
 def _measure(
-    evaluator: Evaluator, intervention: Intervention, known: dict[Intervention, Estimate]
-) -> Estimate | str:
-    """Exact counts, or the reason why there are none; equal interventions are measured once."""
-    canonical = evaluator.network.canonical(intervention)
-    if canonical in known:
-        return known[canonical]
+    evaluator: Evaluator,
+    interventions: Sequence[Intervention],
+    outcomes: dict[Intervention, Outcome],
+    progress: bool,
+) -> None:
+    """Measure interventions in groups whose tensors fit into memory, filling `outcomes`."""
+    group: dict[Intervention, dict[str, Tensor]] = {}
+    size = 0
+    unique = list(dict.fromkeys(interventions))
+    bar = tqdm(
+        total=len(unique) * evaluator.total,
+        desc="sweep",
+        unit=" predictions",
+        unit_scale=True,
+        disable=not progress,
+    )
+    for intervention in unique:
+        try:
+            replacement = evaluator.network.replacement(intervention)
+        except (CheckpointError, InterventionError) as error:
+            outcomes[intervention] = str(error)
+            bar.update(evaluator.total)
+            continue
+        group[intervention] = replacement
+        size += sum(t.numel() * t.element_size() for t in replacement.values())
+        if size > GROUP_BYTES:
+            _measure_group(evaluator, group, outcomes, bar)
+            group, size = {}, 0
+    _measure_group(evaluator, group, outcomes, bar)
+    bar.close()
+
+
+def _measure_group(
+    evaluator: Evaluator,
+    group: dict[Intervention, dict[str, Tensor]],
+    outcomes: dict[Intervention, Outcome],
+    bar: Any,
+) -> None:
+    """Count for a whole group at once; out of memory, one by one, and then give the reason."""
+    if not group:
+        return
     try:
-        estimate = evaluator.result(canonical)
-    except (CheckpointError, InterventionError) as error:
-        return str(error)
+        seen = 0
+        for estimates in evaluator.count(list(group.values())):
+            outcomes.update(zip(group, estimates, strict=True))
+            bar.update(len(group) * (estimates[0].examples - seen))
+            seen = estimates[0].examples
     except torch.OutOfMemoryError:
-        return f"out of memory on {evaluator.device_label}; try a smaller batch_size"
-    known[canonical] = estimate
-    return estimate
+        advice = f"out of memory on {evaluator.device_label}; try a smaller batch_size"
+        if len(group) == 1:
+            outcomes.update(dict.fromkeys(group, advice))
+            return
+        for intervention, replacement in group.items():
+            _measure_group(evaluator, {intervention: replacement}, outcomes, bar)
 
 
-def _record(result: xr.Dataset, cell: Cell, outcome: Estimate | str) -> None:
+def _record(result: xr.Dataset, cell: Cell, outcome: Outcome) -> None:
     prefix = _PREFIX[cell.kind]
     reason = outcome if isinstance(outcome, str) else outcome.failure
     result[f"{prefix}reason"].values[cell.position] = reason
@@ -216,7 +264,14 @@ _ATTRIBUTES: dict[str, dict[str, Any]] = {
 }
 
 
-def _provenance(stack: xr.DataTree, evaluator: Evaluator, intact: Estimate) -> dict[str, Any]:
+def _ends(evaluator: Evaluator, outcomes: dict[Intervention, Outcome]) -> dict[str, float]:
+    """Errors between which a cell lies: the final network's and chance."""
+    intact = outcomes.get(Intervention(()))
+    final = intact.error if isinstance(intact, Estimate) else float("nan")
+    return {"final_error": final, "chance_error": evaluator.chance_error}
+
+
+def _provenance(stack: xr.DataTree, evaluator: Evaluator) -> dict[str, Any]:
     """What a reader needs to repeat the numbers."""
     return {
         "stack": str(stack.attrs.get("name", "")),
@@ -226,10 +281,9 @@ def _provenance(stack: xr.DataTree, evaluator: Evaluator, intact: Estimate) -> d
         "dataset_hash": evaluator.dataset_hash,
         "examples": evaluator.total,
         "final_epoch": evaluator.network.epochs[-1],
-        "final_error": intact.error,
-        "chance_error": evaluator.chance_error,
         "batchnorm": evaluator.network.batchnorm,
         "batch_size": evaluator.batch_size,
+        "execution": evaluator.execution,
         "device": evaluator.device_label,
         "dtype": "float32",
         "platform": platform.platform(),
@@ -252,10 +306,3 @@ def _chosen(kind: str, wanted: Sequence[Any] | None, available: Sequence[Any]) -
             f"Leave it out to take every {kind}.",
         )
     return list(wanted)
-
-
-def _with_progress(cells: Sequence[Cell], progress: bool) -> Iterator[Cell]:
-    bar = tqdm(cells, desc="sweep", unit="cell", disable=not progress)
-    for cell in bar:
-        bar.set_postfix_str(str(cell.intervention)[:40], refresh=False)
-        yield cell

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import jsonschema
 
+from explorer.errors import ManifestError, unknown_name
 from explorer.inventory.store import (
     BUNDLED_FOLDER,
     CATALOG_FOLDER,
@@ -20,7 +21,6 @@ from explorer.inventory.store import (
     manifest_path,
     verified,
 )
-from explorer.errors import ManifestError, unknown_name
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from explorer.inventory.store import FileRecord, placed, verified
 from explorer.errors import CheckpointError
+from explorer.inventory.store import FileRecord, placed, verified
 
 Array = NDArray[Any]
 

@@ -12,6 +12,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from explorer.errors import CheckpointError
 from explorer.inventory.manifest import StackEntry, load_manifest, parse_manifest
 from explorer.inventory.store import (
     STACK_FILE,
@@ -20,7 +21,6 @@ from explorer.inventory.store import (
     placed,
     record_of,
 )
-from explorer.errors import CheckpointError
 from explorer.weights.checkpoints import (
     NUMPY_DTYPES,
     Array,

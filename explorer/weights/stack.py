@@ -13,9 +13,9 @@ import xarray as xr
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
+from explorer.errors import StackError, UnknownNameError, unknown_name
 from explorer.inventory.manifest import StackEntry, load_manifest
 from explorer.inventory.store import STACK_FILE
-from explorer.errors import StackError, UnknownNameError, unknown_name
 from explorer.weights.checkpoints import (
     Array,
     ArraySpec,

@@ -1,0 +1,113 @@
+"""Counts over some of the test examples, and what they say about the error."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Z_95 = 1.959963984540054
+"""97.5 % quantile of the standard normal distribution."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Counts after some of the test examples."""
+
+    examples: int
+    """Test examples seen so far."""
+    total: int
+    """Test examples in all."""
+    errors: int
+    """Of those seen, misclassified."""
+    loss_sum: float
+    """Cross-entropy summed over those seen, nats."""
+    agreements: int
+    """Of those seen, predicted as the intact network does."""
+    nonfinite: int
+    """Of those seen, with a NaN or infinity among the logits; above 0 no other count holds."""
+
+    @property
+    def error(self) -> float:
+        """Share of examples misclassified, 0…1."""
+        return self.errors / self.examples
+
+    @property
+    def error_low(self) -> float:
+        """Lower end of the 95 % Wilson interval of the error."""
+        return wilson_interval(self.errors, self.examples)[0]
+
+    @property
+    def error_high(self) -> float:
+        """Upper end of the 95 % Wilson interval of the error."""
+        return wilson_interval(self.errors, self.examples)[1]
+
+    @property
+    def loss(self) -> float:
+        """Mean cross-entropy, nats per example."""
+        return self.loss_sum / self.examples
+
+    @property
+    def agreement(self) -> float:
+        """Share of predictions equal to the intact network's, 0…1."""
+        return self.agreements / self.examples
+
+    @property
+    def exact(self) -> bool:
+        """Whether every test example has been seen."""
+        return self.examples == self.total
+
+    @property
+    def failure(self) -> str:
+        """Why the counts do not hold; empty when they do."""
+        if not self.nonfinite:
+            return ""
+        return f"NaN or infinite logits for {self.nonfinite} of {self.examples} examples"
+
+
+def wilson_interval(errors: int, examples: int) -> tuple[float, float]:
+    """95 % interval of a proportion (Wilson, 1927).
+
+    Parameters
+    ----------
+    errors, examples : int
+        0 ≤ errors ≤ examples, examples ≥ 1.
+
+    Returns
+    -------
+    tuple of float
+        Lower and upper end, within 0…1.
+    """
+    p, z2 = errors / examples, Z_95**2
+    centre = (p + z2 / (2 * examples)) / (1 + z2 / examples)
+    spread = Z_95 / (1 + z2 / examples)
+    half = spread * math.sqrt(p * (1 - p) / examples + z2 / (4 * examples**2))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def score(
+    logits: Tensor, labels: Tensor, intact: Tensor
+) -> tuple[list[float], list[float], list[float], list[float]]:
+    """Count errors, agreements and non-finite examples, and sum the loss, per intervention.
+
+    Parameters
+    ----------
+    logits : Tensor
+        (intervention, example, class).
+    labels, intact : Tensor
+        (example,) true labels, and labels the intact network predicts.
+
+    Returns
+    -------
+    tuple of list
+        errors, agreements, non-finite examples, summed cross-entropy; each (intervention,).
+    """
+    predicted = logits.argmax(2)  # (intervention, example)
+    true = logits.gather(2, labels.expand(len(logits), -1).unsqueeze(2)).squeeze(2)
+    loss = (logits.logsumexp(2) - true).sum(1)
+    errors = (predicted != labels).sum(1)
+    agreements = (predicted == intact).sum(1)
+    nonfinite = (~torch.isfinite(logits)).any(2).sum(1)
+    return errors.tolist(), agreements.tolist(), nonfinite.tolist(), loss.tolist()

@@ -1,0 +1,208 @@
+"""Run a network under many interventions, computing what they share only once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from explorer.engine.program import Operation, Plan, Program, fixed_values, make_plan
+
+INTACT = -1
+"""Number under which a pass yields the logits of the intact network."""
+
+
+class Pass(Protocol):
+    """One way to run the forward pass for a batch under several interventions."""
+
+    def prepare(self, replacement: Mapping[str, Tensor]) -> Any:
+        """Do what is needed once per intervention."""
+        ...
+
+    def run(
+        self, inputs: Tensor, prepared: Sequence[Any], intact: bool
+    ) -> Iterator[tuple[int, Tensor]]:
+        """Yield (position in `prepared`, logits) in any order, and with `intact` `INTACT` too."""
+        ...
+
+
+@dataclass(frozen=True)
+class PlainPass:
+    """The whole network for every intervention: always possible, nothing is shared."""
+
+    logits: Callable[[Tensor, Mapping[str, Tensor]], Tensor]
+    """(inputs, replacement) → logits."""
+
+    def prepare(self, replacement: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Nothing is to be done."""
+        return replacement
+
+    def run(
+        self, inputs: Tensor, prepared: Sequence[Mapping[str, Tensor]], intact: bool
+    ) -> Iterator[tuple[int, Tensor]]:
+        """Yield the logits of one intervention after the other."""
+        for position, replacement in enumerate(prepared):
+            yield position, self.logits(inputs, replacement)
+        if intact:
+            yield INTACT, self.logits(inputs, {})
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An intervention, ready to run."""
+
+    plan: Plan
+    """What runs again."""
+    values: Mapping[int, Any]
+    """Its tensors, and what is made of them alone, by number."""
+
+
+@dataclass
+class Replay:
+    """Replays a recorded program, from the first operation that an intervention concerns.
+
+    One walk along the intact pass serves all interventions of a batch: where the last value that
+    a plan needs has been computed, everything that waits for it runs. A value is let go as soon
+    as neither the intact pass nor a waiting plan will read it.
+    """
+
+    program: Program
+    """The recorded forward pass."""
+    state: Mapping[str, Tensor]
+    """The final network's tensors."""
+    _fixed: dict[int, Any] = field(init=False)
+    _plans: dict[tuple[str, ...], Plan] = field(init=False, default_factory=dict)
+    _walks: dict[Any, _Walk] = field(init=False, default_factory=dict)
+    _releases: dict[tuple[str, ...], tuple[tuple[int, ...], ...]] = field(
+        init=False, default_factory=dict
+    )
+
+    def __post_init__(self) -> None:
+        self._fixed = {k: self.state[name] for k, name in enumerate(self.program.names)}
+        self._fixed.update(self.program.constants)
+        fixed = fixed_values(self.program)
+        for operation in self.program.operations:
+            if operation.value in fixed:
+                self._fixed[operation.value] = operation.run(self._fixed)
+
+    def plan(self, names: Sequence[str]) -> Plan:
+        """What runs when these tensors are replaced."""
+        key = tuple(sorted(names))
+        if key not in self._plans:
+            plan = make_plan(self.program, key)
+            self._plans[key] = plan
+            self._releases[plan.names] = _last_reads(plan.rerun, keep={self.program.output})
+        return self._plans[key]
+
+    def prepare(self, replacement: Mapping[str, Tensor]) -> Prepared:
+        """Compute what depends on the replaced tensors alone."""
+        plan = self.plan(tuple(replacement))
+        values = {self.program.number(name): replacement[name] for name in plan.names}
+        for operation in plan.prepare:
+            values[operation.value] = operation.run(_Overlay(values, self._fixed))
+        return Prepared(plan, values)
+
+    def run(
+        self, inputs: Tensor, prepared: Sequence[Prepared], intact: bool
+    ) -> Iterator[tuple[int, Tensor]]:
+        """Yield the logits of each intervention as soon as they are known."""
+        waiting: dict[tuple[str, ...], list[int]] = {}
+        for position, one in enumerate(prepared):
+            waiting.setdefault(one.plan.names, []).append(position)
+        walk = self._walk(tuple(waiting), intact)
+        values: dict[int, Any] = {**self._fixed, self.program.inputs: inputs}
+        for step in range(len(walk.operations) + 1):
+            if step:
+                operation = walk.operations[step - 1]
+                values[operation.value] = operation.run(values)
+            for names in walk.ready[step]:
+                for position in waiting[names]:
+                    yield position, self._rerun(prepared[position], values)
+            for value in walk.release[step]:
+                del values[value]
+        if intact:
+            yield INTACT, values[self.program.output]
+
+    def _rerun(self, prepared: Prepared, clean: Mapping[int, Any]) -> Tensor:
+        plan = prepared.plan
+        values = dict(prepared.values)
+        known = _Overlay(values, clean)
+        for operation, release in zip(plan.rerun, self._releases[plan.names], strict=True):
+            values[operation.value] = operation.run(known)
+            for value in release:
+                values.pop(value, None)
+        logits: Tensor = known[self.program.output]
+        return logits
+
+    def _walk(self, groups: tuple[tuple[str, ...], ...], intact: bool) -> _Walk:
+        key = (groups, intact)
+        if key not in self._walks:
+            plans = [self._plans[names] for names in groups]
+            self._walks[key] = _make_walk(self.program, plans, set(self._fixed), intact)
+        return self._walks[key]
+
+
+@dataclass(frozen=True)
+class _Walk:
+    """The order of one walk along the intact pass; step 0 is before the first operation."""
+
+    operations: tuple[Operation, ...]
+    """What of the intact pass is needed at all."""
+    ready: tuple[tuple[tuple[str, ...], ...], ...]
+    """Per step, the plans that can run after it."""
+    release: tuple[tuple[int, ...], ...]
+    """Per step, the values that nobody reads after it."""
+
+
+def _make_walk(program: Program, plans: Sequence[Plan], fixed: set[int], intact: bool) -> _Walk:
+    targets = {value for plan in plans for value in plan.needs}
+    # a plan that concerns no operation gives the intact logits
+    if intact or any(not plan.rerun for plan in plans):
+        targets.add(program.output)
+    operations = tuple(o for o in program.ancestors(targets) if o.value not in fixed)
+    step_of = {operation.value: step for step, operation in enumerate(operations, start=1)}
+    ready: list[list[tuple[str, ...]]] = [[] for _ in range(len(operations) + 1)]
+    last_read = {o.value: step_of[o.value] for o in operations}
+    for step, operation in enumerate(operations, start=1):
+        last_read.update({v: step for v in operation.reads if v in step_of})
+    for plan in plans:
+        needs = plan.needs if plan.rerun else (program.output,)
+        step = max((step_of.get(value, 0) for value in needs), default=0)
+        ready[step].append(plan.names)
+        last_read.update({v: max(last_read[v], step) for v in needs if v in step_of})
+    release: list[list[int]] = [[] for _ in range(len(operations) + 1)]
+    for value, step in last_read.items():
+        if value != program.output:
+            release[step].append(value)
+    return _Walk(operations, tuple(map(tuple, ready)), tuple(map(tuple, release)))
+
+
+def _last_reads(operations: Sequence[Operation], keep: set[int]) -> tuple[tuple[int, ...], ...]:
+    """Per operation, the results that no later one reads."""
+    results = {operation.value for operation in operations}
+    last = {value: step for step, o in enumerate(operations) for value in (o.value, *o.reads)}
+    releases: list[list[int]] = [[] for _ in operations]
+    for value, step in last.items():
+        if value in results and value not in keep:
+            releases[step].append(value)
+    return tuple(map(tuple, releases))
+
+
+class _Overlay(Mapping[int, Any]):
+    """Values of an intervention over those of the intact pass."""
+
+    __slots__ = ("_above", "_below")
+
+    def __init__(self, above: Mapping[int, Any], below: Mapping[int, Any]) -> None:
+        self._above, self._below = above, below
+
+    def __getitem__(self, value: int) -> Any:
+        return self._above[value] if value in self._above else self._below[value]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter({*self._above, *self._below})
+
+    def __len__(self) -> int:
+        return len({*self._above, *self._below})
