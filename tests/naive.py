@@ -16,10 +16,18 @@ def pair_statistics(reference, current, out):
     out[0] = math.fsum(abs(c - r) for r, c in good)
     out[1] = math.fsum((c - r) ** 2 for r, c in good)
     out[2] = max((abs(c - r) for r, c in good), default=0.0)
-    out[3] = math.fsum(r * c for r, c in good)
-    out[4] = math.fsum(r * r for r, c in good)
-    out[5] = math.fsum(c * c for r, c in good)
-    out[6] = len(pairs) - len(good)
+    out[3] = math.fsum(r * r for r, c in good)
+    out[4] = math.fsum(c * c for r, c in good)
+    out[5] = len(pairs) - len(good)
+
+
+def four_statistics(reference, a, b, c, d, out):
+    """Twin of `explorer.stats.kernels.four_statistics`, one pair of blocks after the other."""
+    for row, *five in zip(
+        out, *(np.split(x, len(out)) for x in (reference, a, b, c, d)), strict=True
+    ):
+        for one, current in zip(row, five[1:], strict=True):
+            pair_statistics(five[0], current, one)
 
 
 def labels(network, final, replacement, inputs, batch_size=128):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import math
+import weakref
 
 import numpy as np
 import pytest
@@ -10,7 +12,9 @@ import torch
 
 import explorer as lx
 from explorer.errors import UnknownNameError
-from explorer.stats.distances import MEASURES, measure
+from explorer.stats import distances as module
+from explorer.stats.distances import BLOCK, MEASURES, TOGETHER, measure, tensor_statistics
+from explorer.stats.kernels import STATISTICS, four_statistics
 from explorer.weights.stack import read_layer
 from tests import naive, toy
 
@@ -79,6 +83,14 @@ def test_nan_weights_are_counted_and_leave_no_distance():
     assert float(result.l2.sel(layer="first", epoch=2)) == 5.0
 
 
+def test_a_nan_in_the_reference_leaves_no_distance_anywhere():
+    states = toy.switch_states()
+    states[0]["first.weight"][0, 0] = math.nan
+    result = lx.distances(lx.open_stack(states))
+    assert (result.nonfinite.sel(layer="first") == 1).all()
+    assert np.isnan(result.l2.sel(layer="first")).all()
+
+
 def test_buffers_do_not_count_as_weights():
     stack = lx.open_stack(toy.conv_states(), model=toy.ConvNet())
     result = lx.distances(stack)
@@ -125,3 +137,100 @@ def test_float16_and_float64_weights_are_measured_too():
     for dtype in (torch.float16, torch.float64):
         states = [{n: t.to(dtype) for n, t in s.items()} for s in toy.switch_states()]
         assert float(lx.distances(lx.open_stack(states)).l2.sel(layer="first", epoch=2)) == 5.0
+
+
+# --- many weights, many epochs --------------------------------------------------------------------
+
+
+def random_tensors(count, size):
+    return list(np.random.default_rng(0).normal(size=(count, size)).astype(np.float32))
+
+
+def exact(start, now):
+    """In the order of STATISTICS, rounded once."""
+    r, c = start.astype(float), now.astype(float)
+    sums = (abs(c - r), (c - r) ** 2, r * r, c * c)
+    l1, l2, rr, cc = (math.fsum(terms) for terms in sums)
+    return [l1, l2, abs(c - r).max(), rr, cc, 0]
+
+
+@pytest.mark.parametrize("size", [BLOCK - 1, BLOCK, 4 * BLOCK + 12_345])
+def test_sums_of_float32_have_the_accuracy_of_float64(size):
+    start, *others = random_tensors(1 + TOGETHER + 2, size)
+    found = tensor_statistics(start, others)
+    expected = [exact(start, now) for now in others]
+    np.testing.assert_allclose(found, expected, rtol=5e-15, atol=0)
+
+
+def test_a_weight_is_seen_wherever_it_is():
+    start = np.zeros(2 * BLOCK + 3, np.float32)
+    for place in (0, BLOCK - 1, BLOCK, 2 * BLOCK, start.size - 1):
+        now = start.copy()
+        now[place] = 2.0
+        assert tensor_statistics(start, [now])[0].tolist() == [2, 4, 2, 0, 4, 0]
+        now[place] = math.nan
+        assert tensor_statistics(start, [now])[0].tolist() == [0, 0, 0, 0, 0, 1]
+
+
+def test_an_epoch_has_the_same_distance_in_any_company():
+    start, *others = random_tensors(1 + TOGETHER + 1, 1000)
+    alone = [tensor_statistics(start, [now])[0] for now in others]
+    np.testing.assert_allclose(tensor_statistics(start, others), alone, rtol=5e-15)
+
+
+def test_each_epoch_of_a_long_stack_keeps_its_place():
+    states = [{"a.weight": np.full((3, 1), float(k))} for k in range(2 * TOGETHER + 3)]
+    result = lx.distances(lx.open_stack(states), reference=5)
+    assert result.linf.sel(layer="a").values.tolist() == [abs(k - 5) for k in range(11)]
+
+
+@pytest.mark.parametrize(("budget", "held"), [(10**9, 1 + TOGETHER), (2 * 800, 1 + 2), (1, 1 + 1)])
+def test_no_more_epochs_are_in_memory_than_the_budget_allows(monkeypatch, budget, held):
+    read_so_far, most = [], []
+
+    def read(position):
+        values = np.full(100, float(position))  # 800 bytes
+        read_so_far.append(weakref.ref(values))
+        gc.collect()
+        most.append(sum(reference() is not None for reference in read_so_far))
+        return values
+
+    monkeypatch.setattr(module, "BUDGET", budget)
+    module._parameter_totals(read, 0, [], [""] * 11)
+    assert max(most) == held
+
+
+def test_the_kernel_is_compiled_once_per_dtype_whatever_comes():
+    weights = np.arange(8.0, dtype=np.float32)
+    frozen = weights.copy()
+    frozen.flags.writeable = False
+    unaligned = np.frombuffer(b"x" + weights.tobytes(), np.float32, offset=1)
+    for dtype in (float, np.float32):
+        tensor_statistics(weights.astype(dtype), [weights.astype(dtype)])
+    compiled = set(four_statistics.signatures)
+    big_endian, spread = weights.astype(">f4"), np.repeat(weights, 2)[::2]
+    for other in (weights, frozen, unaligned, big_endian, spread, weights.astype(np.float16)):
+        assert tensor_statistics(weights, [other])[0].tolist() == [0, 0, 0, 140, 140, 0]
+        assert tensor_statistics(other, [weights])[0].tolist() == [0, 0, 0, 140, 140, 0]
+    tensor_statistics(weights, [weights.astype(float)])
+    tensor_statistics(weights.astype(int), [weights])
+    assert set(four_statistics.signatures) == compiled
+
+
+def test_no_others_give_no_rows():
+    assert tensor_statistics(np.ones(3, np.float32), []).shape == (0, len(STATISTICS))
+
+
+@pytest.mark.parametrize(
+    ("now", "expected"),
+    [
+        ([1.0, 1e-9], 5e-19),
+        ([0.0, 7.0], 1.0),
+        ([-3.0, 0.0], 2.0),
+        ([5.0, 0.0], 0.0),
+        ([0.0, 0.0], math.nan),
+    ],
+)
+def test_the_cosine_is_exact_for_small_and_large_angles(now, expected):
+    found = measure({"w": np.array([1.0, 0.0])}, {"w": np.array(now)}, {"w": 2})["cosine"]
+    assert found == pytest.approx(expected, rel=1e-12, abs=0, nan_ok=True)

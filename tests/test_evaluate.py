@@ -64,7 +64,7 @@ def conv():
 
 def predicted(evaluator, intervention):
     """Labels by the engine, in the order of the dataset."""
-    (prepared,) = evaluator._prepared([evaluator.network.replacement(intervention)])
+    prepared = evaluator._pass.prepare(evaluator.network.replacement(intervention))
     parts = []
     for inputs in evaluator._inputs.split(evaluator.batch_size):
         with torch.inference_mode():

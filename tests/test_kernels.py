@@ -13,10 +13,21 @@ from hypothesis.extra.numpy import arrays
 from explorer.stats import kernels
 from tests import naive
 
+# Without the compiler ∞ − ∞ is numpy's, which warns; compiled arithmetic never does.
+pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
+
 WEIGHTS = st.floats(width=32, allow_nan=True, allow_infinity=True)
-PAIRS = st.integers(0, 40).flatmap(
-    lambda n: st.tuples(*[arrays(np.float32, n, elements=WEIGHTS)] * 2)
-)
+SHAPES = {"pair_statistics": (6,), "four_statistics": (4, 6)}
+"""Kernel → shape of what it writes; of one block, where there are several."""
+
+LINF, BAD = (kernels.STATISTICS.index(name) for name in ("linf", "bad"))
+
+
+def tensors(count, blocks=1):
+    """So many tensors of one length, which is a multiple of the number of blocks."""
+    return st.integers(0, 40 // blocks).flatmap(
+        lambda n: st.tuples(*[arrays(np.float32, n * blocks, elements=WEIGHTS)] * count)
+    )
 
 
 def kernel_names():
@@ -24,19 +35,23 @@ def kernel_names():
     return [n for n, f in vars(kernels).items() if callable(f) and not n.startswith("_")]
 
 
-def both(name, reference, current):
+def both(name, *weights, blocks=()):
     """Result of the kernel and of its twin."""
     results = []
     for function in (getattr(kernels, name), getattr(naive, name)):
-        out = np.full(len(kernels.STATISTICS), -1.0)
-        function(reference, current, out)
+        out = np.full((*blocks, *SHAPES[name]), -1.0)
+        function(*weights, out)
         results.append(out)
     return results
 
 
+def random_tensors(count, size, dtype=np.float32):
+    return np.random.default_rng(0).normal(size=(count, size)).astype(dtype)
+
+
 def test_every_kernel_has_a_twin_of_the_same_arguments():
     names = kernel_names()
-    assert "pair_statistics" in names
+    assert set(names) == set(SHAPES)
     for name in names:
         kernel = getattr(kernels, name)
         twin = inspect.signature(getattr(naive, name))
@@ -44,33 +59,76 @@ def test_every_kernel_has_a_twin_of_the_same_arguments():
 
 
 @settings(deadline=None, max_examples=200)
-@given(PAIRS)
-def test_kernel_equals_its_twin_on_any_float32(pair):
+@given(tensors(2))
+def test_a_pair_equals_its_twin_on_any_float32(pair):
     fast, slow = both("pair_statistics", *pair)
     np.testing.assert_allclose(fast, slow, rtol=1e-12, atol=0)
 
 
+@settings(deadline=None, max_examples=200)
+@given(tensors(5, blocks=2))
+def test_four_in_two_blocks_equal_their_twin_on_any_float32(five):
+    fast, slow = both("four_statistics", *five, blocks=(2,))
+    np.testing.assert_allclose(fast, slow, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("size", [1, 31, 32, 33, 1000])
+def test_four_equal_their_twin_at_every_length_of_the_vectors(size, dtype):
+    fast, slow = both("four_statistics", *random_tensors(5, size, dtype), blocks=(1,))
+    np.testing.assert_allclose(fast, slow, rtol=5e-15, atol=0)
+
+
 @pytest.mark.parametrize("size", [0, 1, 2, 1000])
-def test_kernel_of_a_tensor_with_itself_is_no_distance(size):
+def test_a_tensor_with_itself_is_no_distance(size):
     weights = np.linspace(-1, 1, size, dtype=np.float32)
-    out, _ = both("pair_statistics", weights, weights)
-    assert out[:3].tolist() == [0.0, 0.0, 0.0]
-    np.testing.assert_allclose(out[3], out[4])
-    assert out[6] == 0
-
-
-def test_sums_of_a_million_float32_keep_the_accuracy_of_float64():
-    rng = np.random.default_rng(0)
-    reference, current = rng.normal(size=(2, 1_000_000)).astype(np.float32)
-    out = np.empty(7)
-    kernels.pair_statistics(reference, current, out)
-    delta = current.astype(np.longdouble) - reference
-    np.testing.assert_allclose(out[1], float((delta**2).sum()), rtol=1e-11)
-    np.testing.assert_allclose(out[0], float(abs(delta).sum()), rtol=1e-11)
+    pair, _ = both("pair_statistics", weights, weights)
+    four, _ = both("four_statistics", *[weights] * 5, blocks=(1,))
+    for out in (pair, *four[0]):
+        assert out[:3].tolist() == [0.0, 0.0, 0.0]
+        np.testing.assert_allclose(out[3], out[4])
+        assert out[BAD] == 0
 
 
 def test_non_finite_weights_are_counted_and_enter_no_sum():
     reference = np.array([1, np.nan, 2, 3], dtype=np.float32)
     current = np.array([2, 1, np.inf, 3], dtype=np.float32)
     out, _ = both("pair_statistics", reference, current)
-    assert out.tolist() == [1, 1, 1, 11, 10, 13, 2]
+    assert out.tolist() == [1, 1, 1, 10, 13, 2]
+
+
+@pytest.mark.parametrize("value", [np.nan, -np.nan, np.inf, -np.inf])
+def test_one_that_is_not_finite_is_found_at_every_place_of_the_vectors(value):
+    five = random_tensors(5, 75)
+    for place in range(75):
+        for which in range(5):
+            spoilt = five.copy()
+            spoilt[which, place] = value
+            out = np.empty((1, 4, 6))
+            kernels.four_statistics(*spoilt, out)
+            expected = [1.0] * 4 if which == 0 else [float(k == which) for k in range(1, 5)]
+            assert out[0, :, BAD].tolist() == expected, (place, which)
+            assert np.isfinite(out).all()
+
+
+def test_infinity_in_both_tensors_is_not_finite_either():
+    both_infinite = np.array([np.inf, 1.0], np.float32)
+    out, _ = both("four_statistics", *[both_infinite] * 5, blocks=(1,))
+    assert out[0, :, BAD].tolist() == [1.0] * 4
+
+
+def test_the_blocks_are_summed_apart():
+    reference = np.zeros(6, np.float32)
+    current = np.array([1, 1, 2, 2, 3, 3], np.float32)
+    out, _ = both("four_statistics", reference, *[current] * 4, blocks=(3,))
+    assert out[:, 0, LINF].tolist() == [1, 2, 3]
+    assert out[:, 3, 0].tolist() == [2, 4, 6]
+
+
+def test_the_compiler_may_not_assume_that_weights_are_finite():
+    allowed = {"reassoc", "contract"}
+    assert set(kernels.VECTORS) <= allowed
+    compiled = [f for f in vars(kernels).values() if hasattr(f, "targetoptions")]
+    for function in compiled:  # none with NUMBA_DISABLE_JIT=1
+        assert set(function.targetoptions.get("fastmath") or ()) <= allowed
+        assert function.targetoptions["nogil"]

@@ -87,13 +87,11 @@ class Evaluator:
         self._inputs = examples.inputs[order].to(self.network.device)
         self._labels = examples.labels[order].to(self.network.device)
         self._intact: list[Tensor] = []  # predicted labels, one tensor per slice
-        self._compared: set[frozenset[str]] = set()
         self._pass: Pass
         with self._settings():
             self.batch_size = self._record(batch_size)
-        missing = -self.total % self.batch_size  # the last slice is filled up, and cut afterwards
-        filler = self._inputs[:1].expand(missing, *self._inputs.shape[1:])
-        self._inputs = torch.cat([self._inputs, filler])
+        # the last slice is filled up, and its logits are cut afterwards
+        self._inputs = self._example(self.total + -self.total % self.batch_size)
 
     @property
     def device_label(self) -> str:
@@ -148,7 +146,7 @@ class Evaluator:
             One per replacement, after each slice of the examples; the last ones are exact.
         """
         with self._settings():
-            prepared = self._prepared(replacements)
+            prepared = [self._pass.prepare(replacement) for replacement in replacements]
         totals = [Estimate(0, self.total, 0, 0.0, 0, 0)] * len(prepared)
         for position, start in enumerate(range(0, self.total, self.batch_size)):
             with self._settings():
@@ -179,41 +177,44 @@ class Evaluator:
             for total, errors, agreements, nonfinite, loss in zip(totals, *scores, strict=True)
         ]
 
-    def _prepared(self, replacements: Sequence[Mapping[str, Tensor]]) -> list[Any]:
-        """Get interventions ready, after a comparison with the plain pass for each new kind."""
-        for replacement in replacements:
-            kind = frozenset(replacement)
-            if isinstance(self._pass, Replay) and kind not in self._compared:
-                self._compared.add(kind)
-                if not self._replays_rightly(self._pass, replacement):
-                    self._fall_back("its recorded pass gave other logits than the plain one")
-        return [self._pass.prepare(replacement) for replacement in replacements]
-
-    def _replays_rightly(self, replay: Replay, replacement: Mapping[str, Tensor]) -> bool:
-        inputs = self._inputs[: self.batch_size]
-        expected = self.network.logits(inputs, replacement)
-        ((_, found),) = replay.run(inputs, [replay.prepare(replacement)], intact=False)
-        bound = ROUNDING * float(expected.nan_to_num().abs().max())
-        same = torch.equal(found.argmax(1), expected.argmax(1))
-        return same and torch.allclose(found, expected, rtol=0.0, atol=bound, equal_nan=True)
-
     def _record(self, batch_size: int | None) -> int:
         """Record the forward pass and settle the batch size; without success, run it plainly."""
         self._pass = PlainPass(self.network.logits)
         self.execution = "reuses what an intervention does not change"
         trial = batch_size or TRIAL_BATCH
         try:
-            replay = self.network.record(self._inputs[:1].expand(trial, *self._inputs.shape[1:]))
+            replay = self.network.record(self._example(trial))
             largest = replay.program.largest / trial
             chosen = batch_size or best_batch(largest, self.total, self.network.device)
             if chosen != trial:
-                example = self._inputs[:1].expand(chosen, *self._inputs.shape[1:])
-                replay = self.network.record(example)
+                replay = self.network.record(self._example(chosen))
         except RECORDING_ERRORS as error:
             self._fall_back(f"it could not be recorded ({first_line(error)})")
             return trial
-        self._pass = replay
+        if self._replays_rightly(replay, self._example(chosen)):
+            self._pass = replay
+        else:
+            self._fall_back("its recorded pass gave other logits than the plain one")
         return chosen
+
+    def _example(self, size: int) -> Tensor:
+        """As many inputs, the first one again where there are too few."""
+        inputs = self._inputs[:size]
+        filler = inputs[:1].expand(size - len(inputs), *inputs.shape[1:])
+        return torch.cat([inputs, filler])
+
+    def _replays_rightly(self, replay: Replay, inputs: Tensor) -> bool:
+        """Compare with the plain pass, for the final network and with every tensor changed.
+
+        The second would show a tensor whose value the recording took for a constant. Plans for
+        fewer tensors follow from the same recording.
+        """
+        changed = self.network.perturbed()
+        found = dict(replay.run(inputs, [replay.prepare(changed)], intact=True))
+        return all(
+            nearly_equal(found[k], self.network.logits(inputs, replacement))
+            for k, replacement in ((0, changed), (INTACT, {}))
+        )
 
     def _fall_back(self, reason: str) -> None:
         self.execution = f"runs the whole network for every cell: {reason}"
@@ -292,6 +293,13 @@ def evaluate(
         stack, model=model, data=data, device=device, batch_size=batch_size, batchnorm=batchnorm
     )
     return evaluator.estimates(intervention)
+
+
+def nearly_equal(found: Tensor, expected: Tensor) -> bool:
+    """Tell whether logits agree but for rounding, and the labels altogether."""
+    bound = ROUNDING * float(expected.nan_to_num().abs().max())
+    same = torch.equal(found.argmax(1), expected.argmax(1))
+    return same and torch.allclose(found, expected, rtol=0.0, atol=bound, equal_nan=True)
 
 
 def first_line(error: Exception) -> str:

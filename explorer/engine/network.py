@@ -154,6 +154,15 @@ class FinalNetwork:
             )
         return output
 
+    def perturbed(self) -> dict[str, Tensor]:
+        """Every floating-point tensor of the network, changed by up to a quarter."""
+        generator = torch.Generator().manual_seed(0)
+        return {
+            name: tensor * (1 + 0.25 * torch.rand(tensor.shape, generator=generator)).to(tensor)
+            for name, tensor in self._state.items()
+            if tensor.is_floating_point()
+        }
+
     def record(self, example: Tensor) -> Replay:
         """Record the forward pass for batches like this one.
 

@@ -1,0 +1,127 @@
+"""Pages under test: what they show, what they asked for, what they complained about."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+ARTIFACTS = REPOSITORY / "test-artifacts"
+PATIENCE = 15_000
+"""Milliseconds that a condition may take on a slow, shared machine."""
+
+ERRORS, DISTANCES, CURVE = "Heatmap of the test error", "Heatmap of the distance", "Curve"
+"""How the aria-labels of the figures begin."""
+
+
+@dataclass
+class Watched:
+    """A page of which every request and complaint is noted."""
+
+    page: Any
+    """Playwright's page."""
+
+    requests: list[str] = field(default_factory=list)
+    """Address of everything that the page asked for, web sockets too."""
+
+    complaints: list[str] = field(default_factory=list)
+    """Errors of the page, and of its console."""
+
+    def __post_init__(self) -> None:
+        self.page.set_default_timeout(PATIENCE)
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.on("websocket", lambda socket: self.requests.append(socket.url))
+        self.page.on("pageerror", lambda error: self.complaints.append(f"page: {error}"))
+        self.page.on("console", self._listen)
+
+    def _listen(self, message: Any) -> None:
+        if message.type == "error":
+            self.complaints.append(f"console: {message.text}")
+
+    def hosts(self) -> set[str | None]:
+        """Return the machines that were asked for something."""
+        asked = [urlsplit(url) for url in self.requests]
+        return {url.hostname for url in asked if url.scheme not in ("data", "blob", "file")}
+
+    def wait_for(self, function: str, argument: Any = None) -> None:
+        """Wait until a JavaScript function of the argument returns something true."""
+        self.page.wait_for_function(function, arg=argument)
+
+    def wait_for_figures(self, *labels: str) -> None:
+        """Wait until the figures that a screen reader calls so have been drawn."""
+        self.wait_for(
+            "labels => window.Bokeh && labels.every(label => [...Bokeh.index].some(view =>"
+            "  view.model.html_attributes['aria-label']?.startsWith(label)"
+            "  && view.has_finished()))",
+            list(labels),
+        )
+
+    def place(self, x: float, y: float, label: str = ERRORS) -> tuple[float, float]:
+        """Return where a cell is on the page, from BokehJS's own scales; bring it into view."""
+        left, top = self.page.evaluate(
+            """([label, x, y]) => {
+              const view = [...Bokeh.index].find(view =>
+                view.model.html_attributes['aria-label']?.startsWith(label))
+              view.el.scrollIntoView({block: 'center'})
+              const box = view.canvas_view.el.getBoundingClientRect()
+              const {x_scale, y_scale} = view.frame
+              return [box.x + x_scale.compute(x), box.y + y_scale.compute(y)]
+            }""",
+            [label, x, y],
+        )
+        return float(left), float(top)
+
+    def figure(self, label: str, expression: str) -> Any:
+        """Evaluate an expression of `model`, the figure that a screen reader calls `label`."""
+        return self.page.evaluate(
+            f"""label => {{
+              const {{model}} = [...Bokeh.index].find(view =>
+                view.model.html_attributes['aria-label']?.startsWith(label))
+              const columns = at => ({{...model.renderers[at].data_source.data}})
+              return {expression}
+            }}""",
+            label,
+        )
+
+    def screenshot(self, name: str) -> None:
+        """Keep a picture of the page."""
+        ARTIFACTS.mkdir(exist_ok=True)
+        self.page.screenshot(path=ARTIFACTS / f"{name}.png")
+
+
+class Notebook(Watched):
+    """A notebook with one explorer, open in JupyterLab."""
+
+    def run_all(self) -> None:
+        """Wait for the kernel and run every cell."""
+        self.wait_for("() => window.jupyterapp?.shell?.currentWidget?.sessionContext?.isReady")
+        self.page.evaluate(
+            "async () => { const notebook = jupyterapp.shell.currentWidget;"
+            " await notebook.context.ready; await notebook.sessionContext.ready;"
+            " await jupyterapp.commands.execute('notebook:run-all-cells') }"
+        )
+
+    def wait_for_status(self, *parts: str) -> str:
+        """Wait until the status line contains all these parts, and return it."""
+        self.wait_for(
+            "parts => { const status = document.querySelector('[role=status]')?.textContent ?? '';"
+            " return parts.every(part => status.replaceAll('\\u00a0', ' ').includes(part)) }",
+            list(parts),
+        )
+        return str(self.page.text_content("[role=status]")).replace("\u00a0", " ")
+
+    def click_cell(self, x: float, y: float, label: str = ERRORS) -> None:
+        """Click the middle of a cell."""
+        self.page.mouse.click(*self.place(x, y, label))
+
+    def number_in(self, cell: str) -> str:
+        """Return the number that stands in a cell of the error heatmap."""
+        columns = self.figure(ERRORS, "columns(0)")
+        return str(columns["text"][columns["where"].index(cell)])
+
+    def marked(self, label: str) -> tuple[list[float], list[float]]:
+        """Return where the mark of a heatmap is."""
+        columns = self.figure(label, "columns(2)")
+        return list(columns["x"]), list(columns["y"])

@@ -1,0 +1,48 @@
+"""The report in a real browser, opened as a file."""
+
+from __future__ import annotations
+
+import pytest
+
+from explorer.ui.report import write_report
+from tests.browser.pages import DISTANCES, ERRORS, Watched
+from tests.fakes import distances, sweep
+
+pytestmark = pytest.mark.browser
+
+HOSTILE = "</script><script>document.title = 'broken in'</script>"
+
+
+@pytest.fixture
+def report(chromium, tmp_path):
+    named = {"layer": [HOSTILE, "second"]}
+    path = write_report(
+        sweep().assign_coords(named), distances().assign_coords(named), tmp_path / "report.html"
+    )
+    context = chromium.new_context(viewport={"width": 1180, "height": 900}, offline=True)
+    watched = Watched(context.new_page())
+    watched.page.goto(path.as_uri())
+    watched.wait_for_figures(ERRORS, DISTANCES)
+    yield watched
+    assert watched.complaints == []
+    assert watched.hosts() == set()
+    assert len(watched.requests) == 1
+    context.close()
+
+
+def test_hovering_tells_the_numbers_and_marks_the_cell_in_both_pictures(report):
+    for hovered, fact in ((ERRORS, "test error 20.0"), (DISTANCES, "L2 / √m from the start: 0")):
+        report.page.mouse.move(*report.place(0, 1, hovered))
+        tip = report.page.locator(".bk-Tooltip").filter(has_text=fact)
+        tip.filter(has_text="second ← epoch 0").wait_for()
+        for label in (ERRORS, DISTANCES):
+            marked = report.figure(label, "columns(2)")
+            assert (list(marked["x"]), list(marked["y"])) == ([0.0], [1.0])
+        report.page.mouse.move(1, 1)
+    report.screenshot("report")
+
+
+def test_a_name_that_is_code_is_only_shown(report):
+    report.page.mouse.move(*report.place(0, 0))
+    report.page.locator(".bk-Tooltip").filter(has_text=HOSTILE).wait_for()
+    assert report.page.title() == "Tiny <b>network</b>: which layers matter"

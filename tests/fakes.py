@@ -1,0 +1,172 @@
+"""A tiny stack, its sweep and distances, and an evaluator that does what a test tells it.
+
+Two layers, epochs 0, 1 and 5, two fresh draws, 100 test examples; the trained network is wrong
+on 10 of them, guessing on 90. The numbers are made up, so that each can be told from the others.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+
+from explorer.engine.interventions import Intervention
+from explorer.ui.grid import Grid
+
+LAYERS = ("first", "second")
+EPOCHS = (0, 1, 5)
+GRID = Grid(LAYERS, EPOCHS, 2)
+ERRORS = np.array([[0.7, 0.3, 0.1], [0.2, 0.15, 0.1]])
+DRAWS = np.array([[0.8, 0.9], [0.6, 0.8]])
+CURVE = np.array([0.9, 0.5, 0.1])
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What an evaluator yields; see `explorer.engine.evaluate.Estimate`."""
+
+    examples: int
+    errors: int
+    total: int = 100
+    failure: str = ""
+    loss: float = 1.5
+    agreement: float = 0.25
+
+    @property
+    def error(self) -> float:
+        return self.errors / self.examples
+
+    @property
+    def error_low(self) -> float:
+        return max(0.0, self.error - 1 / self.examples)
+
+    @property
+    def error_high(self) -> float:
+        return min(1.0, self.error + 1 / self.examples)
+
+
+class ScriptedEvaluator:
+    """Answers every intervention with the same estimates, one at a time if `step` is taken.
+
+    Parameters
+    ----------
+    answer : callable
+        Intervention → its estimates.
+    """
+
+    device_label = "CPU"
+    total = 100
+    chance_error = 0.9
+
+    def __init__(self, answer: Callable[[Intervention], Iterator[Counted]]) -> None:
+        self.answer = answer
+        self.asked: list[str] = []
+
+    def estimates(self, intervention: Intervention) -> Iterator[Counted]:
+        self.asked.append(str(intervention))
+        return self.answer(intervention)
+
+
+def at_once(_intervention: Intervention) -> Iterator[Counted]:
+    """Half of the examples, then all: 42 of 100 are wrong."""
+    yield Counted(50, 20)
+    yield Counted(100, 42)
+
+
+class Gate:
+    """Estimates that wait in the middle until the test opens the gate."""
+
+    def __init__(self) -> None:
+        self.reached = threading.Event()
+        self.opened = threading.Event()
+        self.left = threading.Event()
+
+    def __call__(self, _intervention: Intervention) -> Iterator[Counted]:
+        try:
+            yield Counted(50, 20)
+            self.reached.set()
+            assert self.opened.wait(20)
+            yield Counted(100, 42)
+        finally:
+            self.left.set()
+
+
+def stack(content_hash: str = "c0ffee") -> xr.DataTree:
+    """A stack as `explorer.open_stack` returns it."""
+    rng = np.random.default_rng(0)
+    children = {}
+    for layer in LAYERS:
+        values = rng.standard_normal((len(EPOCHS), 2, 2)).astype(np.float32)
+        attrs = {"parameter": f"{layer}.weight", "buffer": False, "fan_in": 2}
+        variable = xr.Variable(("epoch", "weight_0", "weight_1"), values, attrs)
+        children[layer] = xr.DataTree(xr.Dataset({"weight": variable}))
+    attrs = {
+        "name": "tiny",
+        "title": "Tiny <b>network</b>",
+        "family": "",
+        "sizes": {},
+        "dataset": "",
+        "layers": list(LAYERS),
+        "content_hash": content_hash,
+    }
+    root = xr.Dataset(coords={"epoch": np.array(EPOCHS)}, attrs=attrs)
+    return xr.DataTree(root, children=children)
+
+
+def sweep() -> xr.Dataset:
+    """A sweep as `explorer.sweep` returns it."""
+    measured = {
+        "": (("layer", "epoch"), ERRORS),
+        "rerandomized_": (("layer", "draw"), DRAWS),
+        "fullmodel_": (("epoch",), CURVE),
+    }
+    variables = {}
+    for prefix, (dims, error) in measured.items():
+        variables |= {
+            f"{prefix}error": (dims, error.copy()),
+            f"{prefix}error_low": (dims, error - 0.05),
+            f"{prefix}error_high": (dims, error + 0.05),
+            f"{prefix}loss": (dims, error * 3),
+            f"{prefix}agreement": (dims, 1 - error),
+            f"{prefix}examples": (dims, np.full(error.shape, 100)),
+            f"{prefix}reason": (dims, np.full(error.shape, "", dtype=object)),
+        }
+    attrs = {
+        "stack": "tiny",
+        "stack_title": "Tiny <b>network</b>",
+        "content_hash": "c0ffee",
+        "dataset": "made up",
+        "dataset_hash": "beef",
+        "seed": 0,
+        "batchnorm": "with_layer",
+        "device": "CPU",
+        "dtype": "float32",
+        "final_error": 0.1,
+        "chance_error": 0.9,
+        "examples": 100,
+        "complete": 1,
+    }
+    coords = {"layer": list(LAYERS), "epoch": list(EPOCHS), "draw": [0, 1]}
+    return xr.Dataset(variables, coords=coords, attrs=attrs)
+
+
+def distances() -> xr.Dataset:
+    """Distances as `explorer.distances` returns them."""
+    moved = np.array([[0.0, 0.5, 1.0], [0.0, 2.0, 4.0]])
+    fresh = np.array([[2.0, 4.0], [1.0, 1.0]])
+    measures = ("l1", "l2", "l2_per_sqrt_m", "l2_per_sqrt_fan_in", "l2_relative", "linf", "cosine")
+    variables = {}
+    for prefix, dims, values in (
+        ("", ("layer", "epoch"), moved),
+        ("fresh_", ("layer", "draw"), fresh),
+    ):
+        for scale, measure in enumerate(measures, start=1):
+            variables[prefix + measure] = (dims, values * scale)
+        variables[f"{prefix}nonfinite"] = (dims, np.zeros(values.shape, dtype=int))
+        variables[f"{prefix}reason"] = (dims, np.full(values.shape, "", dtype=object))
+    coords = {"layer": list(LAYERS), "epoch": list(EPOCHS), "draw": [0, 1]}
+    attrs = {"reference_epoch": 0, "yardstick": "fresh draws from each layer's initialiser"}
+    return xr.Dataset(variables, coords=coords, attrs=attrs)

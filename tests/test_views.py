@@ -1,0 +1,328 @@
+"""What is shown, without a browser: cells, results, colours, words and figures."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from bokeh.events import DoubleTap, Tap
+from bokeh.models import FixedTicker
+from bokeh.models.glyphs import Text
+
+from explorer.ui.grid import Cell, Choice, Grid, steps
+from explorer.ui.painting import (
+    BLUES,
+    REDS,
+    contrast,
+    distance_columns,
+    error_columns,
+    error_scale,
+    ink,
+    palette,
+    shade,
+)
+from explorer.ui.results import NOT_MEASURED, blank, fail, from_sweep, read, record
+from explorer.ui.views import Curve, Heatmap
+from explorer.ui.wording import (
+    MEASURES,
+    complaint,
+    error_tip,
+    percent,
+    short_number,
+    short_percent,
+)
+from tests.fakes import EPOCHS, GRID, LAYERS, Counted, distances, sweep
+
+SCALE = error_scale(0.1, 0.9)
+
+
+def painted(results, cell):
+    columns = error_columns(results, GRID, SCALE)
+    at = columns["where"].index(str(cell))
+    return {name: values[at] for name, values in columns.items()}
+
+
+# Which cells there are
+
+
+def test_the_first_layer_is_on_top_and_fresh_draws_stand_first():
+    assert GRID.y("first") < GRID.y("second") < GRID.y(None)
+    assert GRID.x(None) < GRID.x(0) < GRID.x(1) < GRID.x(5)
+
+
+def test_the_whole_network_has_no_fresh_draws():
+    assert Cell(None, None) not in GRID.cells
+    assert len(GRID.cells) == len(LAYERS) * (1 + len(EPOCHS)) + len(EPOCHS)
+
+
+def test_every_cell_is_found_at_its_own_place():
+    for cell in GRID.cells:
+        assert GRID.cell_at(GRID.x(cell.epoch) + 0.4, GRID.y(cell.layer) - 0.4) == cell
+
+
+@pytest.mark.parametrize(
+    ("x", "y"),
+    [
+        *[(3.0, 0.0), (0.0, -0.7), (-5.0, 0.0), (-0.65, 0.0), (-1.3, 2.3), (1e300, 0.0)],
+        *[(None, 0.0), (0.0, None), (math.nan, 0.0), (math.inf, math.inf)],
+    ],
+)
+def test_a_place_outside_or_between_the_cells_is_no_cell(x, y):
+    assert GRID.cell_at(x, y) is None
+
+
+def test_a_choice_says_what_is_evaluated():
+    def asked(choice):
+        return [(str(step.intervention), step.draw) for step in steps(choice, GRID, seed=7)]
+
+    assert asked(Choice(Cell("first", 0))) == [("first ← epoch 0", None)]
+    both = "first ← epoch 1, second ← epoch 1"
+    assert asked(Choice(Cell(None, 1))) == [(both, None)]
+    every = [("first ← fresh draw 0", 0), ("first ← fresh draw 1", 1)]
+    assert asked(Choice(Cell("first", None))) == every
+    assert asked(Choice(Cell("first", None), draw=1)) == every[1:]
+    (step,) = steps(Choice(Cell("first", None), draw=1), GRID, seed=7)
+    assert step.intervention.changes[0][1].seed == 7
+
+
+# What has been measured
+
+
+def test_results_copy_a_sweep_and_leave_it_as_it_is():
+    original = sweep()
+    results = from_sweep(original, GRID)
+    record(results, Cell("first", 0), None, Counted(100, 1))
+    assert read(results, Cell("first", 0)).value == 0.01
+    assert original.equals(sweep())
+    assert original.attrs == results.attrs
+
+
+def test_cells_that_a_sweep_lacks_are_not_measured():
+    part = sweep().isel(layer=[1], epoch=[0, 2], draw=[0])
+    results = from_sweep(part, GRID)
+    assert read(results, Cell("first", 0)).state == "missing"
+    assert read(results, Cell("second", 1)).reason == NOT_MEASURED
+    assert read(results, Cell("second", 5)).value == 0.1
+    fresh = read(results, Cell("second", None))
+    assert (fresh.state, fresh.value) == ("estimated", 0.6)
+    assert "mean of 1 of 2 fresh draws" in error_tip(fresh)
+
+
+def test_what_is_recorded_is_read_back():
+    results = blank(GRID, {"examples": 100})
+    record(results, Cell("first", 1), None, Counted(100, 42))
+    record(results, Cell("second", None), 1, Counted(100, 80))
+    record(results, Cell(None, 5), None, Counted(100, 10))
+    one = read(results, Cell("first", 1))
+    assert (one.state, one.value, one.low, one.high, one.examples) == (
+        ("measured", 0.42, 0.41, 0.43, 100)
+    )
+    assert results["loss"].loc["first", 1] == 1.5
+    assert results["agreement"].loc["first", 1] == 0.25
+    assert read(results, Cell("second", None)).value == 0.8
+    assert read(results, Cell(None, 5)).value == 0.1
+    assert int(np.isfinite(results["error"]).sum()) == 1
+
+
+def test_the_value_of_a_rernd_cell_is_the_mean_of_its_draws():
+    reading = read(from_sweep(sweep(), GRID), Cell("first", None))
+    assert reading.value == pytest.approx(0.85)
+    assert reading.draws == (0.8, 0.9)
+
+
+def test_fewer_examples_than_there_are_make_an_estimate():
+    results = from_sweep(sweep(), GRID)
+    record(results, Cell("first", 0), None, Counted(50, 20))
+    assert read(results, Cell("first", 0)).state == "estimated"
+    assert painted(results, Cell("first", 0))["text"] == "≈40"
+
+
+def test_an_output_that_is_not_finite_fails_with_the_reason_and_no_number():
+    results = from_sweep(sweep(), GRID)
+    record(results, Cell("first", 0), None, Counted(100, 0, failure="NaN for 3 of 100 examples"))
+    record(results, Cell("second", None), 1, Counted(100, 0, failure="infinite"))
+    assert read(results, Cell("first", 0)).state == "failed"
+    assert np.isnan(results["error"].loc["first", 0])
+    assert painted(results, Cell("first", 0))["tip"] == "NaN for 3 of 100 examples"
+    assert read(results, Cell("second", None)).reason == "fresh draw 1: infinite"
+
+
+def test_a_measurement_takes_the_place_of_a_failure():
+    results = from_sweep(sweep(), GRID)
+    fail(results, Cell("first", None), None, "broken")
+    assert read(results, Cell("first", None)).state == "failed"
+    for draw in (0, 1):
+        record(results, Cell("first", None), draw, Counted(100, 42))
+    assert read(results, Cell("first", None)).value == 0.42
+
+
+# Colours and numbers
+
+
+def test_the_final_error_is_white_and_chance_is_darkest():
+    assert shade(REDS, SCALE.share(0.1)) == "#ffffff"
+    assert shade(REDS, SCALE.share(0.9)) == palette(REDS)[-1] == "#58000d"
+    assert SCALE.share(0.05) == 0
+    assert SCALE.share(0.99) == 1
+
+
+def test_the_scale_spans_everything_while_the_final_error_is_unknown():
+    scale = error_scale(math.nan, math.nan)
+    assert (scale.low, scale.high) == (0.0, 1.0)
+    backwards = error_scale(0.95, 0.9)
+    assert backwards.low < backwards.high
+
+
+@pytest.mark.parametrize("ramp", [REDS, BLUES])
+def test_colours_differ_in_lightness_so_that_they_need_not_be_told_apart_by_hue(ramp):
+    against_white = [contrast(colour, "#ffffff") for colour in palette(ramp)]
+    assert against_white == sorted(against_white)
+    assert against_white[-1] > 12
+
+
+@pytest.mark.parametrize("ramp", [REDS, BLUES])
+def test_numbers_stand_out_from_their_cell(ramp):
+    assert min(contrast(colour, ink(colour)) for colour in palette(ramp)) >= 4.3
+
+
+def test_a_cell_without_a_number_can_be_told_without_colour():
+    results = from_sweep(sweep(), GRID)
+    fail(results, Cell("first", 0), None, "out of memory")
+    fail(results, Cell("first", 1), None, NOT_MEASURED)
+    broken, unknown, known = (painted(results, Cell("first", epoch)) for epoch in EPOCHS)
+    assert (broken["hatch"], broken["text"], broken["tip"]) == ("x", "!", "out of memory")
+    assert (unknown["hatch"], unknown["text"], unknown["tip"]) == ("/", "–", NOT_MEASURED)
+    assert (known["hatch"], known["text"]) == ("blank", "10")
+
+
+def test_distances_are_painted_with_the_fresh_draws_as_yardstick():
+    columns, scale = distance_columns(distances(), GRID, "l2")
+    at = columns["where"].index("first ← fresh draws")
+    assert columns["text"][at] == "6.0"
+    assert columns["tip"][at] == "L2 from the start: 6, mean of 2 fresh draws\ndraws: 4, 8"
+    assert scale.high == 8.0
+    assert not any(str(where).startswith("fullmodel") for where in columns["where"])
+
+
+def test_distances_that_are_not_there_say_why():
+    nothing, _ = distance_columns(None, GRID, "l2")
+    assert set(nothing["hatch"]) == {"/"}
+    without = distances().drop_vars("fresh_l2").assign_attrs(yardstick="none: no model was given")
+    broken = without.copy(deep=True)
+    broken["nonfinite"].loc["second", 5] = 3
+    broken["reason"].loc["second", 1] = "epoch-0001.safetensors has been altered"
+    columns, _ = distance_columns(broken, GRID, "l2")
+    tips = dict(zip(columns["where"], columns["tip"], strict=True))
+    assert tips["second ← epoch 5"] == "3 weights are not finite (NaN or infinity)"
+    assert tips["second ← epoch 1"] == "epoch-0001.safetensors has been altered"
+    assert tips["first ← fresh draws"] == "yard-stick: none: no model was given"
+
+
+def test_every_measure_of_the_menu_is_one_that_distances_have():
+    for measure in MEASURES:
+        columns, _ = distance_columns(distances(), GRID, measure)
+        assert set(columns["hatch"]) == {"blank"}
+
+
+@pytest.mark.parametrize(
+    ("fraction", "text"),
+    [(0.0, "0.0"), (0.0391, "3.9"), (0.0994, "9.9"), (0.0996, "10"), (0.762, "76"), (1.0, "100")],
+)
+def test_an_error_stands_in_its_cell_in_three_characters(fraction, text):
+    assert short_percent(fraction) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        *[(0, "0"), (0.0812, ".081"), (0.9996, "1.0"), (1.234, "1.2"), (9.96, "10")],
+        *[(37.2, "37"), (1e-5, "1e-5"), (2e7, "2e7")],
+    ],
+)
+def test_a_distance_stands_in_its_cell_in_few_characters(value, text):
+    assert short_number(value) == text
+
+
+def test_words_for_numbers_and_errors():
+    assert percent(0.762) == "76.2\u00a0%"
+    assert percent(math.nan) == "unknown"
+    assert complaint(ValueError("bad")) == "ValueError: bad"
+    assert complaint(EOFError()) == "EOFError"
+
+
+# Figures
+
+
+def test_only_what_changed_is_sent_and_with_python_integers(monkeypatch):
+    results = from_sweep(sweep(), GRID)
+    heatmap = Heatmap(GRID, REDS, "errors")
+    heatmap.paint(error_columns(results, GRID, SCALE), SCALE)
+    sent = []
+    monkeypatch.setattr(type(heatmap._cells), "patch", lambda _self, change: sent.append(change))
+    heatmap.paint(error_columns(results, GRID, SCALE), SCALE)
+    assert sent == []
+    record(results, Cell("second", 1), None, Counted(100, 42))
+    heatmap.paint(error_columns(results, GRID, SCALE), SCALE)
+    (change,) = sent
+    assert set(change) == {"fill", "text", "tip"}
+    ((at, text),) = change["text"]
+    assert type(at) is int
+    assert text == "42"
+
+
+def test_a_mark_is_put_around_one_cell_and_taken_away():
+    heatmap = Heatmap(GRID, REDS, "errors")
+    heatmap.mark(Cell("second", 5))
+    assert heatmap.marked == ([2.0], [1.0])
+    heatmap.mark(None)
+    assert heatmap.marked == ([], [])
+
+
+def test_the_whole_network_is_not_marked_where_it_has_no_cells():
+    heatmap = Heatmap(GRID, BLUES, "distances", whole_network=False)
+    heatmap.mark(Cell(None, 5))
+    assert heatmap.marked == ([], [])
+
+
+@pytest.mark.parametrize("event", [Tap, DoubleTap])
+def test_a_click_is_heard_also_when_it_follows_another_at_once(event):
+    heatmap = Heatmap(GRID, REDS, "errors")
+    heard = []
+    heatmap.on_tap(lambda x, y: heard.append((x, y)))
+    heatmap.figure._trigger_event(event(heatmap.figure, sx=1, sy=1, x=0.2, y=0.1))
+    assert heard == [(0.2, 0.1)]
+
+
+def test_axes_name_layers_and_epochs_as_they_are_spaced_in_the_stack():
+    heatmap = Heatmap(GRID, REDS, "errors")
+    columns = heatmap.figure.xaxis[0].major_label_overrides
+    assert list(columns.values()) == ["ReRnd", "0", "1", "5"]
+    rows = heatmap.figure.yaxis[0].major_label_overrides
+    assert list(rows.values()) == ["first", "second", "fullmodel"]
+    assert heatmap.figure.y_range.start > heatmap.figure.y_range.end
+
+
+def test_many_epochs_get_fewer_labels_and_no_numbers():
+    grid = Grid(LAYERS, tuple(range(154)), 0)
+    heatmap = Heatmap(grid, REDS, "errors")
+    assert isinstance(heatmap.figure.xaxis[0].ticker, FixedTicker)
+    assert 10 <= len(heatmap.figure.xaxis[0].ticker.ticks) <= 16
+    assert not [one for one in heatmap.figure.renderers if isinstance(one.glyph, Text)]
+
+
+def test_a_figure_tells_a_screen_reader_what_it_is():
+    for figure in (Heatmap(GRID, REDS, "errors").figure, Curve("estimate").figure):
+        assert figure.html_attributes["role"] == "img"
+        assert figure.html_attributes["aria-label"] in ("errors", "estimate")
+
+
+def test_the_curve_shows_a_run_and_both_lines():
+    curve = Curve("estimate")
+    curve.baseline(0.1, 0.9, 100)
+    curve.show("first ← epoch 0", [Counted(50, 20), Counted(100, 42)])
+    assert curve.figure.title.text == "first ← epoch 0"
+    assert curve._points.data["examples"] == [50, 100]
+    assert curve._points.data["low"] == [0.38, 0.41]
+    assert (curve._intact.location, curve._chance.location) == (0.1, 0.9)
+    assert curve.figure.x_range.end == 100
