@@ -178,7 +178,7 @@ def test_out_of_memory_marks_the_cell_with_what_to_try(monkeypatch):
 
     interrupt_count(monkeypatch, act)
     result = toy_sweep(toy.switch_states())
-    assert "out of memory on CPU; try a smaller batch_size" in result.reason.values[0, 0]
+    assert "out of memory on CPU; lower batch_size" in result.reason.values[0, 0]
     assert np.isfinite(result.error.sel(layer="second")).all()
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor, nn
@@ -23,6 +23,8 @@ from explorer.engine.interventions import (
     reinitialise,
     rerandomise,
 )
+from explorer.engine.journal import Journal, key
+from explorer.engine.results import QUANTITIES, empty_results
 from explorer.errors import CheckpointError, InterventionError, UsageError, unknown_name
 from explorer.weights.stack import content_hash, epoch_numbers, layer_names
 
@@ -34,23 +36,15 @@ Outcome = Estimate | str
 
 NOT_REACHED = "not measured: the sweep was stopped"
 
-_KINDS = {
-    "cell": ("layer", "epoch"),
-    "rerandomized": ("layer", "draw"),
-    "fullmodel": ("epoch",),
-}
-_PREFIX = {"cell": "", "rerandomized": "rerandomized_", "fullmodel": "fullmodel_"}
-_QUANTITIES = ("error", "error_low", "error_high", "loss", "agreement", "examples")
-
 
 @dataclass(frozen=True)
 class Cell:
     """One number of a sweep: where it goes and which intervention it measures."""
 
-    kind: str
-    """``"cell"``, ``"rerandomized"`` or ``"fullmodel"``: the variables it belongs to."""
+    prefix: str
+    """Prefix of the variables it belongs to, one of `explorer.engine.results.DIMS`."""
     position: tuple[int, ...]
-    """Index into the dims of its kind."""
+    """Index into the dims of these variables."""
     intervention: Intervention
     """What is put in."""
 
@@ -80,11 +74,11 @@ def plan_sweep(
     cells = []
     for row, layer in enumerate(layers):
         for column, epoch in enumerate(epochs):
-            cells.append(Cell("cell", (row, column), reinitialise(layer, epoch)))
+            cells.append(Cell("", (row, column), reinitialise(layer, epoch)))
         for draw in range(draws):
-            cells.append(Cell("rerandomized", (row, draw), rerandomise(layer, draw, seed)))
+            cells.append(Cell("rerandomized_", (row, draw), rerandomise(layer, draw, seed)))
     for column, epoch in enumerate(epochs):
-        cells.append(Cell("fullmodel", (column,), reinitialise(every, epoch)))
+        cells.append(Cell("fullmodel_", (column,), reinitialise(every, epoch)))
     return cells
 
 
@@ -101,6 +95,7 @@ def sweep(
     seed: int = 0,
     batchnorm: BatchNormPolicy = "with_layer",
     progress: bool = True,
+    store: str | Path | None = None,
 ) -> xr.Dataset:
     """Measure the test error of every (layer, epoch) and of fresh draws of every layer.
 
@@ -120,6 +115,9 @@ def sweep(
         Seed of the fresh draws.
     progress : bool
         Show a progress bar.
+    store : str or Path, optional
+        File in which finished cells are kept, layer by layer. A sweep that was stopped or killed
+        goes on from there, and its result equals that of an uninterrupted one.
 
     Returns
     -------
@@ -134,7 +132,8 @@ def sweep(
     Raises
     ------
     UnknownNameError, StackError, DataError, UsageError
-        Before anything is measured, when an argument does not fit.
+        Before anything is measured, when an argument does not fit, or `store` holds cells of
+        another stack, dataset, policy, device or batch size.
 
     References
     ----------
@@ -152,116 +151,91 @@ def sweep(
         stack, model=model, data=data, device=device, batch_size=batch_size, batchnorm=batchnorm
     )
     cells = plan_sweep(layers, every, epochs, draws, seed)
-    result = _empty(layers, epochs, draws)
-    wanted = [evaluator.network.canonical(cell.intervention) for cell in cells]
-    outcomes: dict[Intervention, Outcome] = {}
+    canonical = [evaluator.network.canonical(cell.intervention) for cell in cells]
+    wanted = list(dict.fromkeys([Intervention(()), *canonical]))
+    provenance = _provenance(stack, evaluator)
+    origin = {name: provenance[name] for name in _ORIGIN}
+    journal = None if store is None else Journal(Path(store), origin)
     complete = True
-    try:
-        _measure(evaluator, [Intervention(()), *wanted], outcomes, progress)
-    except KeyboardInterrupt:
-        complete = False
-    for cell in cells:
-        canonical = evaluator.network.canonical(cell.intervention)
-        _record(result, cell, outcomes.get(canonical, NOT_REACHED))
-    result.attrs.update(_provenance(stack, evaluator), seed=seed, draws=draws)
-    return result.assign_attrs(complete=int(complete), **_ends(evaluator, outcomes))
-
-
-def _measure(
-    evaluator: Evaluator,
-    interventions: Sequence[Intervention],
-    outcomes: dict[Intervention, Outcome],
-    progress: bool,
-) -> None:
-    """Measure interventions in groups whose tensors fit into memory, filling `outcomes`."""
-    group: dict[Intervention, dict[str, Tensor]] = {}
-    size = 0
-    unique = list(dict.fromkeys(interventions))
-    bar = tqdm(
-        total=len(unique) * evaluator.total,
-        desc="sweep",
-        unit=" predictions",
-        unit_scale=True,
-        disable=not progress,
-    )
-    for intervention in unique:
+    with _progress_bar(len(wanted) * evaluator.total, progress) as bar:
+        measuring = _Measuring(evaluator, journal, bar)
         try:
-            replacement = evaluator.network.replacement(intervention)
+            measuring.run(wanted)
+        except KeyboardInterrupt:
+            complete = False
+    result = empty_results(layers, epochs, draws, NOT_REACHED)
+    for cell, intervention in zip(cells, canonical, strict=True):
+        _record(result, cell, measuring.outcomes.get(intervention, NOT_REACHED))
+    result.attrs.update(provenance, seed=seed, draws=draws, complete=int(complete))
+    return result.assign_attrs(**_ends(evaluator, measuring.outcomes))
+
+
+class _Measuring:
+    """One sweep under way: what is known, what is written down, what the reader is shown."""
+
+    def __init__(self, evaluator: Evaluator, journal: Journal | None, bar: Any) -> None:
+        self.evaluator, self.journal, self.bar = evaluator, journal, bar
+        self.outcomes: dict[Intervention, Outcome] = {}
+
+    def run(self, interventions: Iterable[Intervention]) -> None:
+        """Measure what is not known yet, in groups whose tensors fit into memory."""
+        group: dict[Intervention, dict[str, Tensor]] = {}
+        size = 0
+        for intervention in interventions:
+            replacement = self._replacement(intervention)
+            if replacement is None:
+                self.bar.update(self.evaluator.total)
+                continue
+            # written down per layer, so that a crash costs no more than one layer's cells
+            new_layer = any(intervention.layers != other.layers for other in group)
+            if size > GROUP_BYTES or (self.journal is not None and new_layer):
+                self._count(group)
+                group, size = {}, 0
+            group[intervention] = replacement
+            size += sum(t.numel() * t.element_size() for t in replacement.values())
+        self._count(group)
+
+    def _replacement(self, intervention: Intervention) -> dict[str, Tensor] | None:
+        """Tensors of an intervention, or None where its outcome is known without a pass."""
+        if self.journal is not None and key(intervention) in self.journal.finished:
+            self.outcomes[intervention] = self.journal.finished[key(intervention)]
+            return None
+        try:
+            return self.evaluator.network.replacement(intervention)
         except (CheckpointError, InterventionError) as error:
-            outcomes[intervention] = str(error)
-            bar.update(evaluator.total)
-            continue
-        group[intervention] = replacement
-        size += sum(t.numel() * t.element_size() for t in replacement.values())
-        if size > GROUP_BYTES:
-            _measure_group(evaluator, group, outcomes, bar)
-            group, size = {}, 0
-    _measure_group(evaluator, group, outcomes, bar)
-    bar.close()
+            self.outcomes[intervention] = str(error)
+            return None
 
-
-def _measure_group(
-    evaluator: Evaluator,
-    group: dict[Intervention, dict[str, Tensor]],
-    outcomes: dict[Intervention, Outcome],
-    bar: Any,
-) -> None:
-    """Count for a whole group at once; out of memory, one by one, and then give the reason."""
-    if not group:
-        return
-    try:
-        seen = 0
-        for estimates in evaluator.count(list(group.values())):
-            outcomes.update(zip(group, estimates, strict=True))
-            bar.update(len(group) * (estimates[0].examples - seen))
-            seen = estimates[0].examples
-    except torch.OutOfMemoryError:
-        advice = f"out of memory on {evaluator.device_label}; try a smaller batch_size"
-        if len(group) == 1:
-            outcomes.update(dict.fromkeys(group, advice))
+    def _count(self, group: Mapping[Intervention, dict[str, Tensor]]) -> None:
+        """Count for a whole group at once; out of memory, one by one, then give the reason."""
+        if not group:
             return
-        for intervention, replacement in group.items():
-            _measure_group(evaluator, {intervention: replacement}, outcomes, bar)
+        seen = 0
+        try:
+            for estimates in self.evaluator.count(list(group.values())):
+                self.outcomes.update(zip(group, estimates, strict=True))
+                self.bar.update(len(group) * (estimates[0].examples - seen))
+                seen = estimates[0].examples
+        except torch.OutOfMemoryError:
+            self.bar.update(-len(group) * seen)
+            if len(group) == 1:
+                advice = f"out of memory on {self.evaluator.device_label}; lower batch_size"
+                self.outcomes.update(dict.fromkeys(group, advice))
+                return
+            for intervention, replacement in group.items():
+                self._count({intervention: replacement})
+            return
+        if self.journal is not None:
+            self.journal.add(dict(zip(group, estimates, strict=True)))
 
 
 def _record(result: xr.Dataset, cell: Cell, outcome: Outcome) -> None:
-    prefix = _PREFIX[cell.kind]
     reason = outcome if isinstance(outcome, str) else outcome.failure
-    result[f"{prefix}reason"].values[cell.position] = reason
+    result[f"{cell.prefix}reason"].values[cell.position] = reason
     if isinstance(outcome, str) or reason:
         return
-    for quantity in _QUANTITIES:
-        result[f"{prefix}{quantity}"].values[cell.position] = getattr(outcome, quantity)
-
-
-def _empty(layers: Sequence[str], epochs: Sequence[int], draws: int) -> xr.Dataset:
-    """Build the Dataset with every cell marked as not reached."""
-    coords: dict[str, list[Any]] = {
-        "layer": list(layers),
-        "epoch": list(epochs),
-        "draw": list(range(draws)),
-    }
-    variables: dict[str, Any] = {}
-    for kind, dims in _KINDS.items():
-        shape = tuple(len(coords[dim]) for dim in dims)
-        for quantity in _QUANTITIES:
-            integer = quantity == "examples"
-            values = np.zeros(shape, np.int64) if integer else np.full(shape, np.nan)
-            variables[_PREFIX[kind] + quantity] = (dims, values, _ATTRIBUTES[quantity])
-        reasons = np.full(shape, NOT_REACHED, dtype=object)
-        variables[f"{_PREFIX[kind]}reason"] = (dims, reasons, _ATTRIBUTES["reason"])
-    return xr.Dataset(variables, coords)
-
-
-_ATTRIBUTES: dict[str, dict[str, Any]] = {
-    "error": {"long_name": "test error", "units": "1"},
-    "error_low": {"long_name": "lower end of the 95 % Wilson interval", "units": "1"},
-    "error_high": {"long_name": "upper end of the 95 % Wilson interval", "units": "1"},
-    "loss": {"long_name": "mean cross-entropy on the test set", "units": "nat"},
-    "agreement": {"long_name": "predictions equal to the intact network's", "units": "1"},
-    "examples": {"long_name": "test examples behind the cell", "units": "1"},
-    "reason": {"long_name": "why the cell was not measured; empty where it was"},
-}
+    for quantity in QUANTITIES:
+        result[cell.prefix + quantity].values[cell.position] = getattr(outcome, quantity)
 
 
 def _ends(evaluator: Evaluator, outcomes: dict[Intervention, Outcome]) -> dict[str, float]:
@@ -291,6 +265,23 @@ def _provenance(stack: xr.DataTree, evaluator: Evaluator) -> dict[str, Any]:
         "version_explorer": __version__,
         **{f"version_{name}": version(name) for name in ("torch", "numpy", "xarray")},
     }
+
+
+_ORIGIN = (
+    "content_hash",
+    "dataset_hash",
+    "batchnorm",
+    "batch_size",
+    "device",
+    "dtype",
+    "version_torch",
+)
+"""Attributes on which the last bit of a number may depend."""
+
+
+def _progress_bar(total: int, progress: bool) -> Any:
+    unit = " predictions"
+    return tqdm(total=total, desc="sweep", unit=unit, unit_scale=True, disable=not progress)
 
 
 def _chosen(kind: str, wanted: Sequence[Any] | None, available: Sequence[Any]) -> list[Any]:

@@ -1,0 +1,115 @@
+"""Finished cells on disk, so that a sweep that was killed goes on where it stopped.
+
+A journal is a text file of one JSON object a line: first what the numbers were computed from, then
+one finished cell after the other. Only whole lines count; a line that a crash cut short is dropped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from explorer.engine.estimate import Estimate
+from explorer.engine.interventions import Epoch, Intervention
+from explorer.errors import CheckpointError, UsageError
+
+FORMAT = "layer-explorer sweep 1"
+
+
+class Journal:
+    """Finished cells of one sweep.
+
+    Parameters
+    ----------
+    path : Path
+        The file; made if it is missing.
+    origin : mapping
+        What the numbers are computed from; an existing journal must be of the same.
+
+    Raises
+    ------
+    UsageError
+        The file is of another origin, or is no journal.
+    CheckpointError
+        The file cannot be read or written.
+    """
+
+    def __init__(self, path: Path, origin: Mapping[str, Any]) -> None:
+        self.path = path
+        self._header = {"format": FORMAT, **origin}
+        try:
+            self.finished = self._read()
+        except OSError as error:
+            raise self._unusable(error) from error
+
+    def add(self, outcomes: Mapping[Intervention, Estimate]) -> None:
+        """Write finished cells; when this returns they are on the disk."""
+        lines = [
+            {"cell": key(intervention), **asdict(estimate)}
+            for intervention, estimate in outcomes.items()
+        ]
+        self.finished.update({key(i): e for i, e in outcomes.items()})
+        try:
+            self._append(lines)
+        except OSError as error:
+            raise self._unusable(error) from error
+
+    def _read(self) -> dict[str, Estimate]:
+        if not self.path.exists() or not self.path.stat().st_size:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._append([self._header])
+            return {}
+        content = self.path.read_bytes()
+        whole = content[: content.rfind(b"\n") + 1]
+        try:
+            header, *cells = [json.loads(line) for line in whole.splitlines()]
+        except ValueError:  # not JSON, or nothing whole
+            header, cells = None, []
+        self._check(header)
+        if len(whole) < len(content):
+            os.truncate(self.path, len(whole))
+        return {cell.pop("cell"): Estimate(**cell) for cell in cells}
+
+    def _check(self, found: Any) -> None:
+        if not isinstance(found, dict) or found.get("format") != FORMAT:
+            raise UsageError(
+                f"{self.path} is not the journal of a sweep.",
+                "A file that an earlier sweep wrote, or a new one, is needed.",
+                "Give store= another path.",
+            )
+        different = [name for name in self._header if found.get(name) != self._header[name]]
+        if different:
+            name = different[0]
+            raise UsageError(
+                f"{self.path} holds cells whose {name} is {found.get(name)!r}.",
+                f"This sweep's is {self._header[name]!r}.",
+                "Give store= another path, or remove the file to measure all cells anew.",
+            )
+
+    def _append(self, lines: list[dict[str, Any]]) -> None:
+        with self.path.open("ab") as stream:
+            stream.write("".join(json.dumps(line) + "\n" for line in lines).encode())
+            stream.flush()
+            os.fsync(stream.fileno())
+
+    def _unusable(self, error: OSError) -> CheckpointError:
+        return CheckpointError(
+            f"{self.path} cannot be used: {error.strerror}.",
+            "A file in a folder that you may write to, on a disk with room, is needed.",
+            "Give store= another path; what is in the file is kept.",
+        )
+
+
+def key(intervention: Intervention) -> str:
+    """Name of an intervention that is the same in every session."""
+    parts = [
+        f"{layer}←epoch {source.epoch}"
+        if isinstance(source, Epoch)
+        else f"{layer}←draw {source.draw} seed {source.seed}"
+        for layer, source in sorted(intervention.changes)
+    ]
+    return json.dumps(parts, ensure_ascii=False)

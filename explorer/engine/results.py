@@ -1,0 +1,67 @@
+"""The Dataset of a sweep, before and while it is filled; it needs neither torch nor a network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+DIMS: Mapping[str, tuple[str, ...]] = {
+    "": ("layer", "epoch"),
+    "rerandomized_": ("layer", "draw"),
+    "fullmodel_": ("epoch",),
+}
+"""Prefix of a sweep's variables → what they are measured over."""
+
+QUANTITIES = ("error", "error_low", "error_high", "loss", "agreement", "examples")
+"""What is measured in each cell; each is an attribute of an `Estimate`."""
+
+_ATTRIBUTES: dict[str, dict[str, Any]] = {
+    "error": {"long_name": "test error", "units": "1"},
+    "error_low": {"long_name": "lower end of the 95 % Wilson interval", "units": "1"},
+    "error_high": {"long_name": "upper end of the 95 % Wilson interval", "units": "1"},
+    "loss": {"long_name": "mean cross-entropy on the test set", "units": "nat"},
+    "agreement": {"long_name": "predictions equal to the intact network's", "units": "1"},
+    "examples": {"long_name": "test examples behind the cell", "units": "1"},
+    "reason": {"long_name": "why the cell was not measured; empty where it was"},
+}
+
+
+def empty_results(
+    layers: Sequence[str], epochs: Sequence[int], draws: int, reason: str
+) -> xr.Dataset:
+    """Build the Dataset of a sweep in which nothing is measured.
+
+    Parameters
+    ----------
+    layers : sequence of str
+        Names of the layers.
+    epochs : sequence of int
+        Epochs they are taken from.
+    draws : int
+        Fresh draws per layer.
+    reason : str
+        Why there are no numbers yet.
+
+    Returns
+    -------
+    xarray.Dataset
+        For each prefix of `DIMS` the `QUANTITIES`, NaN (``examples``: 0), and ``reason``.
+    """
+    coords: dict[str, Any] = {
+        "layer": np.array(layers, dtype=object),
+        "epoch": list(epochs),
+        "draw": list(range(draws)),
+    }
+    variables: dict[str, Any] = {}
+    for prefix, dims in DIMS.items():
+        shape = tuple(len(coords[dim]) for dim in dims)
+        for quantity in QUANTITIES:
+            integer = quantity == "examples"
+            values = np.zeros(shape, np.int64) if integer else np.full(shape, np.nan)
+            variables[prefix + quantity] = (dims, values, _ATTRIBUTES[quantity])
+        reasons = np.full(shape, reason, dtype=object)
+        variables[f"{prefix}reason"] = (dims, reasons, _ATTRIBUTES["reason"])
+    return xr.Dataset(variables, coords)

@@ -1,0 +1,61 @@
+"""The same numbers on a GPU, without memory that grows."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import explorer as lx
+from explorer.engine.evaluate import Evaluator
+from tests import toy
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+def test_a_sweep_on_the_gpu_has_the_errors_of_the_cpu(bundled):
+    cpu, gpu = (lx.sweep(bundled, device=d, progress=False) for d in ("cpu", "cuda"))
+    for name in ("error", "rerandomized_error", "fullmodel_error"):
+        # one label of 1,800 may tip over between two float32 libraries
+        np.testing.assert_allclose(gpu[name], cpu[name], atol=1.01 / 1800)
+    assert "cuda" in gpu.attrs["device"]
+
+
+def test_the_gpu_is_taken_when_there_is_one(bundled):
+    assert "cuda" in Evaluator(bundled).device_label
+
+
+def test_a_network_with_batch_normalisation_gives_the_labels_of_the_cpu():
+    stack = lx.open_stack(toy.conv_states(), model=toy.ConvNet())
+    data = toy.conv_examples()
+    runs = [
+        Evaluator(stack, model=toy.ConvNet(), data=data, device=device)
+        for device in ("cpu", "cuda")
+    ]
+    for layer in ("conv", "norm", "head"):
+        cpu, gpu = (run.result(lx.reinitialise(layer, 0)) for run in runs)
+        assert (cpu.errors, cpu.agreements) == (gpu.errors, gpu.agreements)
+
+
+def test_memory_does_not_grow_over_500_interventions(bundled):
+    run = Evaluator(bundled, device="cuda")
+    run.result(lx.reinitialise("layer1", 0))
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    for k in range(500):
+        stream = run.estimates(lx.rerandomise(f"layer{k % 4 + 1}", draw=k))
+        next(stream)
+        stream.close()
+    torch.cuda.synchronize()
+    assert torch.cuda.memory_allocated() <= before
+
+
+def test_tf32_is_off_while_measuring_and_as_before_afterwards(bundled):
+    matmul = torch.backends.cuda.matmul
+    before, matmul.fp32_precision = matmul.fp32_precision, "tf32"
+    try:
+        stream = Evaluator(bundled, device="cuda").estimates(lx.reinitialise("layer1", 0))
+        next(stream)
+        assert matmul.fp32_precision == "tf32"
+    finally:
+        matmul.fp32_precision = before
