@@ -219,9 +219,11 @@ def count_differing(evaluator, network, stack, inputs, batch, cells):
     order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(190201996))
     for cell in cells:
         replacement = evaluator.network.replacement(lx.reinitialise(*cell))
-        prepared = evaluator._pass.prepare(replacement)
-        parts = evaluator._inputs.split(evaluator.batch_size)
-        logits = [dict(evaluator._pass.run(p, [prepared], intact=False))[0] for p in parts]
+        prepared = [evaluator._execution.prepare(replacement)]
+        logits = [
+            dict(evaluator._execution.run(part, [replacement], prepared, intact=False))[0]
+            for part in evaluator._inputs.split(evaluator.batch_size)
+        ]
         ours = torch.cat(logits).argmax(1)[: len(inputs)].cpu()
         wrong += int((ours != cell_b(network, stack, inputs, batch, cell)[order]).sum())
     return f"{wrong} of {len(cells) * len(inputs):,}"
@@ -230,7 +232,7 @@ def count_differing(evaluator, network, stack, inputs, batch, cells):
 @torch.inference_mode()
 def lower_bound(evaluator, cells):
     """Seconds that the dependents of all cells and one intact pass take at their best."""
-    replay = evaluator._pass
+    replay = evaluator._execution._pass
     assert isinstance(replay, Replay)
     known = {**replay._fixed, replay.program.inputs: evaluator._inputs[: evaluator.batch_size]}
     best = {}

@@ -64,11 +64,11 @@ def conv():
 
 def predicted(evaluator, intervention):
     """Labels by the engine, in the order of the dataset."""
-    prepared = evaluator._pass.prepare(evaluator.network.replacement(intervention))
+    prepared = evaluator._execution._pass.prepare(evaluator.network.replacement(intervention))
     parts = []
     for inputs in evaluator._inputs.split(evaluator.batch_size):
         with torch.inference_mode():
-            ((_, logits),) = evaluator._pass.run(inputs, [prepared], intact=False)
+            ((_, logits),) = evaluator._execution._pass.run(inputs, [prepared], intact=False)
         parts.append(logits.argmax(1))
     order = torch.randperm(evaluator.total, generator=torch.Generator().manual_seed(190201996))
     labels = torch.empty(evaluator.total, dtype=torch.int64)

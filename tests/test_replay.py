@@ -88,7 +88,7 @@ def perturbed(state, names, seed=1):
 
 
 @torch.no_grad()
-def assert_replays_equal_plain_passes(module, inputs, exact=True):
+def assert_replays_equal_plain_passes(module, inputs):
     """Every module's tensors alone, and all together, against functional_call."""
     state = state_of(module.eval())
     replay = Replay(record(module, state, inputs), state)
@@ -100,8 +100,6 @@ def assert_replays_equal_plain_passes(module, inputs, exact=True):
     for position, replacement in [*enumerate(replacements), (INTACT, {})]:
         expected = functional_call(module, replacement, (inputs,))
         assert torch.equal(found[position].argmax(1), expected.argmax(1))
-        if exact:
-            assert torch.equal(found[position], expected)
         assert_close(found[position], expected)
     return replay, groups
 
@@ -199,7 +197,7 @@ def test_torchvisions_networks_replay_to_the_plain_logits(name):
         torch.manual_seed(0)
         module = getattr(torchvision.models, name)(weights=None, num_classes=10, **options)
         inputs = torch.randn(2, 3, TORCHVISION[name], TORCHVISION[name])
-    check_some_layers(module, inputs, exact=name != "swin_t")
+    check_some_layers(module, inputs)
 
 
 def test_a_vision_transformer_replays_to_the_plain_labels():
@@ -208,12 +206,11 @@ def test_a_vision_transformer_replays_to_the_plain_labels():
         module = torchvision.models.VisionTransformer(32, 8, 2, 2, 32, 64, num_classes=10)
         nn.init.normal_(module.heads.head.weight)
         inputs = torch.randn(3, 3, 32, 32)
-    # the plain pass takes torch's fused attention, which the recording does not
-    assert_replays_equal_plain_passes(module, inputs, exact=False)
+    assert_replays_equal_plain_passes(module, inputs)
 
 
 @torch.no_grad()
-def check_some_layers(module, inputs, exact):
+def check_some_layers(module, inputs):
     """First, middle and last module that own parameters."""
     state = state_of(module.eval())
     replay = Replay(record(module, state, inputs), state)
@@ -225,7 +222,6 @@ def check_some_layers(module, inputs, exact):
         expected = functional_call(module, replacement, (inputs,))
         assert_close(found, expected)
         assert torch.equal(found.argmax(1), expected.argmax(1))
-        assert torch.equal(found, expected) or not exact, owner
 
 
 def warnings_of(caplog):
@@ -278,3 +274,22 @@ def test_a_recording_that_gives_other_logits_is_given_up(caplog):
         assert run.result(lx.reinitialise("first", 0)).errors == 8
     assert "its recorded pass gave other logits than the plain one" in run.execution
     assert len(warnings_of(caplog)) == 1
+
+
+def test_labels_that_rounding_could_decide_are_taken_from_the_plain_pass(bundled, monkeypatch):
+    """A replay that is off by up to 0.3 still gives the right labels, once that is allowed for."""
+    run = Evaluator(bundled, device="cpu")
+    intervention = lx.reinitialise("layer2", 0)
+    right = run.result(intervention)
+    original = Replay._rerun
+    generator = torch.Generator().manual_seed(0)
+
+    def rough(self, prepared, clean):
+        logits = original(self, prepared, clean)
+        return logits + 0.6 * torch.rand(logits.shape, generator=generator) - 0.3
+
+    monkeypatch.setattr(Replay, "_rerun", rough)
+    assert run.result(intervention).agreements != right.agreements
+    monkeypatch.setattr(run._execution, "_difference", 0.01)
+    again = run.result(intervention)
+    assert (again.errors, again.agreements) == (right.errors, right.agreements)

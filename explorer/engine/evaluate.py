@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -13,29 +12,15 @@ from torch import Tensor, nn
 
 from explorer.data.datasets import as_examples
 from explorer.engine.estimate import Estimate, score
+from explorer.engine.execution import Execution, filled_up
 from explorer.engine.interventions import BatchNormPolicy, Intervention
 from explorer.engine.network import FinalNetwork, plain_float32
-from explorer.engine.program import RECORDING_ERRORS, Plan
-from explorer.engine.replay import INTACT, Pass, PlainPass, Replay
+from explorer.engine.program import Plan
+from explorer.engine.replay import INTACT
 from explorer.errors import DataError, UsageError
-
-logger = logging.getLogger(__name__)
 
 ORDER_SEED = 1902_01996
 """Seed of the fixed random order of the test examples, so that early estimates are unbiased."""
-
-
-TRIAL_BATCH = 64
-"""Batch of the first recording, which shows how large the values are."""
-
-ROUNDING = 1e-4
-"""Share of the largest logit by which a replay may differ: another order of the same sums."""
-
-PLEASANT_SLICES = 8
-"""Estimates in a run that a reader can follow; fewer only where there are few examples."""
-
-BATCH_BYTES = {"cpu": (16e6, 16, 512), "cuda": (512e6, 64, 4096), "mps": (128e6, 32, 1024)}
-"""Device → bytes the largest value may take, and the least and most examples per pass."""
 
 
 class Evaluator:
@@ -87,21 +72,26 @@ class Evaluator:
         self._inputs = examples.inputs[order].to(self.network.device)
         self._labels = examples.labels[order].to(self.network.device)
         self._intact: list[Tensor] = []  # predicted labels, one tensor per slice
-        self._pass: Pass
         with self._settings():
-            self.batch_size = self._record(batch_size)
+            self._execution = Execution(self.network, self._inputs, batch_size)
+        self.batch_size = self._execution.batch_size
         # the last slice is filled up, and its logits are cut afterwards
-        self._inputs = self._example(self.total + -self.total % self.batch_size)
+        self._inputs = filled_up(self._inputs, self.total + -self.total % self.batch_size)
 
     @property
     def device_label(self) -> str:
         """The device in words."""
         return self.network.device_label
 
+    @property
+    def execution(self) -> str:
+        """How the network is run, in words."""
+        return self._execution.words
+
     def plan(self, intervention: Intervention) -> Plan | None:
         """Which operations an intervention runs again; None where the whole pass is run."""
         replacement = self.network.replacement(intervention)
-        return self._pass.plan(tuple(replacement)) if isinstance(self._pass, Replay) else None
+        return self._execution.plan(tuple(replacement))
 
     def estimates(self, intervention: Intervention) -> Iterator[Estimate]:
         """Stream the counts under an intervention; the last estimate is exact.
@@ -146,25 +136,38 @@ class Evaluator:
             One per replacement, after each slice of the examples; the last ones are exact.
         """
         with self._settings():
-            prepared = [self._pass.prepare(replacement) for replacement in replacements]
-        totals = [Estimate(0, self.total, 0, 0.0, 0, 0)] * len(prepared)
-        for position, start in enumerate(range(0, self.total, self.batch_size)):
+            prepared = [self._execution.prepare(replacement) for replacement in replacements]
+        totals = [Estimate(0, self.total, 0, 0.0, 0, 0)] * len(replacements)
+        for position in range(len(self._inputs) // self.batch_size):
             with self._settings():
-                totals = self._add_slice(totals, prepared, position, start)
+                logits = self._slice_logits(replacements, prepared, position)
+                totals = self._add(totals, logits, position)
             yield totals
 
-    def _add_slice(
-        self, totals: Sequence[Estimate], prepared: Sequence[Any], position: int, start: int
-    ) -> list[Estimate]:
+    def _slice_logits(
+        self,
+        replacements: Sequence[Mapping[str, Tensor]],
+        prepared: Sequence[Any],
+        position: int,
+    ) -> Tensor:
+        """Logits of one slice, (replacement, example, class); learns the intact labels with it."""
+        start = position * self.batch_size
         stop = min(start + self.batch_size, self.total)
-        inputs, labels = self._inputs[start : start + self.batch_size], self._labels[start:stop]
+        inputs = self._inputs[start : start + self.batch_size]
         intact = position == len(self._intact)
-        logits: dict[int, Tensor] = dict(self._pass.run(inputs, prepared, intact))
+        found = {
+            k: logits[: stop - start]
+            for k, logits in self._execution.run(inputs, replacements, prepared, intact)
+        }
         if intact:
-            self._check_logits(logits[INTACT])
-            self._intact.append(logits.pop(INTACT)[: stop - start].argmax(1))
-        kept = torch.stack([logits[k][: stop - start] for k in range(len(prepared))])
-        scores = score(kept, labels, self._intact[position])
+            self._check_logits(found[INTACT])
+            self._intact.append(found[INTACT].argmax(1))
+        return torch.stack([found[k] for k in range(len(replacements))])
+
+    def _add(self, totals: Sequence[Estimate], logits: Tensor, position: int) -> list[Estimate]:
+        start = position * self.batch_size
+        stop = start + logits.shape[1]
+        scores = score(logits, self._labels[start:stop], self._intact[position])
         return [
             Estimate(
                 stop,
@@ -176,50 +179,6 @@ class Evaluator:
             )
             for total, errors, agreements, nonfinite, loss in zip(totals, *scores, strict=True)
         ]
-
-    def _record(self, batch_size: int | None) -> int:
-        """Record the forward pass and settle the batch size; without success, run it plainly."""
-        self._pass = PlainPass(self.network.logits)
-        self.execution = "reuses what an intervention does not change"
-        trial = batch_size or TRIAL_BATCH
-        try:
-            replay = self.network.record(self._example(trial))
-            largest = replay.program.largest / trial
-            chosen = batch_size or best_batch(largest, self.total, self.network.device)
-            if chosen != trial:
-                replay = self.network.record(self._example(chosen))
-        except RECORDING_ERRORS as error:
-            self._fall_back(f"it could not be recorded ({first_line(error)})")
-            return trial
-        if self._replays_rightly(replay, self._example(chosen)):
-            self._pass = replay
-        else:
-            self._fall_back("its recorded pass gave other logits than the plain one")
-        return chosen
-
-    def _example(self, size: int) -> Tensor:
-        """As many inputs, the first one again where there are too few."""
-        inputs = self._inputs[:size]
-        filler = inputs[:1].expand(size - len(inputs), *inputs.shape[1:])
-        return torch.cat([inputs, filler])
-
-    def _replays_rightly(self, replay: Replay, inputs: Tensor) -> bool:
-        """Compare with the plain pass, for the final network and with every tensor changed.
-
-        The second would show a tensor whose value the recording took for a constant. Plans for
-        fewer tensors follow from the same recording.
-        """
-        changed = self.network.perturbed()
-        found = dict(replay.run(inputs, [replay.prepare(changed)], intact=True))
-        return all(
-            nearly_equal(found[k], self.network.logits(inputs, replacement))
-            for k, replacement in ((0, changed), (INTACT, {}))
-        )
-
-    def _fall_back(self, reason: str) -> None:
-        self.execution = f"runs the whole network for every cell: {reason}"
-        self._pass = PlainPass(self.network.logits)
-        logger.warning("%s %s", type(self.network).__name__, self.execution)
 
     @contextlib.contextmanager
     def _settings(self) -> Iterator[None]:
@@ -235,18 +194,6 @@ class Evaluator:
                 f"The network has {classes} outputs: labels 0 to {classes - 1}.",
                 "Use the dataset the network was trained on.",
             )
-
-
-def best_batch(bytes_per_example: float, total: int, device: torch.device) -> int:
-    """Examples per forward pass, a power of two.
-
-    As many as keep the largest value within fast memory, but no more than leave a reader
-    `PLEASANT_SLICES` estimates to watch.
-    """
-    target, least, most = BATCH_BYTES.get(device.type, BATCH_BYTES["cpu"])
-    fitting = min(int(target / max(bytes_per_example, 1.0)), most)
-    watched = max(TRIAL_BATCH, total // PLEASANT_SLICES)
-    return max(least, 1 << max(0, min(fitting, watched).bit_length() - 1))
 
 
 def evaluate(
@@ -293,18 +240,6 @@ def evaluate(
         stack, model=model, data=data, device=device, batch_size=batch_size, batchnorm=batchnorm
     )
     return evaluator.estimates(intervention)
-
-
-def nearly_equal(found: Tensor, expected: Tensor) -> bool:
-    """Tell whether logits agree but for rounding, and the labels altogether."""
-    bound = ROUNDING * float(expected.nan_to_num().abs().max())
-    same = torch.equal(found.argmax(1), expected.argmax(1))
-    return same and torch.allclose(found, expected, rtol=0.0, atol=bound, equal_nan=True)
-
-
-def first_line(error: Exception) -> str:
-    """First line of an error's message, or its type where it has none."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _named_dataset(stack: xr.DataTree) -> str:

@@ -107,6 +107,16 @@ class Program:
         """Floating-point operations of one pass."""
         return sum(operation.flops for operation in self.operations)
 
+    @property
+    def kernels(self) -> frozenset[int]:
+        """Tensors of the network that are weights of convolutions."""
+        used = {
+            operation.arguments[1].value
+            for operation in self.operations
+            if operation.name == "aten.convolution" and isinstance(operation.arguments[1], Ref)
+        }
+        return frozenset(used.intersection(range(len(self.names))))
+
     def number(self, name: str) -> int:
         """Number of the value that holds a tensor of the network."""
         return self.names.index(name)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from explorer.engine.program import Operation, Plan, Program, fixed_values, make_plan
@@ -66,12 +67,16 @@ class Replay:
     One walk along the intact pass serves all interventions of a batch: where the last value that
     a plan needs has been computed, everything that waits for it runs. A value is let go as soon
     as neither the intact pass nor a waiting plan will read it.
+
+    Images and the kernels of convolutions are laid out channels last, which is faster and rounds
+    otherwise than the plain pass does.
     """
 
     program: Program
     """The recorded forward pass."""
     state: Mapping[str, Tensor]
     """The final network's tensors."""
+    _kernels: frozenset[int] = field(init=False)
     _fixed: dict[int, Any] = field(init=False)
     _plans: dict[tuple[str, ...], Plan] = field(init=False, default_factory=dict)
     _walks: dict[Any, _Walk] = field(init=False, default_factory=dict)
@@ -80,7 +85,10 @@ class Replay:
     )
 
     def __post_init__(self) -> None:
-        self._fixed = {k: self.state[name] for k, name in enumerate(self.program.names)}
+        self._kernels = self.program.kernels
+        self._fixed = {
+            k: self._laid_out(k, self.state[n]) for k, n in enumerate(self.program.names)
+        }
         self._fixed.update(self.program.constants)
         fixed = fixed_values(self.program)
         for operation in self.program.operations:
@@ -99,7 +107,8 @@ class Replay:
     def prepare(self, replacement: Mapping[str, Tensor]) -> Prepared:
         """Compute what depends on the replaced tensors alone."""
         plan = self.plan(tuple(replacement))
-        values = {self.program.number(name): replacement[name] for name in plan.names}
+        numbers = {self.program.number(name): name for name in plan.names}
+        values: dict[int, Any] = {k: self._laid_out(k, replacement[n]) for k, n in numbers.items()}
         for operation in plan.prepare:
             values[operation.value] = operation.run(_Overlay(values, self._fixed))
         return Prepared(plan, values)
@@ -112,7 +121,7 @@ class Replay:
         for position, one in enumerate(prepared):
             waiting.setdefault(one.plan.names, []).append(position)
         walk = self._walk(tuple(waiting), intact)
-        values: dict[int, Any] = {**self._fixed, self.program.inputs: inputs}
+        values: dict[int, Any] = {**self._fixed, self.program.inputs: self._images(inputs)}
         for step in range(len(walk.operations) + 1):
             if step:
                 operation = walk.operations[step - 1]
@@ -124,6 +133,18 @@ class Replay:
                 del values[value]
         if intact:
             yield INTACT, values[self.program.output]
+
+    def _images(self, inputs: Tensor) -> Tensor:
+        """Lay images out channels last, where there are convolutions."""
+        if self._kernels and inputs.ndim == 4:
+            return inputs.contiguous(memory_format=torch.channels_last)
+        return inputs
+
+    def _laid_out(self, number: int, tensor: Tensor) -> Tensor:
+        """Give a kernel of a 2-D convolution the layout in which channels lie side by side."""
+        if number in self._kernels and tensor.ndim == 4:
+            return tensor.contiguous(memory_format=torch.channels_last)
+        return tensor
 
     def _rerun(self, prepared: Prepared, clean: Mapping[int, Any]) -> Tensor:
         plan = prepared.plan
