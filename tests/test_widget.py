@@ -191,6 +191,7 @@ def test_a_click_beside_the_cells_changes_nothing(on_bench, x, y, view):
     bench.wait()
     assert bench.evaluator.asked == []
     assert (bench.status, bench.curve) == before[:2]
+    assert bench.alert == ""
     assert bench.explorer.results.identical(before[2])
 
 

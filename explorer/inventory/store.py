@@ -5,13 +5,13 @@ The only module that may use the network; so far every stack is bundled and noth
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import os
 import re
-import tempfile
+import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -123,7 +123,7 @@ def _sha256(path: Path, size: int, mtime_ns: int) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-@contextmanager
+@contextlib.contextmanager
 def placed(target: Path) -> Iterator[Path]:
     """Write a file as a whole or not at all.
 
@@ -135,16 +135,13 @@ def placed(target: Path) -> Iterator[Path]:
     CheckpointError
         The folder cannot be written to, or the disk is full.
     """
-    temporary = None
+    temporary = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-        os.close(handle)
-        temporary = Path(name)
+        temporary.touch(exist_ok=False)
         yield temporary
         with temporary.open("rb+") as stream:
             os.fsync(stream.fileno())
-        temporary.chmod(0o666 & ~_umask())
         temporary.replace(target)
     except OSError as error:
         raise CheckpointError(
@@ -153,12 +150,5 @@ def placed(target: Path) -> Iterator[Path]:
             "Choose another folder, or correct its permissions.",
         ) from error
     finally:
-        if temporary is not None:
+        with contextlib.suppress(OSError):  # the folder itself may be what cannot be used
             temporary.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    """The process's file creation mask, which mkstemp does not apply."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ARTIFACTS = REPOSITORY / "test-artifacts"
-PATIENCE = 15_000
+PATIENCE = 60_000
 """Milliseconds that a condition may take on a slow, shared machine."""
 
 ERRORS, DISTANCES, CURVE = "Heatmap of the test error", "Heatmap of the distance", "Curve"
@@ -59,15 +59,25 @@ class Watched:
         )
 
     def place(self, x: float, y: float, label: str = ERRORS) -> tuple[float, float]:
-        """Return where a cell is on the page, from BokehJS's own scales; bring it into view."""
+        """Return where a cell is on the page once it stands still; bring it into view."""
         left, top = self.page.evaluate(
-            """([label, x, y]) => {
+            """async ([label, x, y]) => {
               const view = [...Bokeh.index].find(view =>
                 view.model.html_attributes['aria-label']?.startsWith(label))
+              const frame = () => new Promise(requestAnimationFrame)
+              const place = () => {
+                const box = view.canvas_view.el.getBoundingClientRect()
+                const {x_scale, y_scale} = view.frame
+                return [box.x + x_scale.compute(x), box.y + y_scale.compute(y)]
+              }
               view.el.scrollIntoView({block: 'center'})
-              const box = view.canvas_view.el.getBoundingClientRect()
-              const {x_scale, y_scale} = view.frame
-              return [box.x + x_scale.compute(x), box.y + y_scale.compute(y)]
+              let before, now = place(), still = 0
+              while (still < 10) {
+                await frame();
+                [before, now] = [now, place()]
+                still = `${before}` === `${now}` ? still + 1 : 0
+              }
+              return now
             }""",
             [label, x, y],
         )

@@ -92,6 +92,7 @@ def test_running_the_notebook_shows_both_pictures_filled(notebook):
     assert len(numbers) == 4 * 9 + 8
     assert not {"–", "!"} & set(numbers)
     wait_for_distances(notebook)
+    notebook.place(0, 0)
     notebook.screenshot("lab-first-picture")
 
 
@@ -154,7 +155,7 @@ def test_everything_can_be_done_from_the_keyboard(notebook):
         )
 
     cells = page.locator(".jp-Cell").count()
-    page.get_by_label("measured as").focus()
+    page.get_by_label("Distance from the start, as").focus()
     press("Tab", "Tab")
     assert focused() == "Layer"
     press("Home", "ArrowDown", "ArrowDown", "Tab")

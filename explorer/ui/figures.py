@@ -1,0 +1,149 @@
+"""Empty Bokeh figures in one style: for a heatmap, and for a curve of the error."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from bokeh.models import (
+    FixedTicker,
+    HoverTool,
+    LinearColorMapper,
+    NumeralTickFormatter,
+    Range1d,
+)
+from bokeh.models.annotations import ColorBar, Label
+from bokeh.plotting import figure
+
+from explorer.ui.grid import FRESH, WHOLE_NETWORK, Grid
+
+FONT = "system-ui, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+INK = "#222222"
+QUIET_INK = "#555555"
+RED = "#a50f15"
+
+_TIP = """
+<div style="max-width: 19rem; font: 12px/1.45 system-ui, sans-serif; color: #222">
+  <div style="font-weight: 600">@where</div>
+  <div style="white-space: pre-line">@tip</div>
+</div>
+"""
+"""Bokeh escapes what it puts in place of @where and @tip."""
+
+CROWDED = 16
+"""More columns or rows than this get no number in the cell, and not every label."""
+
+
+def heatmap_figure(grid: Grid, description: str, whole_network: bool) -> Any:
+    """Return a figure with the rows and columns of a grid, layer 1 on top."""
+    rows = len(grid.layers)
+    cell = 36 if rows <= 8 else 26 if rows <= CROWDED else 16
+    plot = figure(
+        height=round(cell * (rows + 1.5)) + 96,
+        min_width=270,
+        sizing_mode="stretch_width",
+        x_range=Range1d(
+            start=(grid.x(None) if grid.draws else 0) - 0.58, end=len(grid.epochs) - 0.42
+        ),
+        y_range=Range1d(start=grid.y(None) + 0.6, end=-0.6),
+        tools=[HoverTool(tooltips=_TIP, point_policy="follow_mouse", show_arrow=False)],
+        toolbar_location=None,
+        x_axis_label="epoch the layer is put back to",
+        x_axis_location="above",
+        html_attributes={"role": "img", "aria-label": description},
+    )
+    columns = {grid.x(None): FRESH} if grid.draws else {}
+    every = math.ceil(len(grid.epochs) / CROWDED)
+    columns |= {float(at): str(epoch) for at, epoch in list(enumerate(grid.epochs))[::every]}
+    names = {float(at): _shortened(layer) for at, layer in enumerate(grid.layers)}
+    if whole_network:
+        names[grid.y(None)] = WHOLE_NETWORK
+    for axis, labels in ((plot.xaxis, columns), (plot.yaxis, names)):
+        axis.ticker = FixedTicker(ticks=list(labels))
+        axis.major_label_overrides = dict(labels)
+    _plain(plot)
+    plot.xgrid.visible = plot.ygrid.visible = False
+    plot.axis.axis_line_color = None
+    plot.axis.major_tick_line_color = None
+    plot.axis.major_label_standoff = 0
+    plot.min_border_left, plot.min_border_right = 66, 20
+    return plot
+
+
+def curve_figure(description: str) -> Any:
+    """Return a figure of the test error against the test examples seen."""
+    plot = figure(
+        height=185,
+        min_width=280,
+        sizing_mode="stretch_width",
+        title=" ",
+        x_range=Range1d(start=0, end=1),
+        y_range=Range1d(start=-0.02, end=1.02),
+        tools=[HoverTool(tooltips=_TIP, mode="vline", show_arrow=False)],
+        toolbar_location=None,
+        x_axis_label="test examples seen",
+        y_axis_label="test error",
+        html_attributes={"role": "img", "aria-label": description},
+    )
+    plot.xaxis.formatter = NumeralTickFormatter(format="0,0")
+    plot.yaxis.formatter = NumeralTickFormatter(format="0 %")
+    plot.yaxis.ticker = FixedTicker(ticks=[0, 0.25, 0.5, 0.75, 1])
+    _plain(plot)
+    plot.grid.grid_line_color = "#ececec"
+    plot.axis.axis_line_color = "#bbbbbb"
+    plot.axis.major_tick_line_color = "#bbbbbb"
+    plot.min_border_left, plot.min_border_right = 66, 20
+    return plot
+
+
+def _plain(plot: Any) -> None:
+    """One typeface, no frame, no minor ticks."""
+    plot.outline_line_color = None
+    plot.background_fill_color = plot.border_fill_color = "#ffffff"
+    plot.axis.minor_tick_line_color = None
+    plot.axis.major_label_text_font = plot.axis.axis_label_text_font = FONT
+    plot.axis.major_label_text_font_size = "12px"
+    plot.axis.axis_label_text_font_size = "12px"
+    plot.axis.axis_label_text_font_style = "normal"
+    plot.axis.major_label_text_color = INK
+    plot.axis.axis_label_text_color = QUIET_INK
+    plot.title.text_font, plot.title.text_font_size = FONT, "13px"
+    plot.title.text_color, plot.title.text_font_style = INK, "bold"
+
+
+def colour_bar(mapper: LinearColorMapper) -> ColorBar:
+    """Return a horizontal colour bar without ticks."""
+    return ColorBar(
+        color_mapper=mapper,
+        ticker=FixedTicker(ticks=[]),
+        height=9,
+        padding=4,
+        label_standoff=4,
+        bar_line_color="#bbbbbb",
+        major_tick_line_color="#777777",
+        major_tick_in=0,
+        major_tick_out=4,
+        major_label_text_font=FONT,
+        major_label_text_font_size="11px",
+        major_label_text_color=QUIET_INK,
+    )
+
+
+def line_label(baseline: str) -> Label:
+    """Return a label that ends where it is put, above or below a horizontal line."""
+    return Label(
+        x=0,
+        y=0,
+        text="",
+        text_align="right",
+        text_baseline=baseline,
+        y_offset=2 if baseline == "bottom" else -2,
+        text_font=FONT,
+        text_font_size="11px",
+        text_color=QUIET_INK,
+    )
+
+
+def _shortened(name: str, longest: int = 20) -> str:
+    """Return a name that fits beside a heatmap; the end of a module path tells more."""
+    return name if len(name) <= longest else "…" + name[1 - longest :]

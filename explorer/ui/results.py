@@ -1,0 +1,237 @@
+"""What has been measured so far: a sweep's Dataset that clicks add to, and how to read a cell.
+
+The truth of the widget lives here, never in what the browser was sent.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from explorer.ui.grid import Cell, Grid
+
+NOT_MEASURED = "not measured"
+"""How the reason of a cell begins that nobody has tried to measure yet."""
+
+_QUANTITIES = ("error", "error_low", "error_high", "loss", "agreement", "examples")
+
+_DIMS = {
+    "": ("layer", "epoch"),
+    "rerandomized_": ("layer", "draw"),
+    "fullmodel_": ("epoch",),
+}
+"""Prefix of a sweep's variables → what they are measured over."""
+
+State = Literal["measured", "estimated", "missing", "failed"]
+"""How much is behind the number of a cell."""
+
+
+class Counts(Protocol):
+    """The part of `explorer.engine.evaluate.Estimate` that a result is made of."""
+
+    @property
+    def examples(self) -> int: ...
+    @property
+    def total(self) -> int: ...
+    @property
+    def error(self) -> float: ...
+    @property
+    def error_low(self) -> float: ...
+    @property
+    def error_high(self) -> float: ...
+    @property
+    def loss(self) -> float: ...
+    @property
+    def agreement(self) -> float: ...
+    @property
+    def failure(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One cell as it stands."""
+
+    state: State
+    """Measured on all examples, estimated from some, missing, or failed."""
+
+    value: float
+    """Test error, a fraction in [0, 1]; the mean of the draws in ReRnd; NaN if there is none."""
+
+    low: float = math.nan
+    """Lower end of the 95 % interval; NaN where a cell has none."""
+
+    high: float = math.nan
+    """Upper end of the 95 % interval; NaN where a cell has none."""
+
+    examples: int = 0
+    """Test examples behind the number; 0 where it is not known."""
+
+    draws: tuple[float, ...] = ()
+    """Test error of each fresh draw, NaN where not measured; empty outside ReRnd."""
+
+    reason: str = ""
+    """Why there is no number, empty if there is one."""
+
+
+def blank(grid: Grid, attrs: Mapping[Any, Any]) -> xr.Dataset:
+    """Return results in which nothing is measured yet.
+
+    Parameters
+    ----------
+    grid : Grid
+        Layers, epochs and number of draws.
+    attrs : mapping
+        What is known already: `stack`, `seed`, `final_error`, …
+
+    Returns
+    -------
+    xarray.Dataset
+        The variables of a sweep, NaN with the reason "not measured".
+    """
+    coords: dict[str, Any] = {
+        "layer": np.array(grid.layers, dtype=object),
+        "epoch": list(grid.epochs),
+        "draw": list(range(grid.draws)),
+    }
+    variables: dict[str, Any] = {}
+    for prefix, dims in _DIMS.items():
+        shape = [len(coords[dim]) for dim in dims]
+        for name in _QUANTITIES:
+            empty = np.zeros(shape, np.int64) if name == "examples" else np.full(shape, np.nan)
+            variables[prefix + name] = (dims, empty)
+        variables[f"{prefix}reason"] = (dims, np.full(shape, NOT_MEASURED, dtype=object))
+    unknown = {"final_error": math.nan, "chance_error": math.nan, "examples": 0}
+    return xr.Dataset(variables, coords=coords, attrs={**unknown, **attrs})
+
+
+def from_sweep(sweep: xr.Dataset, grid: Grid) -> xr.Dataset:
+    """Return a sweep's numbers on this grid, as a copy that may be written to.
+
+    Parameters
+    ----------
+    sweep : xarray.Dataset
+        The result of `explorer.sweep`.
+    grid : Grid
+        Cells that the sweep lacks become "not measured"; cells it has beyond are left out.
+
+    Returns
+    -------
+    xarray.Dataset
+    """
+    results = blank(grid, sweep.attrs)
+    for name, empty in results.data_vars.items():
+        fill = {"O": NOT_MEASURED, "i": 0}.get(empty.dtype.kind, np.nan)
+        indexers = {dim: results.indexes[dim] for dim in empty.dims}
+        found = sweep[name].astype(empty.dtype, copy=True).reindex(indexers, fill_value=fill)
+        results[name] = (empty.dims, found.transpose(*empty.dims).to_numpy())
+    return results
+
+
+def record(results: xr.Dataset, cell: Cell, draw: int | None, counts: Counts) -> None:
+    """Write a measured cell into the results, or why it could not be measured.
+
+    Parameters
+    ----------
+    results : xarray.Dataset
+        Changed in place.
+    cell : Cell
+        The cell that was measured.
+    draw : int or None
+        Number of the fresh draw, None for an epoch.
+    counts : Counts
+        The last estimate of an evaluation.
+    """
+    if counts.failure:
+        fail(results, cell, draw, counts.failure)
+        return
+    prefix, at = _place(cell, draw)
+    for name in _QUANTITIES:
+        results[prefix + name].loc[at] = getattr(counts, name)
+    results[f"{prefix}reason"].loc[at] = ""
+
+
+def fail(results: xr.Dataset, cell: Cell, draw: int | None, reason: str) -> None:
+    """Mark a cell as one that could not be measured, with the reason, in place.
+
+    A ReRnd cell without a draw is marked in every draw.
+    """
+    prefix, at = _place(cell, draw)
+    for name in _QUANTITIES:
+        results[prefix + name].loc[at] = 0 if name == "examples" else np.nan
+    results[f"{prefix}reason"].loc[at] = reason
+
+
+def forget_draws(results: xr.Dataset) -> None:
+    """Mark every fresh draw as not measured, in place: they were drawn with another seed."""
+    for layer in results["layer"].values:
+        fail(results, Cell(str(layer), None), None, NOT_MEASURED)
+
+
+def read(results: xr.Dataset, cell: Cell) -> Reading:
+    """Return what is known about one cell."""
+    return readings(results, [cell])[0]
+
+
+def readings(results: xr.Dataset, cells: Sequence[Cell]) -> list[Reading]:
+    """Return what is known about many cells, faster than one by one."""
+    arrays = {str(name): variable.values for name, variable in results.variables.items()}
+    rows = {str(layer): row for row, layer in enumerate(arrays["layer"])}
+    columns = {int(epoch): column for column, epoch in enumerate(arrays["epoch"])}
+    total = int(results.attrs["examples"])
+    found = []
+    for cell in cells:
+        if cell.layer is None and cell.epoch is not None:
+            found.append(_read_one(arrays, "fullmodel_", (columns[cell.epoch],), total))
+        elif cell.layer is not None and cell.epoch is not None:
+            found.append(_read_one(arrays, "", (rows[cell.layer], columns[cell.epoch]), total))
+        else:
+            found.append(_read_draws(arrays, rows[str(cell.layer)]))
+    return found
+
+
+def _place(cell: Cell, draw: int | None) -> tuple[str, dict[str, Any]]:
+    """Return the prefix of a cell's variables and where it lies in them."""
+    if cell.layer is None:
+        return "fullmodel_", {"epoch": cell.epoch}
+    if cell.epoch is None:
+        return "rerandomized_", {"layer": cell.layer} | ({} if draw is None else {"draw": draw})
+    return "", {"layer": cell.layer, "epoch": cell.epoch}
+
+
+def _read_one(
+    arrays: Mapping[str, NDArray[Any]], prefix: str, at: tuple[int, ...], total: int
+) -> Reading:
+    value, low, high = (float(arrays[prefix + name][at]) for name in _QUANTITIES[:3])
+    if math.isnan(value):
+        return _without_number(str(arrays[f"{prefix}reason"][at]))
+    examples = int(arrays[f"{prefix}examples"][at])
+    partial = 0 < examples < total
+    return Reading("estimated" if partial else "measured", value, low, high, examples)
+
+
+def _read_draws(arrays: Mapping[str, NDArray[Any]], row: int) -> Reading:
+    draws = tuple(float(value) for value in arrays["rerandomized_error"][row])
+    reasons = [str(reason) for reason in arrays["rerandomized_reason"][row]]
+    failed = [f"fresh draw {n}: {why}" for n, why in enumerate(reasons) if _is_failure(why)]
+    if failed:
+        return Reading("failed", math.nan, draws=draws, reason="\n".join(failed))
+    known = [value for value in draws if not math.isnan(value)]
+    if not known:
+        return _without_number(reasons[0] if reasons else "")
+    state: State = "measured" if len(known) == len(draws) else "estimated"
+    return Reading(state, math.fsum(known) / len(known), draws=draws)
+
+
+def _without_number(reason: str) -> Reading:
+    state: State = "failed" if _is_failure(reason) else "missing"
+    return Reading(state, math.nan, reason=reason or NOT_MEASURED)
+
+
+def _is_failure(reason: str) -> bool:
+    return bool(reason) and not reason.startswith(NOT_MEASURED)

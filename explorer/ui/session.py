@@ -1,0 +1,298 @@
+"""One reader's exploration of one stack: what is known, what is being measured, who is told.
+
+It knows threads but neither widgets nor figures; what it finds out it tells a `Listener`.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import logging
+import math
+import threading
+import time
+import weakref
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import xarray as xr
+
+from explorer.engine.interventions import BatchNormPolicy, Intervention
+from explorer.inventory.manifest import bundled_sweep
+from explorer.ui import background
+from explorer.ui.background import Evaluates
+from explorer.ui.grid import Choice, Grid, steps
+from explorer.ui.results import Counts, blank, fail, forget_draws, from_sweep, record
+from explorer.ui.wording import complaint
+from explorer.ui.worker import Worker
+from explorer.weights.stack import epoch_numbers, layer_names
+
+logger = logging.getLogger(__name__)
+
+PAINT_EVERY = 0.1
+"""Seconds between two reports of a running estimate; at 50 Hz the browser falls behind."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the cells of an exploration are measured; see `explorer.ui.widget.Explorer`."""
+
+    model: Any = None
+    """The reader's own network, or None for the stack's family."""
+
+    data: Any = None
+    """The reader's own test examples, or None for the stack's."""
+
+    device: str = "auto"
+    """`"auto"` or a torch device."""
+
+    batch_size: int | None = None
+    """Most examples in one forward pass, or None for the engine's choice."""
+
+    batchnorm: BatchNormPolicy = "with_layer"
+    """What happens to running statistics when their layer is replaced."""
+
+    draws: int = 3
+    """Fresh draws behind one cell of ReRnd."""
+
+    seed: int = 0
+    """Seed of the fresh draws."""
+
+
+class Listener(Protocol):
+    """Who is told; every method is called with the session's lock held."""
+
+    def on_ready(self, device: str, idle: bool) -> None:
+        """The network is loaded; the number of examples and chance are known."""
+
+    def on_estimates(self, choice: Choice, estimates: Sequence[Counts]) -> None:
+        """A run has come further; these are all of its estimates so far."""
+
+    def on_recorded(self) -> None:
+        """The results have changed."""
+
+    def on_finished(self, choice: Choice, last: Counts) -> None:
+        """All numbers of a choice are in the results."""
+
+    def on_distances(self) -> None:
+        """The distances are known."""
+
+    def on_failure(self, choice: Choice | None, error: Exception) -> None:
+        """Something went wrong; the cell of the choice is marked, if there is one."""
+
+
+class Session:
+    """What is known about a stack, and the thread that finds out more.
+
+    Parameters
+    ----------
+    stack : xarray.DataTree
+        From `explorer.open_stack`.
+    settings : Settings
+        How cells are measured.
+    listener : Listener
+        Told about every change.
+    """
+
+    def __init__(self, stack: xr.DataTree, settings: Settings, listener: Listener) -> None:
+        self.lock = threading.RLock()
+        self.grid = Grid(tuple(layer_names(stack)), tuple(epoch_numbers(stack)), settings.draws)
+        self.results = known_results(stack, self.grid, settings)
+        self.distances: xr.Dataset | None = None
+        self.device = ""
+        self._stack, self._settings, self._listener = stack, settings, listener
+        self._evaluator: Evaluates | None = None
+        self._worker: Worker[Choice | None] = Worker(self.lock, self._work)
+        # Not a daemon: an interpreter that goes while torch is being imported would crash.
+        self._warm_up = threading.Thread(target=self._prepare, name="explorer warm-up")
+        self._opening = threading.Lock()
+        self._closed = False
+
+    def start(self) -> None:
+        """Load the network and measure the distances in the background."""
+        _open_sessions.add(self)
+        self._worker.start()
+        self._warm_up.start()
+
+    def request(self, choice: Choice) -> None:
+        """Measure a choice; whatever ran before may write no more."""
+        self._worker.submit(choice)
+
+    def stop(self) -> bool:
+        """Forget what is running; return whether anything was."""
+        return self._worker.cancel()
+
+    def close(self, timeout: float = 1.0) -> None:
+        """End the thread, waiting for it at most `timeout` seconds."""
+        self._closed = True
+        self._worker.close(timeout)
+        _open_sessions.discard(self)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._worker.alive
+
+    def wait_until_idle(self, timeout: float) -> bool:
+        """Wait until nothing is being measured; return whether that came about."""
+        return self._worker.wait_until_idle(timeout)
+
+    @contextlib.contextmanager
+    def reported(self, number: int | None = None, choice: Choice | None = None) -> Iterator[None]:
+        """Hand an exception to the listener and the log: nobody above could show it."""
+        try:
+            yield
+        except Exception as error:  # the widget's edge
+            if not threading.main_thread().is_alive():
+                return  # the interpreter is going, and imports fail
+            logger.exception("%s", choice or "explorer")
+            with self.lock:
+                if self._closed or not (number is None or self._worker.is_current(number)):
+                    return
+                if choice is not None:
+                    fail(self.results, choice.cell, choice.draw, complaint(error))
+                self._listener.on_failure(choice, error)
+
+    # On the threads: everything is written under the lock, and only while current
+
+    def _prepare(self) -> None:
+        with self.reported():
+            self._open()
+            with self.lock:  # whoever has clicked already comes first
+                if math.isnan(self.results.attrs["final_error"]) and not self._worker.busy:
+                    self._worker.submit(None)
+        with self.reported():
+            self._measure_distances()
+
+    def _work(self, number: int, choice: Choice | None) -> None:
+        with self.reported(number):
+            evaluator = self._open()
+            if choice is not None:
+                with self.reported(number, choice):
+                    self._measure(number, choice, evaluator)
+            if math.isnan(self.results.attrs["final_error"]):
+                self._measure_intact(number, evaluator)
+
+    def _open(self) -> Evaluates:
+        """Load the network, or wait for the other thread to; after a failure, try again."""
+        with self._opening:
+            if self._evaluator is not None:
+                return self._evaluator
+            evaluator = background.open_evaluator(
+                self._stack,
+                model=self._settings.model,
+                data=self._settings.data,
+                device=self._settings.device,
+                batch_size=self._settings.batch_size,
+                batchnorm=self._settings.batchnorm,
+            )
+            with self.lock:
+                self._evaluator, self.device = evaluator, evaluator.device_label
+                known = {"chance_error": evaluator.chance_error, "examples": evaluator.total}
+                self.results.attrs.update(known)
+                if not self._closed:
+                    self._listener.on_ready(self.device, idle=not self._worker.busy)
+            return evaluator
+
+    def _measure(self, number: int, choice: Choice, evaluator: Evaluates) -> None:
+        last = None
+        for step in steps(choice, self.grid, self._settings.seed):
+            part = Choice(choice.cell, step.draw)
+            last = self._run(number, part, evaluator.estimates(step.intervention))
+            with self.lock:
+                if last is None or not self._worker.is_current(number):
+                    return
+                record(self.results, choice.cell, step.draw, last)
+                self._listener.on_recorded()
+        with self.lock:
+            if last is not None and self._worker.is_current(number):
+                self._listener.on_finished(choice, last)
+
+    def _run(self, number: int, part: Choice, estimates: Iterator[Counts]) -> Counts | None:
+        """Report a run at most every tenth of a second; None when it may not go on."""
+        seen: list[Counts] = []
+        reported = -math.inf
+        for estimate in estimates:
+            seen.append(estimate)
+            last = estimate.examples == estimate.total
+            if not last and time.monotonic() - reported < PAINT_EVERY:
+                continue
+            with self.lock:
+                if not self._worker.is_current(number):
+                    return None
+                self._listener.on_estimates(part, seen)
+            reported = time.monotonic()
+        return seen[-1]
+
+    def _measure_intact(self, number: int, evaluator: Evaluates) -> None:
+        """Find the final error of a stack that comes without a sweep."""
+        for estimate in evaluator.estimates(Intervention(())):
+            with self.lock:
+                if not self._worker.is_current(number):
+                    return
+                if estimate.examples == estimate.total and not estimate.failure:
+                    self.results.attrs["final_error"] = estimate.error
+                    self._listener.on_recorded()
+
+    def _measure_distances(self) -> None:
+        distances = background.measure_distances(
+            self._stack,
+            model=self._settings.model,
+            draws=self._settings.draws,
+            seed=self._settings.seed,
+        )
+        with self.lock:
+            if not self._closed:
+                self.distances = distances
+                self._listener.on_distances()
+
+
+_open_sessions: weakref.WeakSet[Session] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    """Let native code return before the interpreter goes: a thread inside it would crash."""
+    for session in list(_open_sessions):
+        session.close(timeout=10)
+
+
+def known_results(stack: xr.DataTree, grid: Grid, settings: Settings) -> xr.Dataset:
+    """Return the numbers that came with a bundled stack, or none where they do not apply.
+
+    Parameters
+    ----------
+    stack : xarray.DataTree
+        From `explorer.open_stack`.
+    grid : Grid
+        The cells of the heatmaps.
+    settings : Settings
+        Another network, test set or BatchNorm policy makes other numbers.
+
+    Returns
+    -------
+    xarray.Dataset
+        As `explorer.sweep` returns it; the reason of what is missing is "not measured".
+    """
+    attrs: dict[str, Any] = {
+        "stack": str(stack.attrs.get("name", "")),
+        "stack_title": str(stack.attrs.get("title", "")),
+        "content_hash": str(stack.attrs.get("content_hash", "")),
+        "batchnorm": settings.batchnorm,
+        "seed": settings.seed,
+    }
+    own = settings.model is not None or settings.data is not None
+    path = None if own or not attrs["content_hash"] else bundled_sweep(attrs["stack"])
+    if path is None:
+        return blank(grid, attrs)
+    with xr.open_dataset(path, engine="h5netcdf") as opened:
+        sweep = opened.load()
+    same = all(sweep.attrs[name] == attrs[name] for name in ("content_hash", "batchnorm"))
+    if not same or tuple(str(layer) for layer in sweep["layer"].values) != grid.layers:
+        return blank(grid, attrs)
+    results = from_sweep(sweep, grid)
+    if sweep.attrs["seed"] != settings.seed:
+        forget_draws(results)
+    results.attrs["seed"] = settings.seed
+    return results

@@ -1,0 +1,120 @@
+"""How numbers and outcomes are said to the reader; errors become percent only here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from explorer.ui.grid import WHOLE_NETWORK, Cell
+from explorer.ui.results import Counts, Reading
+
+_SPACE = "\u00a0"
+"""Keeps a number and its unit on one line."""
+
+MEASURES: Mapping[str, str] = {
+    "l2_per_sqrt_m": "L2 / √m",
+    "l2": "L2",
+    "l2_per_sqrt_fan_in": "L2 / √fan-in",
+    "l2_relative": "L2 / ‖θ₀‖",
+    "linf": "L∞ (largest change)",
+    "cosine": "cosine distance",
+}
+"""Variables of the distances that can be shown, in the order of the menu, and their names."""
+
+ERROR_LEGEND = (
+    "Each cell is the test error when <em>only this layer</em> is put back to what it was at that "
+    "epoch, all others staying as trained: white is as good as the trained network, dark red no "
+    "better than guessing. <em>ReRnd</em> gives the layer fresh random values instead (mean over "
+    f"draws); <em>{WHOLE_NETWORK}</em> puts every layer back at once."
+)
+
+DISTANCE_LEGEND = (
+    "The blue cells show how far the layer's weights had moved from the start; "
+    "<em>ReRnd</em>, the distance of fresh random values, is the yard-stick."
+)
+
+
+def percent(fraction: float) -> str:
+    """Return an error for a sentence: 0.762 → "76.2 %"."""
+    return f"{100 * fraction:.1f}{_SPACE}%" if math.isfinite(fraction) else "unknown"
+
+
+def tick(fraction: float) -> str:
+    """Return a round error for an axis or a sentence: 0.25 → "25 %", 0.039 → "3.9 %"."""
+    return f"{short_percent(fraction)}{_SPACE}%"
+
+
+def short_percent(fraction: float) -> str:
+    """Return an error in at most three characters, to stand in a cell: "3.9", "76", "100"."""
+    value = 100 * fraction
+    return f"{value:.1f}" if value < 9.95 else f"{value:.0f}"
+
+
+def short_number(value: float) -> str:
+    """Return a distance in at most five characters, to stand in a cell: ".081", "1.2", "37"."""
+    if value == 0:
+        return "0"
+    if value < 0.0005 or value >= 99_999.5:
+        return f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e")
+    if value < 0.9995:
+        return f"{value:.3f}".lstrip("0")
+    return f"{value:.1f}" if value < 9.95 else f"{value:.0f}"
+
+
+def interval(low: float, high: float) -> str:
+    """Return a 95 % interval for a sentence: "74.2–78.1 %"."""
+    return f"{100 * low:.1f}–{100 * high:.1f}{_SPACE}%"
+
+
+def error_tip(reading: Reading) -> str:
+    """Return the hover text of an error cell, one fact per line."""
+    if reading.state in ("missing", "failed"):
+        return reading.reason
+    lines = [f"test error {percent(reading.value)}"]
+    if reading.draws:
+        known = [value for value in reading.draws if math.isfinite(value)]
+        lines[0] += f", mean of {len(known)} of {len(reading.draws)} fresh draws"
+        lines.append("draws: " + ", ".join(percent(value) for value in reading.draws))
+        lines.append(f"spread: {interval(min(known), max(known))}")
+    elif math.isfinite(reading.low):
+        lines.append(f"95{_SPACE}% interval {interval(reading.low, reading.high)}")
+    if reading.examples:
+        lines.append(f"on {reading.examples:,} test examples")
+    if reading.state == "estimated":
+        lines.append("an estimate: not everything has been measured")
+    return "\n".join(lines)
+
+
+def outcome(name: str, counts: Counts, device: str) -> str:
+    """Return what an evaluation found, for the status line."""
+    return (
+        f"{name}: test error {percent(counts.error)} "
+        f"(95{_SPACE}% interval {interval(counts.error_low, counts.error_high)}), "
+        f"{counts.examples:,} of {counts.total:,} examples, {device}"
+    )
+
+
+def draws_outcome(cell: Cell, reading: Reading, device: str) -> str:
+    """Return what the fresh draws of a layer gave, for the status line."""
+    known = [value for value in reading.draws if math.isfinite(value)]
+    return (
+        f"{cell}: mean test error {percent(reading.value)} over {len(known)} draws "
+        f"({interval(min(known), max(known))}), {device}"
+    )
+
+
+def complaint(error: BaseException) -> str:
+    """Return an exception for the reader: our own three parts, or its type and message."""
+    message = str(error).strip()
+    if hasattr(error, "advice"):
+        return message
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__
+
+
+def title_of(attrs: Mapping[Any, Any]) -> str:
+    """Return the title of a stack or sweep from its attributes."""
+    for key in ("stack_title", "title", "stack", "name"):
+        if attrs.get(key):
+            return str(attrs[key])
+    return "this network"
