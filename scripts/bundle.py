@@ -10,8 +10,8 @@ import json
 import sys
 
 from explorer.api import save_netcdf
-from explorer.inventory.store import BUNDLED_FOLDER, STACK_FILE, manifest_path, placed
 from explorer.engine.sweep import sweep
+from explorer.inventory.store import BUNDLED_FOLDER, STACK_FILE, manifest_path, placed
 from explorer.training.recipes import EXPERIMENTS
 from explorer.training.train import train
 from explorer.weights.folder import file_entry

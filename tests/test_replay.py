@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -293,3 +294,10 @@ def test_labels_that_rounding_could_decide_are_taken_from_the_plain_pass(bundled
     monkeypatch.setattr(run._execution, "_difference", 0.01)
     again = run.result(intervention)
     assert (again.errors, again.agreements) == (right.errors, right.agreements)
+
+
+def test_networks_can_be_recorded_in_several_threads_at_once(bundled):
+    """The explorer records in the background while a cell of the notebook sweeps."""
+    with ThreadPoolExecutor(4) as pool:
+        runs = list(pool.map(lambda _: Evaluator(bundled, device="cpu"), range(8)))
+    assert {run.execution for run in runs} == {"reuses what an intervention does not change"}

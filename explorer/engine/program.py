@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +32,9 @@ RECORDING_ERRORS = (
     LookupError,
 )
 """What recording somebody's forward pass may raise; the plain pass is then used instead."""
+
+_recording = threading.Lock()
+"""torch.fx patches modules while it records, and keeps what it has patched in one global place."""
 
 VIEWS: Mapping[Any, Callable[..., Any]] = {
     aten.view_copy.default: torch.reshape,
@@ -241,7 +245,7 @@ def record(module: nn.Module, state: Mapping[str, Tensor], example: Tensor) -> P
         return functional_call(module, dict(zip(state, tensors, strict=True)), (inputs,))
 
     plain = functionalize(forward, remove="mutations_and_views")
-    with torch.no_grad():
+    with _recording, torch.no_grad():
         graph = make_fx(plain, tracing_mode="fake", _allow_non_fake_inputs=True)(
             list(state.values()), example
         )

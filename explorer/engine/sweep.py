@@ -260,7 +260,7 @@ def _provenance(stack: xr.DataTree, evaluator: Evaluator) -> dict[str, Any]:
         "execution": evaluator.execution,
         "device": evaluator.device_label,
         "dtype": "float32",
-        "platform": platform.platform(),
+        "platform": f"{platform.system()} {platform.machine()}",
         "version_python": platform.python_version(),
         "version_explorer": __version__,
         **{f"version_{name}": version(name) for name in ("torch", "numpy", "xarray")},

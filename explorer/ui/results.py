@@ -14,19 +14,11 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from explorer.engine.results import QUANTITIES, empty_results
 from explorer.ui.grid import Cell, Grid
 
 NOT_MEASURED = "not measured"
 """How the reason of a cell begins that nobody has tried to measure yet."""
-
-_QUANTITIES = ("error", "error_low", "error_high", "loss", "agreement", "examples")
-
-_DIMS = {
-    "": ("layer", "epoch"),
-    "rerandomized_": ("layer", "draw"),
-    "fullmodel_": ("epoch",),
-}
-"""Prefix of a sweep's variables → what they are measured over."""
 
 State = Literal["measured", "estimated", "missing", "failed"]
 """How much is behind the number of a cell."""
@@ -94,20 +86,9 @@ def blank(grid: Grid, attrs: Mapping[Any, Any]) -> xr.Dataset:
     xarray.Dataset
         The variables of a sweep, NaN with the reason "not measured".
     """
-    coords: dict[str, Any] = {
-        "layer": np.array(grid.layers, dtype=object),
-        "epoch": list(grid.epochs),
-        "draw": list(range(grid.draws)),
-    }
-    variables: dict[str, Any] = {}
-    for prefix, dims in _DIMS.items():
-        shape = [len(coords[dim]) for dim in dims]
-        for name in _QUANTITIES:
-            empty = np.zeros(shape, np.int64) if name == "examples" else np.full(shape, np.nan)
-            variables[prefix + name] = (dims, empty)
-        variables[f"{prefix}reason"] = (dims, np.full(shape, NOT_MEASURED, dtype=object))
+    results = empty_results(grid.layers, grid.epochs, grid.draws, NOT_MEASURED)
     unknown = {"final_error": math.nan, "chance_error": math.nan, "examples": 0}
-    return xr.Dataset(variables, coords=coords, attrs={**unknown, **attrs})
+    return results.assign_attrs({**unknown, **attrs})
 
 
 def from_sweep(sweep: xr.Dataset, grid: Grid) -> xr.Dataset:
@@ -151,7 +132,7 @@ def record(results: xr.Dataset, cell: Cell, draw: int | None, counts: Counts) ->
         fail(results, cell, draw, counts.failure)
         return
     prefix, at = _place(cell, draw)
-    for name in _QUANTITIES:
+    for name in QUANTITIES:
         results[prefix + name].loc[at] = getattr(counts, name)
     results[f"{prefix}reason"].loc[at] = ""
 
@@ -162,7 +143,7 @@ def fail(results: xr.Dataset, cell: Cell, draw: int | None, reason: str) -> None
     A ReRnd cell without a draw is marked in every draw.
     """
     prefix, at = _place(cell, draw)
-    for name in _QUANTITIES:
+    for name in QUANTITIES:
         results[prefix + name].loc[at] = 0 if name == "examples" else np.nan
     results[f"{prefix}reason"].loc[at] = reason
 
@@ -207,7 +188,7 @@ def _place(cell: Cell, draw: int | None) -> tuple[str, dict[str, Any]]:
 def _read_one(
     arrays: Mapping[str, NDArray[Any]], prefix: str, at: tuple[int, ...], total: int
 ) -> Reading:
-    value, low, high = (float(arrays[prefix + name][at]) for name in _QUANTITIES[:3])
+    value, low, high = (float(arrays[prefix + name][at]) for name in QUANTITIES[:3])
     if math.isnan(value):
         return _without_number(str(arrays[f"{prefix}reason"][at]))
     examples = int(arrays[f"{prefix}examples"][at])

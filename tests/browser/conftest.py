@@ -56,7 +56,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     terminalreporter.section("BROWSER TESTS THAT DID NOT RUN", sep="!", red=True, bold=True)
     for test, reason in not_run.items():
         terminalreporter.line(f"{test}: {reason}")
-    terminalreporter.line("Nothing was checked in a browser. `make setup` installs a Chromium.")
+    terminalreporter.line("Nothing was checked in a browser. `make test` installs one if it can.")
 
 
 @dataclass
