@@ -53,7 +53,12 @@ def open_lab(folder: Path, port: int | None, browser: bool) -> int:
 
 def lab_command(notebook: Path, port: int | None, browser: bool) -> list[str]:
     """Put the command line together that starts JupyterLab."""
-    command = [sys.executable, "-m", "jupyterlab", str(notebook), f"--ServerApp.ip={LOOPBACK}"]
+    command = [
+        *(sys.executable, "-m", "jupyterlab"),
+        f"--ServerApp.ip={LOOPBACK}",
+        f"--ServerApp.root_dir={notebook.parent.resolve()}",
+        f"--LabApp.default_url=/lab/tree/{notebook.name}",  # in the printed address too
+    ]
     if port is not None:
         command += [f"--ServerApp.port={port}", "--ServerApp.port_retries=0"]
     if not browser:

@@ -22,6 +22,12 @@ def test_the_server_listens_on_loopback_only_and_keeps_its_token():
     assert "--no-browser" not in command
 
 
+def test_the_address_that_is_printed_leads_to_the_notebook():
+    command = lab.lab_command(Path("somewhere") / "a.ipynb", None, browser=False)
+    assert "--LabApp.default_url=/lab/tree/a.ipynb" in command
+    assert f"--ServerApp.root_dir={Path('somewhere').resolve()}" in command
+
+
 def test_a_chosen_port_is_taken_or_nothing():
     command = lab.lab_command(NOTEBOOK, 8890, browser=False)
     assert command[-1 if "--allow-root" not in command else -2] == "--no-browser"
