@@ -141,9 +141,10 @@ def row(work, options):
     stack = lx.open_stack(states, model=network, layers=work.layers)
     inputs = torch.randn(work.examples, *work.shape)
     data = inputs, torch.randint(0, 10, (work.examples,))
-    cells = [(layer, e) for layer in layer_names(stack) for e in epoch_numbers(stack)[:-1]]
+    rows = [*([layer] for layer in layer_names(stack)), layer_names(stack)]  # last: fullmodel
+    cells = [(layers, epoch) for layers in rows for epoch in epoch_numbers(stack)[:-1]]
     timed = cells[:: max(1, len(cells) // options.cells)]
-    final = {n: a for layer in layer_names(stack) for n, a in values(stack, layer, -1).items()}
+    final = tensors(stack, layer_names(stack), epoch_numbers(stack)[-1])
 
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     network.load_state_dict(final)
@@ -176,15 +177,15 @@ def sweep(stack, network, data, device):
     return lx.sweep(stack, model=network, data=data, draws=0, device=device, progress=False)
 
 
-def values(stack, layer, epoch):
-    arrays = layer_variables(stack, layer).items()
-    return {name: torch.from_numpy(array.isel(epoch=epoch).values) for name, array in arrays}
+def tensors(stack, layers, epoch):
+    arrays = {n: a for layer in layers for n, a in read_layer(stack, layer, epoch).items()}
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
 def cell_a(network, stack, loader, device, cell):
     """As public code does it."""
     twin = copy.deepcopy(network)
-    replaced = {n: torch.from_numpy(t) for n, t in read_layer(stack, *cell).items()}
+    replaced = tensors(stack, *cell)
     twin.load_state_dict({**twin.state_dict(), **replaced})
     twin.eval()
     wrong = 0
@@ -198,9 +199,10 @@ def cell_a(network, stack, loader, device, cell):
 def cell_b(network, stack, inputs, batch, cell):
     """The layer copied in place, the best plain batch, and the layer put back."""
     state = network.state_dict()
-    kept = {name: state[name].clone() for name in layer_variables(stack, cell[0])}
-    for name, array in read_layer(stack, *cell).items():
-        state[name].copy_(torch.from_numpy(array))
+    replaced = tensors(stack, *cell)
+    kept = {name: state[name].clone() for name in replaced}
+    for name, tensor in replaced.items():
+        state[name].copy_(tensor)
     labels = plain(network, inputs, batch)
     for name, tensor in kept.items():
         state[name].copy_(tensor)
@@ -241,9 +243,9 @@ def lower_bound(evaluator, cells):
             known[operation.value] = operation.run(known)
             best[operation.value] = median(lambda o=operation: o.run(known), 7)
     passes = evaluator.total / evaluator.batch_size
-    names = {layer: tuple(layer_variables(evaluator.network.stack, layer)) for layer, _ in cells}
-    plans = {layer: replay.plan(names[layer]) for layer in names}
-    dirty = sum(best[o.value] for layer, _ in cells for o in plans[layer].rerun)
+    stack = evaluator.network.stack
+    names = [[n for layer in layers for n in layer_variables(stack, layer)] for layers, _ in cells]
+    dirty = sum(best[o.value] for replaced in names for o in replay.plan(replaced).rerun)
     return passes * (dirty + sum(best.values()))
 
 

@@ -123,6 +123,13 @@ def test_cells_of_another_stack_are_refused_and_kept(tmp_path):
     assert path.read_bytes() == before
 
 
+def test_cells_of_another_layer_scheme_are_refused(bundled, tmp_path):
+    sweep(bundled, tmp_path / "cells.jsonl")
+    halves = lx.open_stack("fcn3x256-digits", layers={"layer1": "layer[12]", "layer3": "layer[34]"})
+    with pytest.raises(UsageError, match="holds cells whose layers_hash"):
+        sweep(halves, tmp_path / "cells.jsonl")
+
+
 @pytest.mark.parametrize("content", [b"hello\n", b"[1]\n", b'{"format": "else"}\n', b"cut short"])
 def test_a_file_that_is_no_journal_is_refused_and_kept(tmp_path, content):
     path = tmp_path / "notes.txt"

@@ -26,7 +26,7 @@ from explorer.engine.interventions import (
 from explorer.engine.journal import Journal, key
 from explorer.engine.results import QUANTITIES, empty_results
 from explorer.errors import CheckpointError, InterventionError, UsageError, unknown_name
-from explorer.weights.stack import content_hash, epoch_numbers, layer_names
+from explorer.weights.stack import content_hash, epoch_numbers, layer_names, layers_hash
 
 GROUP_BYTES = 512_000_000
 """Tensors of interventions that are held at once; more take another walk along the intact pass."""
@@ -251,6 +251,7 @@ def _provenance(stack: xr.DataTree, evaluator: Evaluator) -> dict[str, Any]:
         "stack": str(stack.attrs.get("name", "")),
         "stack_title": str(stack.attrs.get("title", "")),
         "content_hash": content_hash(stack),
+        "layers_hash": layers_hash(stack),
         "dataset": evaluator.dataset,
         "dataset_hash": evaluator.dataset_hash,
         "examples": evaluator.total,
@@ -269,6 +270,7 @@ def _provenance(stack: xr.DataTree, evaluator: Evaluator) -> dict[str, Any]:
 
 _ORIGIN = (
     "content_hash",
+    "layers_hash",
     "dataset_hash",
     "batchnorm",
     "batch_size",

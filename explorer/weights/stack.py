@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -156,6 +157,12 @@ def content_hash(stack: xr.DataTree) -> str:
             digest.update(f"{name} {array.dtype} {array.shape}".encode())
             digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
+
+
+def layers_hash(stack: xr.DataTree) -> str:
+    """Hash of the layer scheme: which tensors each layer moves."""
+    scheme = {layer: list(layer_variables(stack, layer)) for layer in layer_names(stack)}
+    return hashlib.sha256(json.dumps(scheme).encode()).hexdigest()
 
 
 class StackedTensor(BackendArray):
