@@ -74,6 +74,7 @@ def _sweep(options: argparse.Namespace) -> int:
         device=options.device,
         batch_size=options.batch_size,
         store=options.store,
+        tolerance=options.tolerance,
     )
     print(sweep_text(result, options.threshold))
     if options.out:
@@ -171,6 +172,9 @@ def _add_sweep(commands: Commands) -> None:
     command.add_argument("--epochs", nargs="+", type=int, help="epochs to take; default all")
     command.add_argument("--batch-size", type=int, help="examples per forward pass")
     command.add_argument("--out", help="netCDF file for the data")
+    command.add_argument(
+        "--tolerance", type=float, default=0.0, help="stop a cell when known to ± this fraction"
+    )
     command.add_argument("--store", help="file that keeps finished cells, to go on after a stop")
     _add_measuring(command)
     command.set_defaults(run=_sweep)

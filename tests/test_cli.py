@@ -62,14 +62,14 @@ def test_sweep_prints_the_table_and_writes_the_data(capsys, tmp_path):
 def test_an_interrupted_sweep_prints_what_was_measured_and_says_so(capsys, monkeypatch):
     original = Evaluator.count
 
-    def interrupted(self, replacements):
-        yield next(original(self, replacements))
+    def interrupted(self, replacements, tolerance):
+        yield next(original(self, replacements, tolerance))
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Evaluator, "count", interrupted)
     status, said, _ = run(capsys, "sweep", STACK, "--device", "cpu")
     assert status == 130
-    assert "stopped early: from 128 of 1800 examples" in said
+    assert "estimated: the fewest examples behind a cell are 128 of 1800" in said
 
 
 def test_distances_prints_the_measure(capsys, tmp_path):

@@ -37,7 +37,9 @@ def counted(monkeypatch):
     """Record the number of cells of every group that is measured."""
     seen = []
     original = Evaluator.count
-    monkeypatch.setattr(Evaluator, "count", lambda s, r: seen.append(len(r)) or original(s, r))
+    monkeypatch.setattr(
+        Evaluator, "count", lambda s, r, t: seen.append(len(r)) or original(s, r, t)
+    )
     return seen
 
 

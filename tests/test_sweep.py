@@ -112,7 +112,7 @@ def test_another_seed_gives_other_fresh_draws_and_the_same_cells(bundled, swept)
 def test_cells_that_change_nothing_are_measured_once(monkeypatch):
     counted = []
     original = Evaluator.count
-    monkeypatch.setattr(Evaluator, "count", lambda s, r: counted.extend(r) or original(s, r))
+    monkeypatch.setattr(Evaluator, "count", lambda s, r, t: counted.extend(r) or original(s, r, t))
     toy_sweep(toy.switch_states(), draws=0)
     # intact, 2 layers × 2 earlier epochs, the full model at 2 earlier epochs
     assert len(counted) == 1 + 4 + 2
@@ -163,8 +163,8 @@ def interrupt_count(monkeypatch, act):
     """Have `act(position, replacements)` run before each slice of `Evaluator.count`."""
     original = Evaluator.count
 
-    def count(self, replacements):
-        for position, estimates in enumerate(original(self, replacements)):
+    def count(self, replacements, tolerance=0.0):
+        for position, estimates in enumerate(original(self, replacements, tolerance)):
             act(position, replacements)
             yield estimates
 
@@ -211,6 +211,19 @@ def test_ctrl_c_marks_the_cells_that_were_not_reached(bundled, monkeypatch):
     assert np.isnan(result.error.values[~reached]).all()
 
 
+def test_a_tolerance_stops_each_cell_when_its_interval_is_that_narrow(bundled, swept):
+    rough = lx.sweep(bundled, device="cpu", tolerance=0.02, progress=False)
+    assert rough.attrs["tolerance"] == 0.02
+    done = rough.examples < 1800
+    half = (rough.error_high - rough.error_low) / 2
+    assert (half.where(done, 0) <= 0.02).all()
+    # layer 3 near the end errs on few examples, layer 1 at the start on most
+    assert rough.examples.sel(layer="layer3", epoch=90) < 700
+    assert rough.examples.sel(layer="layer1", epoch=0) == 1800
+    assert (abs(rough.error - swept.error) < 0.04).all()
+    xr.testing.assert_equal(rough.error.where(~done), swept.error.where(~done))
+
+
 def test_small_groups_give_the_same_numbers_as_one(bundled, swept, monkeypatch):
     monkeypatch.setattr(sweep_module, "GROUP_BYTES", 3_000_000)
     again = lx.sweep(bundled, device="cpu", progress=False)
@@ -243,6 +256,7 @@ def test_a_sweep_survives_netcdf(swept, tmp_path):
         ({"layers": []}, UsageError, r"layers is \[\]"),
         ({"layers": ["layer1", "layer1"]}, UsageError, "each once"),
         ({"draws": -1}, UsageError, "draws is -1"),
+        ({"tolerance": 5}, UsageError, r"tolerance is 5(.|\n)*Divide a percentage"),
     ],
 )
 def test_a_sweep_of_what_is_not_there_is_refused(bundled, options, error, match):

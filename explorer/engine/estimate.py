@@ -45,6 +45,11 @@ class Estimate:
         return wilson_interval(self.errors, self.examples)[1]
 
     @property
+    def half_width(self) -> float:
+        """Half the length of the error's 95 % interval; 0 once every example has been seen."""
+        return 0.0 if self.exact else (self.error_high - self.error_low) / 2
+
+    @property
     def loss(self) -> float:
         """Mean cross-entropy, nats per example."""
         return self.loss_sum / self.examples

@@ -122,27 +122,41 @@ class Evaluator:
         *_, last = self.estimates(intervention)
         return last
 
-    def count(self, replacements: Sequence[Mapping[str, Tensor]]) -> Iterator[list[Estimate]]:
+    def count(
+        self, replacements: Sequence[Mapping[str, Tensor]], tolerance: float = 0.0
+    ) -> Iterator[list[Estimate]]:
         """Stream the counts under many interventions at once, sharing what they share.
 
         Parameters
         ----------
         replacements : sequence of mapping
             As `FinalNetwork.replacement` returns them; tensors stay on the device meanwhile.
+        tolerance : float
+            An intervention is left alone when its error is known to ± this fraction; 0 counts
+            all examples.
 
         Yields
         ------
         list of Estimate
-            One per replacement, after each slice of the examples; the last ones are exact.
+            One per replacement, after each slice of the examples; without tolerance the last
+            ones are exact.
         """
         with self._settings():
             prepared = [self._execution.prepare(replacement) for replacement in replacements]
         totals = [Estimate(0, self.total, 0, 0.0, 0, 0)] * len(replacements)
+        active = list(range(len(replacements)))
         for position in range(len(self._inputs) // self.batch_size):
             with self._settings():
-                logits = self._slice_logits(replacements, prepared, position)
-                totals = self._add(totals, logits, position)
-            yield totals
+                logits = self._slice_logits(
+                    [replacements[k] for k in active], [prepared[k] for k in active], position
+                )
+                counted = self._add([totals[k] for k in active], logits, position)
+            for k, estimate in zip(active, counted, strict=True):
+                totals[k] = estimate
+            active = [k for k in active if totals[k].half_width > tolerance]
+            yield list(totals)
+            if not active:
+                return
 
     def _slice_logits(
         self,

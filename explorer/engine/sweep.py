@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,6 @@ import xarray as xr
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from explorer import __version__
 from explorer.engine.estimate import Estimate
 from explorer.engine.evaluate import Evaluator
 from explorer.engine.interventions import (
@@ -24,9 +21,10 @@ from explorer.engine.interventions import (
     rerandomise,
 )
 from explorer.engine.journal import Journal, key
+from explorer.engine.provenance import ORIGIN, provenance_of
 from explorer.engine.results import QUANTITIES, empty_results
 from explorer.errors import CheckpointError, InterventionError, UsageError, unknown_name
-from explorer.weights.stack import content_hash, epoch_numbers, layer_names, layers_hash
+from explorer.weights.stack import epoch_numbers, layer_names
 
 GROUP_BYTES = 512_000_000
 """Tensors of interventions that are held at once; more take another walk along the intact pass."""
@@ -96,6 +94,7 @@ def sweep(
     batchnorm: BatchNormPolicy = "with_layer",
     progress: bool = True,
     store: str | Path | None = None,
+    tolerance: float = 0.0,
 ) -> xr.Dataset:
     """Measure the test error of every (layer, epoch) and of fresh draws of every layer.
 
@@ -118,6 +117,10 @@ def sweep(
     store : str or Path, optional
         File in which finished cells are kept, layer by layer. A sweep that was stopped or killed
         goes on from there, and its result equals that of an uninterrupted one.
+    tolerance : float
+        Measure a cell only until its error is known to ± this fraction (half of its 95 %
+        interval). Such a cell is an estimate: its ``examples`` are fewer than the attribute
+        ``examples``. 0, the default, is exact.
 
     Returns
     -------
@@ -143,6 +146,12 @@ def sweep(
     every, available = layer_names(stack), epoch_numbers(stack)
     layers = _chosen("layer", layers, every)
     epochs = _chosen("epoch", epochs, available)
+    if not 0 <= tolerance < 1:
+        raise UsageError(
+            f"tolerance is {tolerance}.",
+            "A fraction from 0 (exact) to below 1 is needed: 0.01 is ± 1 %.",
+            "Divide a percentage by 100.",
+        )
     if draws < 0:
         raise UsageError(
             f"draws is {draws}.", "0 or more fresh draws per layer will do.", "The default is 3."
@@ -153,12 +162,12 @@ def sweep(
     cells = plan_sweep(layers, every, epochs, draws, seed)
     canonical = [evaluator.network.canonical(cell.intervention) for cell in cells]
     wanted = list(dict.fromkeys([Intervention(()), *canonical]))
-    provenance = _provenance(stack, evaluator)
-    origin = {name: provenance[name] for name in _ORIGIN}
+    provenance = {**provenance_of(evaluator), "tolerance": tolerance}
+    origin = {name: provenance[name] for name in ORIGIN}
     journal = None if store is None else Journal(Path(store), origin)
     complete = True
     with _progress_bar(len(wanted) * evaluator.total, progress) as bar:
-        measuring = _Measuring(evaluator, journal, bar)
+        measuring = _Measuring(evaluator, journal, bar, tolerance)
         try:
             measuring.run(wanted)
         except KeyboardInterrupt:
@@ -173,8 +182,11 @@ def sweep(
 class _Measuring:
     """One sweep under way: what is known, what is written down, what the reader is shown."""
 
-    def __init__(self, evaluator: Evaluator, journal: Journal | None, bar: Any) -> None:
+    def __init__(
+        self, evaluator: Evaluator, journal: Journal | None, bar: Any, tolerance: float
+    ) -> None:
         self.evaluator, self.journal, self.bar = evaluator, journal, bar
+        self.tolerance = tolerance
         self.outcomes: dict[Intervention, Outcome] = {}
 
     def run(self, interventions: Iterable[Intervention]) -> None:
@@ -212,12 +224,13 @@ class _Measuring:
             return
         seen = 0
         try:
-            for estimates in self.evaluator.count(list(group.values())):
+            for estimates in self.evaluator.count(list(group.values()), self.tolerance):
                 self.outcomes.update(zip(group, estimates, strict=True))
-                self.bar.update(len(group) * (estimates[0].examples - seen))
-                seen = estimates[0].examples
+                now = sum(estimate.examples for estimate in estimates)
+                self.bar.update(now - seen)
+                seen = now
         except torch.OutOfMemoryError:
-            self.bar.update(-len(group) * seen)
+            self.bar.update(-seen)
             if len(group) == 1:
                 advice = f"out of memory on {self.evaluator.device_label}; lower batch_size"
                 self.outcomes.update(dict.fromkeys(group, advice))
@@ -225,6 +238,7 @@ class _Measuring:
             for intervention, replacement in group.items():
                 self._count({intervention: replacement})
             return
+        self.bar.update(len(group) * self.evaluator.total - seen)  # what need not be counted
         if self.journal is not None:
             self.journal.add(dict(zip(group, estimates, strict=True)))
 
@@ -243,42 +257,6 @@ def _ends(evaluator: Evaluator, outcomes: dict[Intervention, Outcome]) -> dict[s
     intact = outcomes.get(Intervention(()))
     final = intact.error if isinstance(intact, Estimate) else float("nan")
     return {"final_error": final, "chance_error": evaluator.chance_error}
-
-
-def _provenance(stack: xr.DataTree, evaluator: Evaluator) -> dict[str, Any]:
-    """What a reader needs to repeat the numbers."""
-    return {
-        "stack": str(stack.attrs.get("name", "")),
-        "stack_title": str(stack.attrs.get("title", "")),
-        "content_hash": content_hash(stack),
-        "layers_hash": layers_hash(stack),
-        "dataset": evaluator.dataset,
-        "dataset_hash": evaluator.dataset_hash,
-        "examples": evaluator.total,
-        "final_epoch": evaluator.network.epochs[-1],
-        "batchnorm": evaluator.network.batchnorm,
-        "batch_size": evaluator.batch_size,
-        "execution": evaluator.execution,
-        "device": evaluator.device_label,
-        "dtype": "float32",
-        "platform": f"{platform.system()} {platform.machine()}",
-        "version_python": platform.python_version(),
-        "version_explorer": __version__,
-        **{f"version_{name}": version(name) for name in ("torch", "numpy", "xarray")},
-    }
-
-
-_ORIGIN = (
-    "content_hash",
-    "layers_hash",
-    "dataset_hash",
-    "batchnorm",
-    "batch_size",
-    "device",
-    "dtype",
-    "version_torch",
-)
-"""Attributes on which the last bit of a number may depend."""
 
 
 def _progress_bar(total: int, progress: bool) -> Any:

@@ -67,5 +67,5 @@ def _missing(sweep: xr.Dataset) -> list[str]:
     lines = [f"–: {count} cells, {reason}" for reason, count in reasons.items()]
     fewest, total = int(sweep["examples"].min()), int(sweep.attrs["examples"])
     if 0 < fewest < total:
-        lines.append(f"stopped early: from {fewest} of {total} examples, so these are estimates.")
+        lines.append(f"estimated: the fewest examples behind a cell are {fewest} of {total}.")
     return lines

@@ -1,0 +1,48 @@
+"""What a reader needs to repeat a number: data, settings, machine and versions."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import version
+from typing import Any
+
+from explorer import __version__
+from explorer.engine.evaluate import Evaluator
+from explorer.weights.stack import content_hash, layers_hash
+
+ORIGIN = (
+    "content_hash",
+    "layers_hash",
+    "dataset_hash",
+    "batchnorm",
+    "batch_size",
+    "device",
+    "dtype",
+    "version_torch",
+    "tolerance",
+)
+"""Attributes on which the last bit of a number may depend."""
+
+
+def provenance_of(evaluator: Evaluator) -> dict[str, Any]:
+    """What a reader needs to repeat the numbers."""
+    stack = evaluator.network.stack
+    return {
+        "stack": str(stack.attrs.get("name", "")),
+        "stack_title": str(stack.attrs.get("title", "")),
+        "content_hash": content_hash(stack),
+        "layers_hash": layers_hash(stack),
+        "dataset": evaluator.dataset,
+        "dataset_hash": evaluator.dataset_hash,
+        "examples": evaluator.total,
+        "final_epoch": evaluator.network.epochs[-1],
+        "batchnorm": evaluator.network.batchnorm,
+        "batch_size": evaluator.batch_size,
+        "execution": evaluator.execution,
+        "device": evaluator.device_label,
+        "dtype": "float32",
+        "platform": f"{platform.system()} {platform.machine()}",
+        "version_python": platform.python_version(),
+        "version_explorer": __version__,
+        **{f"version_{name}": version(name) for name in ("torch", "numpy", "xarray")},
+    }
