@@ -227,7 +227,8 @@ def evaluate(
     stack : xarray.DataTree
         As `explorer.open_stack` returns it.
     intervention : Intervention
-        From `explorer.reinitialise` or `explorer.rerandomise`.
+        From `explorer.reinitialise` or `explorer.rerandomise`, or put together from the sources
+        in `explorer.engine.interventions`.
     model, data, device, batch_size, batchnorm
         As in `Evaluator`.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -12,7 +13,7 @@ BatchNormPolicy = Literal["with_layer", "weights_only", "recalibrate"]
 """What happens to a layer's buffers (running statistics) when the layer is replaced."""
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class Epoch:
     """The layer's own tensors at an earlier checkpoint (re-initialisation)."""
 
@@ -23,7 +24,7 @@ class Epoch:
         return f"epoch {self.epoch}"
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class FreshDraw:
     """New values from the layer's own initial distribution (re-randomisation)."""
 
@@ -37,7 +38,90 @@ class FreshDraw:
         return f"fresh draw {self.draw}"
 
 
-Source = Epoch | FreshDraw
+@dataclass(frozen=True)
+class Moments:
+    """Normal values with the mean and standard deviation of each trained tensor."""
+
+    draw: int = 0
+    """Number of the draw, ≥ 0."""
+
+    seed: int = 0
+    """Seed of the whole experiment."""
+
+    def __str__(self) -> str:
+        return f"trained moments, draw {self.draw}"
+
+
+@dataclass(frozen=True)
+class Zeros:
+    """Zero in every parameter; buffers stay."""
+
+    def __str__(self) -> str:
+        return "zeros"
+
+
+@dataclass(frozen=True)
+class Noise:
+    """The trained parameters plus normal noise; buffers stay."""
+
+    sigma: float
+    """Standard deviation of the noise, raw weight units, ≥ 0; 0 is the trained layer."""
+
+    draw: int = 0
+    """Number of the draw, ≥ 0."""
+
+    seed: int = 0
+    """Seed of the whole experiment."""
+
+    def __post_init__(self) -> None:
+        if not (self.sigma >= 0 and math.isfinite(self.sigma)):
+            raise InterventionError(
+                f"The noise's standard deviation is {self.sigma}.",
+                "A finite number, 0 or larger, is needed.",
+                "Choose it in the units of the weights, for example 0.01.",
+            )
+
+    def __str__(self) -> str:
+        return f"final + noise {self.sigma:g}, draw {self.draw}"
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """A point on the line between a source and the trained layer."""
+
+    source: Epoch | FreshDraw | Moments | Zeros | Noise
+    """Where the line starts."""
+
+    final_share: float
+    """λ in (1 − λ)·source + λ·final, 0…1; 1 is the trained layer."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.final_share <= 1:
+            raise InterventionError(
+                f"The trained layer's share of a mixture is {self.final_share}.",
+                "A fraction from 0 (all source) to 1 (all trained) is needed.",
+                "Divide a percentage by 100.",
+            )
+
+    def __str__(self) -> str:
+        return f"{self.final_share:g} final + {1 - self.final_share:g} {self.source}"
+
+
+Source = Epoch | FreshDraw | Moments | Zeros | Noise | Mixture
+"""Where a layer's replacement comes from."""
+
+
+def epoch_of(source: Source) -> int | None:
+    """Epoch that a source reads, or None."""
+    inner = source.source if isinstance(source, Mixture) else source
+    return inner.epoch if isinstance(inner, Epoch) else None
+
+
+def changes_nothing(source: Source, final_epoch: int) -> bool:
+    """Tell whether a source gives the trained layer itself, exactly."""
+    if isinstance(source, Mixture):
+        return source.final_share == 1 or changes_nothing(source.source, final_epoch)
+    return source == Epoch(final_epoch) or (isinstance(source, Noise) and source.sigma == 0)
 
 
 @dataclass(frozen=True)
@@ -113,8 +197,9 @@ def check_layers(intervention: Intervention, known: Sequence[str], epochs: Seque
     for layer, source in intervention.changes:
         if layer not in known:
             raise unknown_name("layer", layer, known)
-        if isinstance(source, Epoch) and source.epoch not in epochs:
-            raise unknown_name("epoch", source.epoch, epochs)
+        epoch = epoch_of(source)
+        if epoch is not None and epoch not in epochs:
+            raise unknown_name("epoch", epoch, epochs)
 
 
 def _same_source(layers: str | Iterable[str], source: Source) -> Intervention:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from explorer.engine.estimate import Estimate
-from explorer.engine.interventions import Epoch, Intervention
+from explorer.engine.interventions import Intervention
 from explorer.errors import CheckpointError, UsageError
 
 FORMAT = "layer-explorer sweep 1"
@@ -106,10 +106,5 @@ class Journal:
 
 def key(intervention: Intervention) -> str:
     """Name of an intervention that is the same in every session."""
-    parts = [
-        f"{layer}←epoch {source.epoch}"
-        if isinstance(source, Epoch)
-        else f"{layer}←draw {source.draw} seed {source.seed}"
-        for layer, source in sorted(intervention.changes)
-    ]
+    parts = [f"{layer} ← {source!r}" for layer, source in sorted(intervention.changes, key=str)]
     return json.dumps(parts, ensure_ascii=False)

@@ -13,22 +13,19 @@ from torch import Tensor, nn
 
 from explorer.engine.interventions import (
     BatchNormPolicy,
-    Epoch,
     Intervention,
-    Source,
+    changes_nothing,
     check_layers,
 )
 from explorer.engine.program import record
 from explorer.engine.replay import Replay
+from explorer.engine.sources import source_tensors
 from explorer.errors import InterventionError, StackError, UsageError
 from explorer.weights.families.known import FAMILIES, build_network
-from explorer.weights.fresh import fresh_layer
 from explorer.weights.stack import (
     epoch_numbers,
     layer_names,
-    layer_variables,
     read_epoch,
-    read_layer,
 )
 
 POLICIES = ("with_layer", "weights_only", "recalibrate")
@@ -99,7 +96,7 @@ class FinalNetwork:
         return {"cpu": "CPU", "mps": "Apple GPU"}.get(self.device.type, str(self.device))
 
     def canonical(self, intervention: Intervention) -> Intervention:
-        """Drop the changes that put a layer where it already is: at the final epoch.
+        """Drop the changes that put a layer where it already is.
 
         Raises
         ------
@@ -107,8 +104,9 @@ class FinalNetwork:
             The stack has no such layer or epoch.
         """
         check_layers(intervention, self.layers, self.epochs)
-        final = Epoch(self.epochs[-1])
-        return Intervention(tuple(c for c in intervention.changes if c[1] != final))
+        final = self.epochs[-1]
+        kept = (c for c in intervention.changes if not changes_nothing(c[1], final))
+        return Intervention(tuple(kept))
 
     def replacement(self, intervention: Intervention) -> dict[str, Tensor]:
         """Tensors that an intervention puts in, by name, on the device.
@@ -122,7 +120,7 @@ class FinalNetwork:
         """
         tensors: dict[str, Tensor] = {}
         for layer, source in self.canonical(intervention).changes:
-            for name, tensor in self._from_source(layer, source).items():
+            for name, tensor in source_tensors(self.stack, self._module, layer, source).items():
                 tensors[self._tied.get(name, name)] = tensor
         if self.batchnorm == "weights_only":
             tensors = {n: t for n, t in tensors.items() if n not in self._buffers}
@@ -172,14 +170,6 @@ class FinalNetwork:
             One of `explorer.engine.program.RECORDING_ERRORS`, when it cannot be recorded.
         """
         return Replay(record(self._module, self._state, example), self._state)
-
-    def _from_source(self, layer: str, source: Source) -> dict[str, Tensor]:
-        if isinstance(source, Epoch):
-            arrays = read_layer(self.stack, layer, source.epoch)
-            return {name: torch.from_numpy(array) for name, array in arrays.items()}
-        names = tuple(layer_variables(self.stack, layer))
-        family = str(self.stack.attrs.get("family", ""))
-        return fresh_layer(self._module, family, layer, names, source.draw, source.seed)
 
 
 def _tied_names(module: nn.Module) -> dict[str, str]:
