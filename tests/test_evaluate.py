@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import random
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ import explorer as lx
 from explorer.data.datasets import as_examples, load_test_set
 from explorer.engine.estimate import wilson_interval
 from explorer.engine.evaluate import Evaluator
-from explorer.engine.interventions import Intervention
+from explorer.engine.interventions import Epoch, FreshDraw, Intervention, Noise
 from explorer.errors import (
     CheckpointError,
     DataError,
@@ -248,6 +249,25 @@ def test_the_users_model_is_as_before_after(outcome, kind):
     outcome(run)
     assert fingerprint(model) == before
     assert fingerprint(run.network._module) == private
+
+
+def test_200_random_starts_and_stops_leave_every_tensor_as_it_was():
+    model = toy.ConvNet()
+    stack = lx.open_stack(toy.conv_states(), model=model)
+    run = Evaluator(stack, model=model, data=toy.conv_examples(300), device="cpu", batch_size=32)
+    before, private = fingerprint(model), fingerprint(run.network._module)
+    expected = run.result(lx.reinitialise("conv", 0))
+    rng = random.Random(0)
+    layers, sources = ("conv", "norm", "head"), (Epoch(0), Epoch(1), FreshDraw(0), Noise(0.1))
+    for _ in range(200):
+        chosen = rng.sample(layers, rng.randint(1, 3))
+        stream = run.estimates(Intervention(tuple((n, rng.choice(sources)) for n in chosen)))
+        for _ in range(rng.randint(0, 10)):
+            next(stream, None)
+        stream.close()
+    assert fingerprint(model) == before
+    assert fingerprint(run.network._module) == private
+    assert run.result(lx.reinitialise("conv", 0)) == expected
 
 
 def test_the_fingerprint_sees_a_single_changed_bit():
