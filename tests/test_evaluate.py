@@ -15,7 +15,7 @@ from torch import nn
 
 import explorer as lx
 from explorer.data.datasets import as_examples, load_test_set
-from explorer.engine.estimate import wilson_interval
+from explorer.engine.estimate import score, wilson_interval
 from explorer.engine.evaluate import Evaluator
 from explorer.engine.interventions import Epoch, FreshDraw, Intervention, Noise
 from explorer.errors import (
@@ -139,6 +139,18 @@ def test_partial_counts_grow_and_the_last_is_exact(evaluator):
     for estimate in estimates:
         assert 0 <= estimate.error_low <= estimate.error <= estimate.error_high <= 1
         assert estimate.total == 1800
+
+
+def test_scores_equal_a_count_by_hand_and_one_bad_logit_spoils_its_example():
+    nan, inf = math.nan, math.inf
+    logits = torch.tensor(
+        [[[2.0, 0, 0], [0, 3, 0], [0, nan, 1]], [[0, 1, 0], [-inf, 0, 1], [9, 0, 0]]]
+    )
+    labels, intact = torch.tensor([0, 1, 2]), torch.tensor([0, 0, 0])
+    errors, agreements, nonfinite, loss = score(logits[:, :2], labels[:2], intact[:2])
+    assert (errors, agreements, nonfinite) == ([0, 2], [1, 0], [0, 1])
+    assert loss[0] == pytest.approx(math.log(1 + 2 / math.e**2) + math.log(1 + 2 / math.e**3))
+    assert score(logits, labels, intact)[2] == [1, 1]
 
 
 def test_the_order_of_examples_is_shuffled_but_fixed(bundled, evaluator):
