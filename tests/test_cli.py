@@ -11,6 +11,7 @@ import xarray as xr
 
 from explorer import __version__, cli
 from explorer.engine.evaluate import Evaluator
+from explorer.stats.distances import MEASURES
 
 STACK = "fcn3x256-digits"
 COMMANDS = ("catalog", "train", "sweep", "distances", "report", "lab")
@@ -78,6 +79,12 @@ def test_distances_prints_the_measure(capsys, tmp_path):
     assert status == 0
     assert said.startswith("linf from epoch 0")
     assert out.exists()
+
+
+def test_every_measure_there_is_can_be_asked_for(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["distances", "--help"])
+    assert "{" + ",".join(MEASURES) + "}" in "".join(capsys.readouterr().out.split())
 
 
 def test_report_writes_the_page_and_the_data(capsys, tmp_path):

@@ -162,6 +162,11 @@ def test_what_cannot_be_trained_is_refused(name, epochs, error, match, tmp_path)
         lx.train(name, out=tmp_path, epochs=epochs)
 
 
+def test_a_device_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(UsageError, match=r"device 'abacus' cannot be used(.|\n)*'auto', 'cpu'"):
+        lx.train(NAME, out=tmp_path, epochs=1, device="abacus")
+
+
 def test_the_learning_rate_falls_to_a_fifth_after_30_60_and_90_percent():
     recipe = Recipe(epochs=100, learning_rate=1.0)
     rates = [recipe.rate(epoch) for epoch in (1, 30, 31, 60, 61, 90, 91, 100)]

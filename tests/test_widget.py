@@ -501,3 +501,16 @@ def test_displaying_an_explorer_brings_bokehjs_along(on_bench, monkeypatch):
     shown = on_bench().explorer._repr_mimebundle_()
     assert called == [True]
     assert "application/vnd.jupyter.widget-view+json" in shown
+
+
+def test_a_stack_that_names_itself_and_is_not_in_the_catalog_opens_unmeasured(copied):
+    """Whoever trains a stack under a name of their own has no precomputed sweep."""
+    path = copied / "stack.json"
+    text = path.read_text(encoding="utf-8").replace("fcn3x256-digits", "mine")
+    path.write_text(text, encoding="utf-8")
+    opened = Explorer(copied)
+    try:
+        assert opened.results.attrs["stack"] == "mine"
+        assert opened.results["error"].isnull().all()
+    finally:
+        opened.close()

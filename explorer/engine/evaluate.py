@@ -71,7 +71,7 @@ class Evaluator:
         order = torch.randperm(self.total, generator=torch.Generator().manual_seed(ORDER_SEED))
         self._inputs = examples.inputs[order].to(self.network.device)
         self._labels = examples.labels[order].to(self.network.device)
-        self._intact: list[Tensor] = []  # predicted labels, one tensor per slice
+        self._intact: dict[int, Tensor] = {}  # slice → labels the intact network predicts
         with self._settings():
             self._execution = Execution(self.network, self._inputs, batch_size)
         self.batch_size = self._execution.batch_size
@@ -168,14 +168,14 @@ class Evaluator:
         start = position * self.batch_size
         stop = min(start + self.batch_size, self.total)
         inputs = self._inputs[start : start + self.batch_size]
-        intact = position == len(self._intact)
+        intact = position not in self._intact
         found = {
             k: logits[: stop - start]
             for k, logits in self._execution.run(inputs, replacements, prepared, intact)
         }
         if intact:
             self._check_logits(found[INTACT])
-            self._intact.append(found[INTACT].argmax(1))
+            self._intact[position] = found[INTACT].argmax(1)
         return torch.stack([found[k] for k in range(len(replacements))])
 
     def _add(self, totals: Sequence[Estimate], logits: Tensor, position: int) -> list[Estimate]:

@@ -21,12 +21,9 @@ from explorer.engine.program import record
 from explorer.engine.replay import Replay
 from explorer.engine.sources import source_tensors
 from explorer.errors import InterventionError, StackError, UsageError
+from explorer.weights.device import pick_device
 from explorer.weights.families.known import FAMILIES, build_network
-from explorer.weights.stack import (
-    epoch_numbers,
-    layer_names,
-    read_epoch,
-)
+from explorer.weights.stack import epoch_numbers, layer_names, read_epoch
 
 POLICIES = ("with_layer", "weights_only", "recalibrate")
 
@@ -177,30 +174,6 @@ def _tied_names(module: nn.Module) -> dict[str, str]:
     first: dict[int, str] = {}
     pairs = module.named_parameters(remove_duplicate=False)
     return {name: first.setdefault(id(parameter), name) for name, parameter in pairs}
-
-
-def pick_device(device: str) -> torch.device:
-    """Turn ``"auto"`` into CUDA, MPS or CPU, whichever is there first.
-
-    Raises
-    ------
-    UsageError
-        torch does not know the device, or it is not there.
-    """
-    if device == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda", torch.cuda.current_device())
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-        torch.empty(1, device=chosen)
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(
-            f"The device {device!r} cannot be used: {str(error).splitlines()[0]}",
-            "'auto', 'cpu', 'cuda', 'cuda:1', 'mps' are understood, where the machine has them.",
-            "Use device='auto' to take what is there.",
-        ) from error
-    return chosen
 
 
 @contextlib.contextmanager

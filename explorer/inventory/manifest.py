@@ -166,13 +166,11 @@ def bundled_sweep(name: str) -> Path | None:
 
     Raises
     ------
-    UnknownNameError
-        No stack has this name.
     CheckpointError
         The file is missing or altered.
     """
-    record = load_manifest()[name].sweep
-    return None if record is None else verified(record)
+    entry = load_manifest().stacks.get(name)
+    return None if entry is None or entry.sweep is None else verified(entry.sweep)
 
 
 def catalog() -> pd.DataFrame:

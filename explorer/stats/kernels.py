@@ -15,7 +15,7 @@ fastmath=True: that would also let it assume that no weight is NaN or infinite."
 
 
 @numba.njit(nogil=True, cache=True)
-def pair_statistics(reference, current, out):  # type: ignore[no-untyped-def]
+def pair_statistics(reference, current, out):
     """Compare two tensors of which some weights may be NaN or infinite, one weight at a time.
 
     Parameters
@@ -43,7 +43,7 @@ def pair_statistics(reference, current, out):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(nogil=True, cache=True)
-def four_statistics(reference, a, b, c, d, out):  # type: ignore[no-untyped-def]
+def four_statistics(reference, a, b, c, d, out):
     """Compare one tensor with itself at four other times, in one pass and block by block.
 
     Parameters
@@ -65,7 +65,7 @@ def four_statistics(reference, a, b, c, d, out):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(nogil=True, cache=True, fastmath=VECTORS)
-def _four_finite(reference, currents, out):  # type: ignore[no-untyped-def]
+def _four_finite(reference, currents, out):
     """One block of `four_statistics`; where a weight is not finite, max|c−r| comes out so too."""
     a, b, c, d = currents
     nothing = (0.0, 0.0, np.int64(0), 0.0)
@@ -84,7 +84,7 @@ def _four_finite(reference, currents, out):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(nogil=True, cache=True, fastmath=VECTORS)
-def _add(sums, r, c):  # type: ignore[no-untyped-def]
+def _add(sums, r, c):
     """Add one weight to Σ|c−r|, Σ(c−r)², max|c−r| and Σ c².
 
     The bits of a float64 without its sign, read as an integer, order as the numbers do, with

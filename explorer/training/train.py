@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 from explorer.data.datasets import load_test_set, load_training_set
 from explorer.errors import TrainingError, UsageError
 from explorer.training.recipes import Experiment, find_experiment
+from explorer.weights.device import pick_device
 from explorer.weights.families.known import build_network, find_family
 from explorer.weights.folder import (
     clear,
@@ -76,6 +77,8 @@ def train(
     ------
     UnknownNameError
         Nothing of this name can be trained.
+    UsageError
+        An unknown device, or less than one epoch.
     TrainingError
         `out` holds another experiment, or the loss became NaN or infinite.
     CheckpointError
@@ -83,6 +86,7 @@ def train(
     """
     experiment = _settled(find_experiment(name) if isinstance(name, str) else name, epochs, seed)
     folder = Path(out)
+    place = pick_device(device)
     if not resume:
         clear(folder)
     done = finished(folder)
@@ -90,7 +94,7 @@ def train(
         _check_same(_about(experiment), _about_entry(done), folder)
         return folder
     with _threads(experiment.recipe.threads):
-        _Run(experiment, folder, _device(device)).go(progress)
+        _Run(experiment, folder, place).go(progress)
     return folder
 
 
@@ -296,9 +300,3 @@ def _error(network: nn.Module, inputs: Tensor, labels: Tensor) -> float:
         for part, truth in zip(inputs.split(512), labels.split(512), strict=True)
     )
     return wrong / len(labels)
-
-
-def _device(device: str) -> torch.device:
-    if device != "auto":
-        return torch.device(device)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

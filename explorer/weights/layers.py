@@ -103,11 +103,8 @@ def _labeller(scheme: LayerScheme | None) -> Callable[[str], str]:
             "'paper', 'fine', a mapping or list of regular expressions, or a function will do.",
             "For one regular expression pass a list: layers=[r'block\\d+'].",
         )
-    named = isinstance(scheme, Mapping)
-    patterns = [
-        (re.compile(scheme[key]), key) if named else (re.compile(key), None)  # type: ignore[call-overload]
-        for key in scheme
-    ]
+    named = scheme.items() if isinstance(scheme, Mapping) else [(None, text) for text in scheme]
+    patterns = [(re.compile(text), layer) for layer, text in named]
 
     def label(name: str) -> str:
         for pattern, layer in patterns:
