@@ -1,85 +1,81 @@
-"""Datasets: the embedded digits, plain and framed, and whatever the user brings.
+"""Datasets by name, and whatever the user brings, in one form.
 
-Test images are the same on every platform and in every session: they are built in integer
-arithmetic from scikit-learn's digits and numpy's frozen legacy generator.
+=================  =============================================  =====================
+name               what it is                                     where it comes from
+=================  =============================================  =====================
+``digits``         1×8×8 digits                                   embedded
+``digits16``       the same, scaled to 12×12, on 1×16×16          embedded
+``digits28``       … scaled to 20×20, on 1×28×28 as MNIST         embedded
+``digits32``       … scaled to 24×24, on 1×32×32                  embedded
+``mnist``          1×28×28, as are those of ``fashion-mnist``     `download_dataset`
+``cifar10``        3×32×32, as are those of ``cifar100``          `download_dataset`
+``folder:PATH``    3×224×224 from train/CLASS/* and val/CLASS/*   ImageNet, or your own
+``pydoc-text``     windows of 64 characters of English            embedded
+``text:PATH``      windows of 64 bytes or pieces                  LM1B, or your own
+=================  =============================================  =====================
+
+Options follow a path after commas. ``folder:``: ``side=64`` (pixels), ``limit=5000`` (test images),
+``scale=global`` (the paper's), ``imagenet`` or ``half``. ``text:``: ``length=128`` (tokens of a
+window), ``limit=10000`` (windows), ``tokenizer=FILE.model`` (SentencePiece).
 """
 
 from __future__ import annotations
 
-import functools
-import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from sklearn.datasets import load_digits
-from torch import Tensor
 from torch.utils.data import Dataset
 
-from explorer.errors import DataError, unknown_name
+from explorer.data.digits import FORMS, digits_test, digits_training
+from explorer.data.examples import LabelledExamples, TrainingSet, from_arrays, from_dataset
+from explorer.data.folders import SCALES, FolderForm, folder_test, folder_training
+from explorer.data.images import IMAGE_SETS, images_test, images_training
+from explorer.data.text import (
+    BYTES,
+    EMBEDDED_NAME,
+    TextForm,
+    embedded_form,
+    text_test,
+    text_training,
+)
+from explorer.data.tokenizers import SentencePieceTokenizer
+from explorer.errors import DataError, UsageError, unknown_name
+from explorer.inventory.store import data_folder
 
-SPLIT_SEED = 0
-"""Seed of the one permutation of the 1,797 originals that makes the split."""
+__all__ = [
+    "LabelledExamples",
+    "TrainingSet",
+    "as_examples",
+    "dataset_names",
+    "download_dataset",
+    "load_test_set",
+    "load_training_set",
+]
 
-TEST_ORIGINALS = 360
-"""The first 360 originals of the permutation are the test set (a fifth)."""
+FOLDER, TEXT = "folder:", "text:"
+"""Beginnings of names that hold a path."""
 
-SHIFTS_PER_TEST_IMAGE = 5
-MAX_SHIFT = 4
-FRAMED_SIDE = 28
-SCALED_SIDE = 20
-"""MNIST's form: the digit scaled into 20×20 and placed on a 28×28 canvas."""
-
-
-@dataclass(frozen=True)
-class LabelledExamples:
-    """Labelled examples held in memory."""
-
-    inputs: Tensor
-    """(example, …) float32, normalised as in training."""
-    labels: Tensor
-    """(example,) int64, 0 … classes − 1."""
-    name: str
-    """Name of the dataset."""
-    content_hash: str
-    """sha256 over inputs and labels, hexadecimal."""
-
-    @property
-    def chance_error(self) -> float:
-        """Error of always answering the most frequent label."""
-        counts = torch.bincount(self.labels)
-        return 1.0 - float(counts.max()) / len(self.labels)
-
-    def __len__(self) -> int:
-        return len(self.labels)
+OPTIONS = {FOLDER: ("side", "limit", "scale"), TEXT: ("length", "limit", "tokenizer")}
 
 
-@dataclass(frozen=True)
-class TrainingSet:
-    """Training examples, possibly drawn anew for every epoch."""
-
-    name: str
-    """Name of the dataset."""
-    labels: Tensor
-    """(example,) int64."""
-    inputs: Callable[[torch.Generator], Tensor]
-    """Inputs of one epoch, (example, …) float32, in the order of `labels`."""
-
-    def __len__(self) -> int:
-        return len(self.labels)
+def dataset_names() -> list[str]:
+    """Names of all datasets, the two that take a path with the word PATH."""
+    return [*FORMS, *IMAGE_SETS, EMBEDDED_NAME, f"{FOLDER}PATH", f"{TEXT}PATH"]
 
 
-def load_test_set(name: str) -> LabelledExamples:
+def load_test_set(name: str, folder: str | Path | None = None) -> LabelledExamples:
     """Test examples of a named dataset.
 
     Parameters
     ----------
     name : str
-        ``"digits"`` (360 images of 1×8×8) or ``"digits28"`` (the same originals framed as
-        MNIST's are, each at five fixed shifts: 1,800 images of 1×28×28).
+        One of `dataset_names`, with its options. The digits have 360 test originals, which in
+        the framed forms stand at five fixed shifts each: 1,800 images.
+    folder : str or Path, optional
+        Where downloaded sets lie; default as `explorer.inventory.store.data_folder` says.
 
     Returns
     -------
@@ -90,20 +86,44 @@ def load_test_set(name: str) -> LabelledExamples:
     ------
     UnknownNameError
         No dataset has this name.
+    UsageError
+        An option that the dataset does not take.
+    DataError
+        Files are missing or damaged, or the examples do not fit in memory.
     """
-    if name not in _TEST_SETS:
-        raise unknown_name("dataset", name, _TEST_SETS)
-    return _TEST_SETS[name]()
+    if name in FORMS:
+        return digits_test(name)
+    if name in IMAGE_SETS:
+        return images_test(name, data_folder(folder))
+    if name.startswith(FOLDER):
+        return folder_test(_folder_form(name))
+    return text_test(_text_form(name))
 
 
-def load_training_set(name: str) -> TrainingSet:
+def load_training_set(
+    name: str,
+    *,
+    augment: bool = True,
+    label_noise: float = 0.0,
+    seed: int = 0,
+    folder: str | Path | None = None,
+) -> TrainingSet:
     """Training examples of a named dataset.
 
     Parameters
     ----------
     name : str
-        ``"digits"`` (1,437 images of 1×8×8) or ``"digits28"`` (the same originals framed, each
-        at a random shift of up to ±4 pixels drawn anew every epoch).
+        One of `dataset_names`, with its options. The digits have 1,437 training originals.
+    augment : bool
+        Draw the examples of each epoch anew, as in the paper: framed digits at random shifts,
+        CIFAR with 4 pixels of padding, a random crop and flip, folders in random crops, text
+        from a random first character on. False: in the middle, as they are.
+    label_noise : float
+        Share of the training labels that are replaced by uniformly random ones, 0 … 1.
+    seed : int
+        Fixes which labels are replaced, and by what.
+    folder : str or Path, optional
+        Where downloaded sets lie; default as `explorer.inventory.store.data_folder` says.
 
     Returns
     -------
@@ -113,10 +133,63 @@ def load_training_set(name: str) -> TrainingSet:
     ------
     UnknownNameError
         No dataset has this name.
+    UsageError
+        The label noise is no share, or an option that the dataset does not take.
+    DataError
+        Files are missing or damaged.
     """
-    if name not in _TRAINING_SETS:
-        raise unknown_name("dataset", name, _TRAINING_SETS)
-    return _TRAINING_SETS[name]()
+    if name in FORMS:
+        return digits_training(name, augment, label_noise, seed)
+    if name in IMAGE_SETS:
+        return images_training(name, data_folder(folder), augment, label_noise, seed)
+    if name.startswith(FOLDER):
+        return folder_training(_folder_form(name), augment, label_noise, seed)
+    return text_training(_text_form(name), augment, label_noise, seed)
+
+
+def download_dataset(name: str, folder: str | Path | None = None, *, progress: bool = True) -> Path:
+    """Download a dataset, verified by the hashes that torchvision lists, and unpack it.
+
+    What is there already is verified and not downloaded again.
+
+    Parameters
+    ----------
+    name : str
+        ``"mnist"``, ``"fashion-mnist"``, ``"cifar10"`` or ``"cifar100"``.
+    folder : str or Path, optional
+        Where to; default as `explorer.inventory.store.data_folder` says.
+    progress : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    Path
+        The folder, which `load_test_set` and `load_training_set` take.
+
+    Raises
+    ------
+    UnknownNameError
+        No dataset has this name.
+    UsageError
+        The dataset is embedded, or one's own.
+    DataError
+        No server gave the right file.
+    CheckpointError
+        The folder cannot be written to.
+    """
+    root = data_folder(folder)
+    if name in IMAGE_SETS:
+        files = IMAGE_SETS[name].files
+        files.fetch(root, progress)
+        files.prepare(name, root)
+        return root
+    if name in FORMS or name == EMBEDDED_NAME or name.startswith((FOLDER, TEXT)):
+        raise UsageError(
+            f"{name!r} is not downloaded: it is part of the package or a folder of your own.",
+            f"Downloaded are: {', '.join(IMAGE_SETS)}.",
+            "Use it as it is.",
+        )
+    raise unknown_name("dataset", name, dataset_names())
 
 
 def as_examples(data: str | LabelledExamples | Dataset[Any] | tuple[Any, Any]) -> LabelledExamples:
@@ -125,7 +198,8 @@ def as_examples(data: str | LabelledExamples | Dataset[Any] | tuple[Any, Any]) -
     Parameters
     ----------
     data : str, LabelledExamples, torch Dataset of (input, label), or pair (inputs, labels)
-        A pair holds arrays or tensors: (example, …) numbers and (example,) integers.
+        A pair holds arrays or tensors: (example, …) numbers and (example,) integers, or
+        (example, position, …) and (example, position) where each position has its own label.
 
     Returns
     -------
@@ -144,9 +218,9 @@ def as_examples(data: str | LabelledExamples | Dataset[Any] | tuple[Any, Any]) -
     if isinstance(data, str):
         return load_test_set(data)
     if isinstance(data, tuple) and len(data) == 2:
-        return _from_arrays(torch.as_tensor(data[0]), torch.as_tensor(data[1]), "arrays")
-    if hasattr(data, "__getitem__") and hasattr(data, "__len__"):
-        return _from_dataset(data)
+        return from_arrays(torch.as_tensor(data[0]), torch.as_tensor(data[1]), "arrays")
+    if hasattr(data, "__getitem__") and (hasattr(data, "__len__") or hasattr(data, "__iter__")):
+        return from_dataset(data)
     raise DataError(
         f"The test data is a {type(data).__name__}.",
         "A dataset's name, a torch Dataset of (input, label), or a pair (inputs, labels) will do.",
@@ -154,143 +228,65 @@ def as_examples(data: str | LabelledExamples | Dataset[Any] | tuple[Any, Any]) -
     )
 
 
-def _from_dataset(dataset: Any) -> LabelledExamples:
-    pairs = [dataset[i] for i in range(len(dataset))]
-    if not pairs or any(not isinstance(pair, (tuple, list)) or len(pair) != 2 for pair in pairs):
-        raise DataError(
-            f"The dataset {type(dataset).__name__} has {len(pairs)} items that are not all pairs.",
-            "Each item must be a pair (input, label), and there must be at least one.",
-            "Wrap the dataset so that dataset[i] returns (input, label).",
-        )
-    inputs = torch.stack([torch.as_tensor(x) for x, _ in pairs])
-    labels = torch.as_tensor([int(y) for _, y in pairs])
-    return _from_arrays(inputs, labels, type(dataset).__name__)
+# --- names with a path -----------------------------------------------------------------------
 
 
-def _from_arrays(inputs: Tensor, labels: Tensor, name: str) -> LabelledExamples:
-    whole = not (labels.is_floating_point() or labels.is_complex())
-    if labels.ndim != 1 or len(labels) != len(inputs) or not len(labels) or not whole:
-        raise DataError(
-            f"Inputs have shape {tuple(inputs.shape)}, labels {tuple(labels.shape)} "
-            f"of {labels.dtype}.",
-            "Inputs (example, …) and as many integer labels (example,) are needed, at least one.",
-            "Check that both come from the same split and that labels are class numbers.",
-        )
-    if int(labels.min()) < 0:
-        raise DataError(
-            f"The smallest label is {int(labels.min())}.",
-            "Labels are class numbers from 0 on.",
-            "Shift the labels so that the first class is 0.",
-        )
-    if inputs.is_floating_point():
-        inputs = inputs.float()
-    digest = hashlib.sha256(inputs.contiguous().numpy().tobytes())
-    digest.update(labels.long().contiguous().numpy().tobytes())
-    return LabelledExamples(inputs, labels.long(), name, digest.hexdigest())
-
-
-# --- the embedded digits ---------------------------------------------------------------------
-
-
-@functools.cache
-def _originals() -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.intp]]:
-    """Grey levels 0…16 as (1797, 8, 8), labels, and the permutation that splits them."""
-    digits = load_digits()
-    order = np.random.RandomState(SPLIT_SEED).permutation(len(digits.target))
-    return digits.images.astype(np.int64), digits.target.astype(np.int64), order
-
-
-def _split(part: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    images, labels, order = _originals()
-    chosen = order[:TEST_ORIGINALS] if part == "test" else order[TEST_ORIGINALS:]
-    return images[chosen], labels[chosen]
-
-
-def _scaled(images: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Bilinear 8×8 → 20×20: source position 0.4·i − 0.3, clamped at the border.
-
-    Pixels stay integers, 0…1600: 16 grey levels times 10×10 weight steps.
-    """
-    side = images.shape[1]
-    weights = np.zeros((SCALED_SIDE, side), dtype=np.int64)
-    for i in range(SCALED_SIDE):
-        left, tenths = divmod(max(0, 4 * i - 3), 10)
-        weights[i, left] += 10 - tenths
-        weights[i, min(left + 1, side - 1)] += tenths
-    return weights @ images @ weights.T
-
-
-def _framed(scaled: NDArray[np.int64], shifts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Place (n, 20, 20) images on 28×28 canvases; shifts (n, 2) are 0…8, 4 being the middle."""
-    canvas = np.zeros((len(scaled), FRAMED_SIDE, FRAMED_SIDE), dtype=np.int64)
-    for image, target, (row, column) in zip(scaled, canvas, shifts, strict=True):
-        target[row : row + SCALED_SIDE, column : column + SCALED_SIDE] = image
-    return canvas
-
-
-def _normalise(pixels: NDArray[np.int64], training: NDArray[np.int64], area: int) -> Tensor:
-    """Subtract mean, divide by standard deviation, both over all training pixels.
-
-    `area` is the number of pixels per training image, frame included, which adds only zeros.
-    """
-    count = len(training) * area
-    mean = int(training.sum()) / count
-    deviation = (int((training**2).sum()) / count - mean**2) ** 0.5
-    normalised = (pixels.astype(np.float64) - mean) / deviation
-    return torch.from_numpy(normalised.astype(np.float32)).unsqueeze(1)  # (n, 1, side, side)
-
-
-def _integer_hash(name: str, pixels: NDArray[np.int64], labels: NDArray[np.int64]) -> str:
-    digest = hashlib.sha256(name.encode())
-    digest.update(pixels.astype("<u2").tobytes())
-    digest.update(labels.astype("<u2").tobytes())
-    return digest.hexdigest()
-
-
-@functools.cache
-def _digits_test() -> LabelledExamples:
-    pixels, labels = _split("test")
-    inputs = _normalise(pixels, _split("train")[0], 64)
-    hashed = _integer_hash("digits", pixels, labels)
-    return LabelledExamples(inputs, torch.from_numpy(labels), "digits", hashed)
-
-
-@functools.cache
-def _digits28_test() -> LabelledExamples:
-    images, labels = _split("test")
-    scaled = np.repeat(_scaled(images), SHIFTS_PER_TEST_IMAGE, axis=0)
-    labels = np.repeat(labels, SHIFTS_PER_TEST_IMAGE)
-    shifts = np.random.RandomState(SPLIT_SEED + 1).randint(
-        0, 2 * MAX_SHIFT + 1, size=(len(scaled), 2)
+def _folder_form(name: str) -> FolderForm:
+    path, options = _parsed(name, FOLDER)
+    scale = options.get("scale", "global")
+    if scale not in ("global", *SCALES):
+        raise unknown_name("scale", scale, ("global", *SCALES))
+    return FolderForm(
+        name=name,
+        path=path,
+        side=_number(name, options, "side") or FolderForm.side,
+        limit=_number(name, options, "limit"),
+        scale=scale,
     )
-    pixels = _framed(scaled, shifts)
-    inputs = _normalise(pixels, _scaled(_split("train")[0]), FRAMED_SIDE**2)
-    hashed = _integer_hash("digits28", pixels, labels)
-    return LabelledExamples(inputs, torch.from_numpy(labels), "digits28", hashed)
 
 
-def _digits_training() -> TrainingSet:
-    pixels, labels = _split("train")
-    inputs = _normalise(pixels, pixels, 64)
-    return TrainingSet("digits", torch.from_numpy(labels), lambda generator: inputs)
+def _text_form(name: str) -> TextForm:
+    if name == EMBEDDED_NAME:
+        return embedded_form()
+    if not name.startswith(TEXT):
+        raise unknown_name("dataset", name, dataset_names())
+    path, options = _parsed(name, TEXT)
+    model = options.get("tokenizer")
+    return TextForm(
+        name=name,
+        path=path,
+        length=_number(name, options, "length") or TextForm.length,
+        limit=_number(name, options, "limit"),
+        tokenizer=SentencePieceTokenizer(Path(model).expanduser()) if model else BYTES,
+    )
 
 
-def _digits28_training() -> TrainingSet:
-    images, labels = _split("train")
-    scaled = _scaled(images)
+def _parsed(name: str, beginning: str) -> tuple[Path, dict[str, str]]:
+    """Path and options of a name such as ``text:notes.txt,length=128``."""
+    path, *parts = re.split(r",(?=\w+=)", name.removeprefix(beginning))
+    options = dict(part.split("=", 1) for part in parts)
+    for option in options:
+        if option not in OPTIONS[beginning]:
+            raise UsageError(
+                f"{name!r} has the option {option!r}.",
+                f"{beginning}PATH takes {', '.join(OPTIONS[beginning])}.",
+                "Correct it or leave it out.",
+            )
+    if not path:
+        raise UsageError(
+            f"{name!r} names no path.", f"{beginning}PATH is expected.", "Add the path."
+        )
+    return Path(path).expanduser(), options
 
-    def inputs(generator: torch.Generator) -> Tensor:
-        shifts = torch.randint(0, 2 * MAX_SHIFT + 1, (len(scaled), 2), generator=generator)
-        return _normalise(_framed(scaled, shifts.numpy()), scaled, FRAMED_SIDE**2)
 
-    return TrainingSet("digits28", torch.from_numpy(labels), inputs)
-
-
-_TEST_SETS: dict[str, Callable[[], LabelledExamples]] = {
-    "digits": _digits_test,
-    "digits28": _digits28_test,
-}
-_TRAINING_SETS: dict[str, Callable[[], TrainingSet]] = {
-    "digits": _digits_training,
-    "digits28": _digits28_training,
-}
+def _number(name: str, options: Mapping[str, str], key: str) -> int | None:
+    if key not in options:
+        return None
+    text = options[key]
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise UsageError(
+            f"{key}={text} in {name!r} is not a number above 0.",
+            "A whole number is needed.",
+            f"Write {key}=64, for example, or leave it out.",
+        )
+    return int(text)

@@ -1,6 +1,7 @@
 """Local files that can be trusted: where they are, that they are whole, how they are written.
 
-The only module that may use the network; so far every stack is bundled and nothing is fetched.
+The only module that may use the network. Every stack is bundled; data sets are fetched, and only
+when somebody asks for it.
 """
 
 from __future__ import annotations
@@ -8,19 +9,28 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import http.client
 import os
 import re
 import secrets
-from collections.abc import Iterator
+import urllib.request
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from explorer.errors import CheckpointError, ManifestError
+from tqdm.auto import tqdm
+
+from explorer.errors import CheckpointError, DataError, ManifestError
 
 CATALOG_FOLDER = Path(__file__).parent
 BUNDLED_FOLDER = CATALOG_FOLDER / "bundled"
 STACK_FILE = "stack.json"
 """Name of the manifest of one stack, kept beside its checkpoints."""
+DATA_VARIABLE = "EXPLORER_DATA"
+"""Environment variable that names the folder of the data sets."""
+CHUNK = 2**16
+TIMEOUT = 30.0
+"""Seconds without an answer after which a download is given up."""
 
 
 @dataclass(frozen=True)
@@ -152,3 +162,105 @@ def placed(target: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):  # the folder itself may be what cannot be used
             temporary.unlink(missing_ok=True)
+
+
+# --- data sets -------------------------------------------------------------------------------
+
+
+def data_folder(folder: str | Path | None = None) -> Path:
+    """Folder in which downloaded data sets lie, whether it exists or not.
+
+    The one given, else the one in the environment variable EXPLORER_DATA, else
+    ``layer-explorer/data`` in the user's folder for caches.
+    """
+    named = folder or os.environ.get(DATA_VARIABLE)
+    if named:
+        return Path(named).expanduser()
+    caches = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA")
+    return (Path(caches) if caches else Path.home() / ".cache") / "layer-explorer" / "data"
+
+
+def fetch(addresses: Sequence[str], target: Path, md5: str, *, progress: bool = True) -> Path:
+    """Download a file whose hash is known, unless it is there already.
+
+    The file is placed only when it has arrived as a whole and with the right hash; until then
+    an older one stays as it was.
+
+    Parameters
+    ----------
+    addresses : sequence of str
+        Where it can be had; the next one is tried when one fails.
+    target : Path
+        Where it is to lie.
+    md5 : str
+        Its hash, hexadecimal.
+    progress : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    Path
+        The target.
+
+    Raises
+    ------
+    DataError
+        No address gave the right file.
+    CheckpointError
+        The folder cannot be written to, or the disk is full.
+    """
+    if target.is_file() and md5_of(target) == md5:
+        return target
+    reasons = []
+    for address in addresses:
+        try:
+            with placed(target) as temporary:
+                _receive(address, temporary, md5, progress)
+            return target
+        except DataError as error:
+            reasons.append(error.came)
+    raise DataError(
+        f"{target.name} could not be downloaded. {' '.join(reasons)}",
+        f"The original file with md5 {md5} is needed.",
+        f"Try again later, or put the file into {target.parent} yourself.",
+    )
+
+
+def md5_of(path: Path) -> str:
+    """The md5 of a file, hexadecimal; what data sets of that age are listed with."""
+    with path.open("rb") as stream:
+        digest = hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False))
+    return digest.hexdigest()
+
+
+def _receive(address: str, file: Path, md5: str, progress: bool) -> None:
+    """Write what an address sends into a file, and refuse anything but the right content."""
+    digest = hashlib.md5(usedforsecurity=False)
+    with file.open("wb") as stream, contextlib.closing(_chunks(address, progress)) as chunks:
+        for chunk in chunks:
+            digest.update(chunk)
+            stream.write(chunk)
+    if digest.hexdigest() != md5:
+        raise _refused(address, f"sent another file, with md5 {digest.hexdigest()}")
+
+
+def _chunks(address: str, progress: bool) -> Generator[bytes, None, None]:
+    """What an address sends, piece by piece; a network that fails or stops early is explained."""
+    try:
+        with urllib.request.urlopen(address, timeout=TIMEOUT) as answer:
+            announced = answer.length
+            bar = tqdm(total=announced, unit="B", unit_scale=True, disable=not progress)
+            with bar:
+                while chunk := answer.read(CHUNK):
+                    bar.update(len(chunk))
+                    yield chunk
+            if answer.length:  # what is still to come
+                raise _refused(
+                    address, f"stopped after {announced - answer.length} of {announced} bytes"
+                )
+    except (OSError, http.client.HTTPException) as error:
+        raise _refused(address, f"failed: {error}") from error
+
+
+def _refused(address: str, reason: str) -> DataError:
+    return DataError(f"{address} {reason}.", "The original file is needed.", "Try again later.")

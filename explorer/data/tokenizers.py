@@ -1,0 +1,100 @@
+"""From text to token numbers: bytes, the characters of a known text, SentencePiece."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from explorer.errors import DataError
+
+
+class Tokenizer(Protocol):
+    """Turns text into token numbers 0 … vocabulary − 1."""
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of different tokens."""
+
+    def encode(self, text: bytes, where: str) -> Tensor:
+        """Tokens of a text, (token,) uint8 or int32; `where` names it in an error."""
+
+
+@dataclass(frozen=True)
+class ByteTokenizer:
+    """Each byte is a token."""
+
+    vocabulary: int = 256
+
+    def encode(self, text: bytes, where: str) -> Tensor:
+        # frombuffer refuses an empty buffer
+        return torch.frombuffer(bytearray(text or b" "), dtype=torch.uint8)[: len(text)]
+
+
+@dataclass(frozen=True)
+class CharacterTokenizer:
+    """Each byte that occurs in a known text is a token."""
+
+    alphabet: bytes
+    """These bytes, ascending; a token is a place in it."""
+
+    @property
+    def vocabulary(self) -> int:
+        return len(self.alphabet)
+
+    def encode(self, text: bytes, where: str) -> Tensor:
+        table = torch.zeros(256, dtype=torch.uint8)
+        table[list(self.alphabet)] = torch.arange(len(self.alphabet), dtype=torch.uint8)
+        return table[ByteTokenizer().encode(text, where).long()]
+
+
+@dataclass(frozen=True)
+class SentencePieceTokenizer:
+    """The pieces of a SentencePiece model, each line closed by its end-of-sentence piece."""
+
+    model: Path
+    """A trained model file; the package sentencepiece has to be installed."""
+
+    @property
+    def vocabulary(self) -> int:
+        return int(_processor(self.model).vocab_size())
+
+    def encode(self, text: bytes, where: str) -> Tensor:
+        try:
+            lines = text.decode("utf-8").splitlines()
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"{where} is not UTF-8: {error.reason} at byte {error.start}.",
+                "SentencePiece works on UTF-8 text.",
+                "Convert the file, or leave tokenizer= out to use bytes.",
+            ) from error
+        processor = _processor(self.model)
+        closing = [processor.eos_id()] if processor.eos_id() >= 0 else []
+        pieces = processor.encode(lines, out_type=int)
+        return torch.tensor([p for line in pieces for p in (*line, *closing)], dtype=torch.int32)
+
+
+@functools.lru_cache(maxsize=4)
+def _processor(model: Path) -> Any:
+    """Load a SentencePiece model; the package is optional."""
+    try:
+        sentencepiece = importlib.import_module("sentencepiece")
+    except ImportError as error:
+        raise DataError(
+            f"The tokenizer {model.name} needs the package sentencepiece, which is not installed.",
+            "Without it, text is read as bytes.",
+            "Run `pip install sentencepiece`, or leave tokenizer= out.",
+        ) from error
+    try:
+        return sentencepiece.SentencePieceProcessor(model_file=str(model))
+    except (OSError, RuntimeError) as error:
+        raise DataError(
+            f"{model} is not a SentencePiece model: {error}",
+            "A .model file that SentencePiece has trained is needed.",
+            "Correct the path after tokenizer=.",
+        ) from error
