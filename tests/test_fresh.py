@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from explorer.errors import InterventionError, StackError, UnknownNameError
-from explorer.weights.families.known import FAMILIES, build_network, find_family
+from explorer.errors import InterventionError, UnknownNameError
+from explorer.weights.families.known import FAMILIES, build_network
 from explorer.weights.fresh import fresh_layer, layer_seed
+from explorer.weights.stack import layer_names, read_layer
 from tests import toy
 
 SIZES = {"depth": 2, "width": 64, "inputs": 100, "classes": 10}
@@ -50,12 +51,13 @@ def test_the_global_generator_goes_on_as_if_nothing_had_been_drawn():
     assert torch.equal(state, torch.get_rng_state())
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_every_tensor_of_a_family_is_in_exactly_one_layer(family):
-    known = find_family(family)
-    listed = [name for names in known.layers(known.sizes).values() for name in names]
-    assert sorted(listed) == sorted(build_network(family, known.sizes).state_dict())
-    assert len(set(listed)) == len(listed)
+def test_the_bundled_stack_begins_with_the_draw_that_training_begins_with(bundled):
+    """FCN draws are the same bits as when the stack was trained."""
+    network = build_network("fcn", bundled.attrs["sizes"])
+    for layer in layer_names(bundled):
+        start = read_layer(bundled, layer, 0)
+        fresh = fresh_layer(network, "fcn", layer, tuple(start), -1, 0)
+        assert all(torch.equal(fresh[name], torch.from_numpy(start[name])) for name in start)
 
 
 def test_fcn_draws_have_the_distribution_of_pytorchs_linear(network):
@@ -77,6 +79,19 @@ def test_a_module_of_ones_own_is_drawn_by_its_reset_parameters():
     assert fresh["norm.weight"].tolist() == [1.0] * 4
     assert fresh["norm.running_mean"].tolist() == [0.0] * 4
     assert network.norm.weight.tolist() == [7.0] * 4
+
+
+def test_attention_is_drawn_as_its_constructor_draws_it():
+    network = nn.ModuleDict({"mix": nn.MultiheadAttention(64, 4)})
+    names = ("mix.in_proj_weight", "mix.in_proj_bias")
+    fresh = fresh_layer(network, "", "mix", names, 0, 0)
+    assert tuple(fresh) == names
+    assert not fresh["mix.in_proj_bias"].any()
+    bound = math.sqrt(6 / (64 + 192))
+    assert float(fresh["mix.in_proj_weight"].std()) == pytest.approx(bound / math.sqrt(3), rel=0.02)
+    again = fresh_layer(network, "", "mix", names, 1, 0)
+    assert not same(fresh, again)
+    assert same(fresh, fresh_layer(network, "", "mix", names, 0, 0))
 
 
 class Bare(nn.Module):
@@ -107,7 +122,7 @@ def test_an_unknown_family_is_refused():
         build_network("fcm", SIZES)
 
 
-@pytest.mark.parametrize("sizes", [{}, {**SIZES, "heads": 2}, {**SIZES, "width": 0}])
-def test_sizes_that_do_not_fit_are_refused_with_those_that_do(sizes):
-    with pytest.raises(StackError, match=r"sizes of a fcn network(.|\n)*depth, width"):
-        build_network("fcn", sizes)
+def test_sizes_that_are_left_out_are_the_familys_defaults():
+    network = build_network("fcn", {"depth": 1})
+    shapes = [tuple(tensor.shape) for tensor in network.state_dict().values()]
+    assert shapes == [(256, 784), (256,), (10, 256), (10,)]

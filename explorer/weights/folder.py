@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
@@ -34,15 +36,30 @@ STATE_FILE = ".training-state.safetensors"
 LOG_FILE = "log.csv"
 
 
-def save_epoch(folder: Path, epoch: int, arrays: Mapping[str, Array]) -> None:
-    """Write one checkpoint of the stack."""
-    write_checkpoint(folder / checkpoint_file(epoch), arrays, epoch)
+def checkpoint_name(number: int, unit: str) -> str:
+    """Name of the file of an epoch (``unit="epoch"``) or of an optimiser step (``"step"``)."""
+    return checkpoint_file(number) if unit == "epoch" else f"step-{number:06d}.safetensors"
+
+
+def seed_folder(folder: Path, seed: int) -> Path:
+    """Where one of several runs lies that differ in their seed only."""
+    return folder / f"seed-{seed}"
+
+
+def save_checkpoint(folder: Path, number: int, arrays: Mapping[str, Array], unit: str) -> None:
+    """Write one checkpoint of the stack, whole or not at all."""
+    path = folder / checkpoint_name(number, unit)
+    if unit == "epoch":
+        write_checkpoint(path, arrays, number)
+        return
+    with placed(path) as temporary:
+        save_file(_contiguous(arrays), temporary, metadata={unit: str(number)})
 
 
 def save_state(folder: Path, arrays: Mapping[str, Array], notes: Mapping[str, Any]) -> None:
     """Write where training stands: tensors, and notes that JSON can hold."""
     with placed(folder / STATE_FILE) as temporary:
-        save_file(dict(arrays), temporary, metadata={"notes": json.dumps(dict(notes))})
+        save_file(_contiguous(arrays), temporary, metadata={"notes": json.dumps(dict(notes))})
 
 
 def load_state(folder: Path) -> tuple[dict[str, Array], dict[str, Any]] | None:
@@ -83,7 +100,7 @@ def clear(folder: Path) -> None:
     if not folder.is_dir():
         return
     for path in folder.iterdir():
-        if path.name in (STACK_FILE, STATE_FILE, LOG_FILE) or is_checkpoint_file(path.name):
+        if path.name in (STACK_FILE, STATE_FILE, LOG_FILE) or _is_checkpoint(path.name):
             path.unlink()
 
 
@@ -93,10 +110,21 @@ def finished(folder: Path) -> StackEntry | None:
     return next(iter(load_manifest(path).stacks.values())) if path.exists() else None
 
 
+def about_of(entry: StackEntry) -> dict[str, Any]:
+    """What `finish` was told about a stack, and under ``keep`` the numbers of its checkpoints."""
+    plain = ("name", "title", "dataset", "recipe", "seed", "licence", "citation")
+    return {
+        **{key: getattr(entry, key) for key in plain},
+        "family": {"name": entry.family, "sizes": dict(entry.sizes)},
+        **({"unit": entry.unit} if entry.unit != "epoch" else {}),
+        "keep": [checkpoint.epoch for checkpoint in entry.checkpoints],
+    }
+
+
 def finish(
     folder: Path,
     about: Mapping[str, Any],
-    epochs: Sequence[int],
+    numbers: Sequence[int],
     layers: Mapping[str, Sequence[str]],
     buffers: Sequence[str],
 ) -> StackEntry:
@@ -105,11 +133,12 @@ def finish(
     Parameters
     ----------
     folder : Path
-        Holds a checkpoint for every epoch.
+        Holds a checkpoint for every number.
     about : mapping
-        The manifest's keys that do not follow from the files.
-    epochs : sequence of int
-        Epochs that were kept, rising.
+        The manifest's keys that do not follow from the files; ``unit`` is one of them where the
+        checkpoints count optimiser steps.
+    numbers : sequence of int
+        Epochs, or optimiser steps, that were kept, rising.
     layers : mapping
         Layer → tensor names.
     buffers : sequence of str
@@ -119,13 +148,14 @@ def finish(
     -------
     StackEntry
     """
-    specs = SafetensorsCheckpoint(folder / checkpoint_file(epochs[0])).specs()
+    files = {n: checkpoint_name(n, str(about.get("unit", "epoch"))) for n in numbers}
+    specs = SafetensorsCheckpoint(folder / files[numbers[0]]).specs()
     entry = {
         **about,
         "folder": ".",
         "layers": {layer: list(names) for layer, names in layers.items()},
         "tensors": {name: _tensor(spec, name in buffers) for name, spec in specs.items()},
-        "checkpoints": [{"epoch": e, **file_entry(folder, checkpoint_file(e))} for e in epochs],
+        "checkpoints": [{"epoch": n, **file_entry(folder, file)} for n, file in files.items()],
     }
     content = {"schema_version": 1, "stacks": [entry]}
     path = folder / STACK_FILE
@@ -140,6 +170,14 @@ def file_entry(folder: Path, file: str) -> dict[str, Any]:
     """A file as a manifest vouches for it."""
     record = record_of(folder, file)
     return {"file": file, "bytes": record.bytes, "sha256": record.sha256}
+
+
+def _contiguous(arrays: Mapping[str, Array]) -> dict[str, Array]:
+    return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+
+
+def _is_checkpoint(name: str) -> bool:
+    return is_checkpoint_file(name) or bool(re.fullmatch(r"step-\d{6,}\.safetensors", name))
 
 
 def _tensor(spec: ArraySpec, buffer: bool) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from explorer.errors import InterventionError
+from explorer.weights.families.initialisers import TORCH, draw_tensors, how_to_draw
 from explorer.weights.families.known import FAMILIES
 
 
@@ -23,7 +24,8 @@ def fresh_layer(
         The network the layer belongs to; it is only read.
     family : str
         Name of its family; ``""`` for a network that belongs to none, whose modules'
-        ``reset_parameters`` is run instead.
+        ``reset_parameters`` is run instead. A module of torch without one (multi-head attention)
+        is drawn as its constructor does.
     layer : str
         Name of the layer, which enters the generator's seed.
     names : tuple of str
@@ -62,6 +64,12 @@ def layer_seed(seed: int, layer: str, draw: int) -> int:
 def _reset(module: nn.Module, path: str) -> dict[str, Tensor]:
     """Initial values of the tensors that a module owns itself, drawn in a copy of it."""
     reset = getattr(type(module), "reset_parameters", None)
+    owned = {**module._parameters, **module._buffers}
+    present = tuple(name for name, tensor in owned.items() if tensor is not None)
+    prefix = f"{path}." if path else ""
+    if reset is None and all(how_to_draw(TORCH, module, name) for name in present):
+        drawn = draw_tensors(TORCH, module, present, torch.default_generator)
+        return {prefix + name: tensor for name, tensor in drawn.items()}
     if reset is None:
         raise InterventionError(
             f"{path or 'the network'} ({type(module).__name__}) has no reset_parameters().",
@@ -70,6 +78,4 @@ def _reset(module: nn.Module, path: str) -> dict[str, Tensor]:
         )
     twin = copy.deepcopy(module).cpu()
     reset(twin)
-    owned = {**twin._parameters, **twin._buffers}
-    prefix = f"{path}." if path else ""
-    return {prefix + name: t.detach() for name, t in owned.items() if t is not None}
+    return {prefix + name: getattr(twin, name).detach() for name in present}

@@ -66,6 +66,35 @@ def _from_files(
     return [open_checkpoint(files[k], reader) for k in order], epochs
 
 
+def checkpoint_unit(source: Any, known_only: bool) -> str:
+    """What the numbers of a source count: ``"step"`` where all its files say so, else ``"epoch"``.
+
+    `known_only` leaves files out of a folder that are no checkpoints of a known format.
+
+    Raises
+    ------
+    StackError
+        Some files are named after epochs and some after steps, whose numbers cannot be compared.
+    """
+    if isinstance(source, (str, Path)):
+        path = Path(source)
+        files = _files_below(path, known_only) if path.is_dir() else [path]
+    elif isinstance(source, (list, tuple)) and all(isinstance(s, (str, Path)) for s in source):
+        files = [Path(item) for item in source]
+    else:
+        return "epoch"
+    stems = [file.stem.lower() for file in files]
+    of_steps = [stem for stem in stems if re.search(r"step\D?\d+$", stem)]
+    of_epochs = [stem for stem in stems if re.search(r"epoch\D?\d+$", stem)]
+    if of_steps and of_epochs:
+        raise StackError(
+            f"There are {of_steps[0]} and {of_epochs[0]} among the checkpoints.",
+            "A stack counts either completed epochs or optimiser steps.",
+            "Pass the files of one kind as a list.",
+        )
+    return "step" if of_steps and len(of_steps) == len(stems) else "epoch"
+
+
 def _check_not_aliased(states: Sequence[Any]) -> None:
     """Refuse a list of state dicts that are views of one network's live parameters."""
     pointers = [

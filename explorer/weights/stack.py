@@ -28,6 +28,7 @@ from explorer.weights.layers import LayerScheme, fan_in, group_layers, is_buffer
 from explorer.weights.sources import (
     check_epochs,
     check_model,
+    checkpoint_unit,
     collect_checkpoints,
     common_specs,
 )
@@ -65,8 +66,10 @@ def open_stack(
     xarray.DataTree
         Coordinate ``epoch`` at the root; one node per layer; one variable per parameter or buffer
         with dims (epoch, …own dims…). Attributes: name, title, family, sizes, dataset, layers,
-        content_hash. Each variable's attributes: parameter (its name in the state dict), buffer,
-        fan_in.
+        content_hash, checkpoint_unit. The last says what the numbers of ``epoch`` count:
+        ``"epoch"`` completed passes or, where checkpoints lie within an epoch, ``"step"``
+        optimiser steps; the dimension has one name for both. Each variable's attributes:
+        parameter (its name in the state dict), buffer, fan_in.
 
     Raises
     ------
@@ -85,6 +88,7 @@ def open_stack(
         chosen = layers if layers is not None else "paper"
         return _from_manifest(entry, chosen)
     checkpoints, found_epochs, name = collect_checkpoints(source, reader)
+    unit = "epoch" if epochs is not None else checkpoint_unit(source, reader is None)
     attributes = {"name": name, "title": name, "family": "", "sizes": {}, "dataset": ""}
     specs = common_specs(checkpoints)
     buffers = {n: is_buffer(n) for n in specs}
@@ -99,7 +103,7 @@ def open_stack(
         specs,
         group_layers(list(specs), layers),
         buffers,
-        {**attributes, "content_hash": ""},
+        {**attributes, "content_hash": "", "checkpoint_unit": unit},
     )
 
 
@@ -214,11 +218,18 @@ def _manifest_entry(source: object) -> StackEntry | None:
     folder = Path(source)
     if (folder / STACK_FILE).is_file():
         return next(iter(load_manifest(folder / STACK_FILE).stacks.values()))
-    stacks = load_manifest().stacks
+    manifest = load_manifest()
+    stacks = manifest.stacks
     if str(source) in stacks:
         return stacks[str(source)]
     if folder.exists():
         return None
+    if str(source) in manifest.recipes:
+        raise UnknownNameError(
+            f"There is no stack {str(source)!r} here, but a recipe for it.",
+            f"Known: {', '.join(stacks)}. A folder or a checkpoint file will also do.",
+            f"Run explorer train {source} --out FOLDER, and open the folder.",
+        )
     error = unknown_name("stack", str(source), stacks)
     raise UnknownNameError(
         error.came, f"{error.accepted} A folder or a checkpoint file will also do.", error.advice
@@ -246,6 +257,7 @@ def _from_manifest(entry: StackEntry, layers: LayerScheme) -> xr.DataTree:
             "sizes": dict(entry.sizes),
             "dataset": entry.dataset,
             "content_hash": digest.hexdigest(),
+            "checkpoint_unit": entry.unit,
         },
     )
 

@@ -2,15 +2,92 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from torch import nn
 
-from explorer.errors import StackError, unknown_name
+from explorer.errors import UnknownNameError, unknown_name
 from explorer.weights.families.family import Family
 from explorer.weights.families.fcn import FCN
 
-FAMILIES: Mapping[str, Family] = {family.name: family for family in (FCN,)}
+
+def _vgg() -> Family:
+    from explorer.weights.families.vgg import VGG
+
+    return VGG
+
+
+def _resnet() -> Family:
+    from explorer.weights.families.resnet import RESNET
+
+    return RESNET
+
+
+def _vit() -> Family:
+    from explorer.weights.families.vit import VIT
+
+    return VIT
+
+
+def _mixer() -> Family:
+    from explorer.weights.families.mixer import MIXER
+
+    return MIXER
+
+
+def _transformer() -> Family:
+    from explorer.weights.families.transformer import TRANSFORMER
+
+    return TRANSFORMER
+
+
+def _library(name: str) -> Family:
+    from explorer.weights.families.library import library_family
+
+    return library_family(name)
+
+
+_LOADERS: Mapping[str, Callable[[], Family]] = {
+    "fcn": lambda: FCN,
+    "vgg": _vgg,
+    "resnet": _resnet,
+    "vit": _vit,
+    "mixer": _mixer,
+    "transformer": _transformer,
+}
+"""Loaded when first asked for: torchvision takes a second and 160 MB, which an FCN does without."""
+
+_PREFIXES = ("torchvision/", "timm/")
+
+
+class Families(Mapping[str, Family]):
+    """Our families by name, and with ``torchvision/NAME`` and ``timm/NAME`` those of libraries.
+
+    Iteration gives our own only.
+    """
+
+    def __getitem__(self, name: str) -> Family:
+        """Return the family of this name, or say which there are."""
+        if name in _LOADERS:
+            return _LOADERS[name]()
+        if isinstance(name, str) and name.startswith(_PREFIXES):
+            return _library(name)
+        error = unknown_name("family", name, _LOADERS)
+        raise UnknownNameError(
+            error.came,
+            f"{error.accepted} torchvision/NAME and timm/NAME will also do.",
+            error.advice,
+        )
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_LOADERS)
+
+    def __len__(self) -> int:
+        return len(_LOADERS)
+
+
+FAMILIES = Families()
 
 
 def find_family(name: str) -> Family:
@@ -19,14 +96,12 @@ def find_family(name: str) -> Family:
     Raises
     ------
     UnknownNameError
-        No family has this name.
+        No family has this name, or the library it is from is not installed.
     """
-    if name not in FAMILIES:
-        raise unknown_name("family", name, FAMILIES)
     return FAMILIES[name]
 
 
-def build_network(name: str, sizes: Mapping[str, int]) -> nn.Module:
+def build_network(name: str, sizes: Mapping[str, Any]) -> nn.Module:
     """Build a family's member; its parameters still hold arbitrary values.
 
     Raises
@@ -34,13 +109,31 @@ def build_network(name: str, sizes: Mapping[str, int]) -> nn.Module:
     UnknownNameError
         No family has this name.
     StackError
-        A size is missing, unknown or not positive.
+        A size is unknown, or its value is not one that it takes.
     """
-    family = find_family(name)
-    if set(sizes) != set(family.sizes) or min(sizes.values()) < 1:
-        raise StackError(
-            f"The sizes of a {name} network were {dict(sizes)}.",
-            f"Positive numbers for {', '.join(family.sizes)} are needed.",
-            f"The defaults are {dict(family.sizes)}.",
-        )
-    return family.build(sizes)
+    return find_family(name).build(sizes)
+
+
+def diagram(name: str, sizes: Mapping[str, Any] | None = None) -> str:
+    """Draw a family's member: its layers in forward order with their numbers of parameters.
+
+    Parameters
+    ----------
+    name : str
+        Name of the family.
+    sizes : mapping, optional
+        Sizes that differ from the family's defaults.
+
+    Returns
+    -------
+    str
+        Several lines; ``↷`` marks a layer that a skip connection leads around.
+
+    Raises
+    ------
+    UnknownNameError
+        No family has this name.
+    StackError
+        A size is unknown, or its value is not one that it takes.
+    """
+    return find_family(name).diagram(sizes or {})
