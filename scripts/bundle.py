@@ -1,7 +1,9 @@
 """Make the bundled stacks: train, sweep, and write their manifest entries.
 
 Run with ``make bundle`` after a recipe has changed. Everything in `explorer/inventory/bundled/` and
-`pretrained_manifest.json` comes from here.
+`pretrained_manifest.json` comes from here: ``python scripts/bundle.py`` bundles all that is to be
+bundled, ``… NAME`` some of it, and ``… --recipes`` trains nothing and only lists again what else
+can be trained.
 """
 
 from __future__ import annotations
@@ -12,25 +14,45 @@ import sys
 from explorer.api import save_netcdf
 from explorer.engine.sweep import sweep
 from explorer.inventory.store import BUNDLED_FOLDER, STACK_FILE, manifest_path, placed
-from explorer.training.recipes import EXPERIMENTS
-from explorer.training.train import train
+from explorer.training.recipes import BUNDLED, EXPERIMENTS, Experiment
+from explorer.training.train import CITATION, train
+from explorer.weights.families.known import find_family
 from explorer.weights.folder import file_entry
 from explorer.weights.stack import open_stack
 
 SWEEP_FILE = "sweep.nc"
 
 
-def main(names: list[str]) -> None:
+def main(arguments: list[str]) -> None:
     """Bundle the named experiments, or all of them."""
     path = manifest_path()
     content = {"schema_version": 1, "stacks": []}
     if path.exists():
         content = json.loads(path.read_text(encoding="utf-8"))
-    for name in names or list(EXPERIMENTS):
-        entry = bundle(name)
-        content["stacks"] = [s for s in content["stacks"] if s["name"] != name] + [entry]
+    names = [] if arguments == ["--recipes"] else arguments or list(BUNDLED)
+    entries = {stack["name"]: stack for stack in content["stacks"]}
+    for name in names:
+        entries[name] = bundle(name)
+    content["stacks"] = [entries[name] for name in BUNDLED if name in entries]
+    content["recipes"] = [recipe(e) for e in EXPERIMENTS.values() if e.name not in entries]
     with placed(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def recipe(experiment: Experiment) -> dict[str, object]:
+    """Manifest entry of an experiment that is not bundled."""
+    network = find_family(experiment.family).skeleton(experiment.sizes)
+    return {
+        "name": experiment.name,
+        "title": experiment.title,
+        "family": {"name": experiment.family, "sizes": dict(experiment.sizes)},
+        "dataset": experiment.dataset,
+        "recipe": experiment.recipe.as_json(),
+        "seed": experiment.seed,
+        "keep": list(experiment.keep),
+        "parameters": sum(p.numel() for p in network.parameters()),
+        "citation": CITATION,
+    }
 
 
 def bundle(name: str) -> dict[str, object]:

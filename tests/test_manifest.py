@@ -64,7 +64,7 @@ def test_a_key_of_the_schema_that_is_not_described_by_name_has_a_description():
     schema = json.loads(SCHEMA_FILE.read_text(encoding="utf-8"))
     plain = {"name", "sizes", "epochs", "batch_size", "momentum", "weight_decay", "decay_factor"}
     properties = schema["$defs"]["stack"]["properties"]
-    assert len(properties) == 14
+    assert len(properties) == 15
     for key in ("folder", "layers", "tensors", "final", "sweep"):
         assert properties[key]["description"]
     recipe = properties["recipe"]["properties"]

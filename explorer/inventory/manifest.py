@@ -56,7 +56,7 @@ class CheckpointRecord:
     """One checkpoint of a stack."""
 
     epoch: int
-    """Completed passes over the training set; 0 is initialisation."""
+    """Completed passes over the training set, or optimiser steps; 0 is initialisation."""
     record: FileRecord
     """The file that holds it."""
 
@@ -71,8 +71,8 @@ class StackEntry:
     """One line for people."""
     family: str
     """Name of the family."""
-    sizes: Mapping[str, int]
-    """Sizes of the family's member."""
+    sizes: Mapping[str, float]
+    """Sizes of the family's member: counts, width multipliers, switches (0 or 1)."""
     dataset: str
     """Name of the dataset it was trained and is tested on."""
     recipe: Mapping[str, Any]
@@ -97,6 +97,34 @@ class StackEntry:
     """Of the last checkpoint, fraction 0…1."""
     sweep: FileRecord | None
     """Precomputed sweep (netCDF), if there is one."""
+    unit: str = "epoch"
+    """What the checkpoints' numbers count: ``"epoch"`` or ``"step"`` (optimiser steps)."""
+
+
+@dataclass(frozen=True)
+class RecipeEntry:
+    """What can be trained with one command, but is not bundled."""
+
+    name: str
+    """What users type after ``explorer train``."""
+    title: str
+    """One line for people."""
+    family: str
+    """Name of the family."""
+    sizes: Mapping[str, float]
+    """Sizes of the family's member."""
+    dataset: str
+    """Name of the dataset it is trained and tested on."""
+    recipe: Mapping[str, Any]
+    """How it is trained; see the schema."""
+    seed: int
+    """Seed of initialisation and of the order of the examples."""
+    keep: tuple[int, ...]
+    """Epochs whose checkpoint is kept."""
+    parameters: int
+    """Parameters of the network."""
+    citation: str
+    """What to cite."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +135,8 @@ class Manifest:
     """The file it was read from."""
     stacks: Mapping[str, StackEntry]
     """Name → stack, in the file's order."""
+    recipes: Mapping[str, RecipeEntry]
+    """Name → what else can be trained, in the file's order."""
 
     def __getitem__(self, name: str) -> StackEntry:
         """Return the stack of this name, or say which names there are."""
@@ -158,7 +188,7 @@ def parse_manifest(content: object, path: Path, root: Path) -> Manifest:
                 "Rename or remove one of the two.",
             )
         stacks[entry.name] = entry
-    return Manifest(path, stacks)
+    return Manifest(path, stacks, _recipes(content.get("recipes", []), path, stacks))
 
 
 def bundled_sweep(name: str) -> Path | None:
@@ -174,25 +204,41 @@ def bundled_sweep(name: str) -> Path | None:
 
 
 def catalog() -> pd.DataFrame:
-    """List the stacks of the manifest.
+    """List the stacks of the manifest, and what else can be trained.
 
     Returns
     -------
     pandas.DataFrame
-        One row per stack, indexed by name: title, family, dataset, number of checkpoints,
-        parameters, size in MB, final train and test error (fractions), folder.
+        One row per stack, indexed by name: title, kind (``"stack"``, or ``"recipe"`` for what
+        `explorer.train` makes), family, dataset, number of checkpoints, parameters, size in MB,
+        final train and test error (fractions), folder; what a recipe does not have yet is
+        missing.
     """
     import pandas as pd  # slow to import, and only this function needs it
 
-    rows = {entry.name: _row(entry) for entry in load_manifest().stacks.values()}
+    manifest = load_manifest()
+    rows = {entry.name: _row(entry) for entry in manifest.stacks.values()}
+    rows |= {entry.name: _recipe_row(entry) for entry in manifest.recipes.values()}
     frame = pd.DataFrame.from_dict(rows, orient="index")
     frame.index.name = "name"
-    return frame
+    return frame.astype({"checkpoints": "Int64", "parameters": "Int64"})
+
+
+def _recipe_row(entry: RecipeEntry) -> dict[str, Any]:
+    return {
+        "title": entry.title,
+        "kind": "recipe",
+        "family": entry.family,
+        "dataset": entry.dataset,
+        "checkpoints": len(entry.keep),
+        "parameters": entry.parameters,
+    }
 
 
 def _row(entry: StackEntry) -> dict[str, Any]:
     return {
         "title": entry.title,
+        "kind": "stack",
         "family": entry.family,
         "dataset": entry.dataset,
         "checkpoints": len(entry.checkpoints),
@@ -262,7 +308,25 @@ def _entry(raw: dict[str, Any], where: str, root: Path) -> StackEntry:
         train_error=raw["final"]["train_error"],
         test_error=raw["final"]["test_error"],
         sweep=None if sweep is None else _record(sweep, f"{where}.sweep", folder),
+        unit=raw.get("unit", "epoch"),
     )
+
+
+def _recipes(
+    raw: list[dict[str, Any]], path: Path, stacks: Mapping[str, StackEntry]
+) -> dict[str, RecipeEntry]:
+    recipes: dict[str, RecipeEntry] = {}
+    for position, item in enumerate(raw):
+        if item["name"] in stacks or item["name"] in recipes:
+            raise ManifestError(
+                f"{path}: recipes[{position}].name: {item['name']!r} stands there twice.",
+                "Every stack and every recipe has a name of its own.",
+                "Rename or remove one of the two.",
+            )
+        family = item["family"]
+        values = {**item, "family": family["name"], "sizes": family["sizes"]}
+        recipes[item["name"]] = RecipeEntry(**{**values, "keep": tuple(item["keep"])})
+    return recipes
 
 
 _PLAIN_KEYS = ("name", "title", "dataset", "recipe", "seed", "licence", "citation")

@@ -2,36 +2,35 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import math
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
 from tqdm.auto import tqdm
 
-from explorer.data.datasets import load_test_set, load_training_set
 from explorer.errors import TrainingError, UsageError
+from explorer.training.device import check_precision, threads
+from explorer.training.loop import Trainer
+from explorer.training.optimiser import memory, recall
+from explorer.training.recipe import Recipe
 from explorer.training.recipes import Experiment, find_experiment
+from explorer.training.settings import with_settings
 from explorer.weights.device import pick_device
-from explorer.weights.families.known import build_network, find_family
 from explorer.weights.folder import (
+    about_of,
     clear,
     finish,
     finished,
     load_state,
-    save_epoch,
+    save_checkpoint,
     save_log,
     save_state,
 )
-from explorer.weights.fresh import fresh_layer, layer_seed
 
-INITIAL_DRAW = -1
-"""Number of the draw that a training run starts from; fresh draws count from 0."""
+CITATION = "Zhang, Bengio, Singer: Are All Layers Created Equal? JMLR 23(67), 2022."
 
 
 def train(
@@ -43,12 +42,14 @@ def train(
     epochs: int | None = None,
     seed: int | None = None,
     progress: bool = True,
+    settings: Mapping[str, object] | None = None,
+    data: str | Path | None = None,
 ) -> Path:
     """Train a stack from its recipe and keep its checkpoints.
 
     The numbers are the same for the same seed on the same platform, also when the run is
-    interrupted and resumed: initial values, shifts and the order of the examples of each epoch
-    come from generators that depend only on the seed and the epoch.
+    interrupted and resumed: initial values, augmentation and the order of the examples of each
+    epoch come from generators that depend only on the seed and the epoch.
 
     Parameters
     ----------
@@ -67,6 +68,13 @@ def train(
         Default the experiment's.
     progress : bool
         Show a progress bar.
+    settings : mapping, optional
+        Fields of `explorer.training.recipe.Recipe` and sizes of the family, by name, for example
+        ``{"weight_decay": 5e-4, "width": 64, "frozen": ["layer2"]}``; ``keep``: epochs whose
+        checkpoint is kept; ``steps``: optimiser steps whose checkpoint is kept as well, with
+        which the stack counts steps and not epochs; ``dataset``: another dataset.
+    data : str or Path, optional
+        Where downloaded datasets lie; default as `explorer.data.datasets` says.
 
     Returns
     -------
@@ -76,122 +84,96 @@ def train(
     Raises
     ------
     UnknownNameError
-        Nothing of this name can be trained.
+        Nothing of this name can be trained, or there is no such setting or layer.
+    StackError
+        A size that the family does not take.
     UsageError
-        An unknown device, or less than one epoch.
+        An unknown device, a value out of range, or a precision that the device does not have.
+    DataError
+        The dataset is missing.
     TrainingError
         `out` holds another experiment, or the loss became NaN or infinite.
     CheckpointError
         `out` cannot be written to, or the state in it is damaged.
     """
-    experiment = _settled(find_experiment(name) if isinstance(name, str) else name, epochs, seed)
+    chosen = {**(settings or {}), **({} if epochs is None else {"epochs": epochs})}
+    run = _settled(find_experiment(name) if isinstance(name, str) else name, chosen, seed)
     folder = Path(out)
     place = pick_device(device)
-    if not resume:
-        clear(folder)
-    done = finished(folder)
+    check_precision(run.recipe.precision, place)
+    done = finished(folder) if resume else None
     if done is not None:
-        _check_same(_about(experiment), _about_entry(done), folder)
+        per_epoch = done.checkpoints[-1].epoch // run.recipe.epochs
+        theirs = {**about_of(done), "recipe": Recipe.from_json(done.recipe).as_json()}
+        _check_same(_about(run, per_epoch), theirs, folder)
         return folder
-    with _threads(experiment.recipe.threads):
-        _Run(experiment, folder, place).go(progress)
+    with threads(run.recipe.threads):
+        trainer = Trainer(run, place, None if data is None else Path(data))
+        _check_steps(run, trainer.steps)
+        if not resume:
+            clear(folder)
+        _Run(run, folder, trainer).go(progress)
     return folder
 
 
 class _Run:
-    """One training run: network, optimiser and data of an experiment."""
+    """One training run: a trainer and the folder in which it leaves its checkpoints."""
 
-    def __init__(self, experiment: Experiment, folder: Path, device: torch.device) -> None:
+    def __init__(self, experiment: Experiment, folder: Path, trainer: Trainer) -> None:
         self.experiment = experiment
         self.folder = folder
-        self.device = device
-        self.family = find_family(experiment.family)
-        self.layers = self.family.layers(experiment.sizes)
-        self.network = _initial_network(experiment, self.layers).to(device)
-        recipe = experiment.recipe
-        self.optimiser = torch.optim.SGD(
-            self.network.parameters(),
-            lr=recipe.learning_rate,
-            momentum=recipe.momentum,
-            weight_decay=recipe.weight_decay,
-        )
-        self.training = load_training_set(experiment.dataset)
-        self.labels = self.training.labels.to(device)
-        self.test = load_test_set(experiment.dataset)
+        self.trainer = trainer
         self.log: list[dict[str, Any]] = []
 
     def go(self, progress: bool) -> None:
         """Run all epochs that are not behind us, then describe the stack."""
-        last = self.experiment.recipe.epochs
+        last, steps = self.experiment.recipe.epochs, self.trainer.steps
         start = self._restore()
         if start == 0:
-            save_epoch(self.folder, 0, self._arrays())
-        bar = tqdm(
-            range(start + 1, last + 1),
-            initial=start,
-            total=last,
-            unit="epoch",
+            self._save(0)
+        with tqdm(
+            desc=self.experiment.name,
+            initial=start * steps,
+            total=last * steps,
+            unit="step",
             disable=not progress,
-        )
-        for epoch in bar:
-            bar.set_description(self.experiment.name)
-            self.log.append(self._epoch(epoch))
-            bar.set_postfix_str(f"test error {self.log[-1]['test_error']:.4f}", refresh=False)
-            if epoch in self.experiment.keep:
-                save_epoch(self.folder, epoch, self._arrays())
-            self._remember(epoch)
-        save_log(self.folder, self.log)
+        ) as bar:
+            for epoch in range(start + 1, last + 1):
+                self._epoch(epoch, bar)
         self._finish()
 
-    def _epoch(self, epoch: int) -> dict[str, Any]:
-        """One pass over the training set; returns its line of the log."""
-        rate = self.experiment.recipe.rate(epoch)
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
-        generator = _epoch_generator(self.experiment.seed, epoch)
-        inputs = self.training.inputs(generator).to(self.device)
-        order = torch.randperm(len(inputs), generator=generator).to(self.device)
-        self.network.train()
-        loss_sum = 0.0
-        for chosen in order.split(self.experiment.recipe.batch_size):
-            self.optimiser.zero_grad()
-            loss = functional.cross_entropy(self.network(inputs[chosen]), self.labels[chosen])
-            loss.backward()
-            self.optimiser.step()
-            loss_sum += float(loss.detach()) * len(chosen)
-        mean_loss = loss_sum / len(inputs)
-        if not math.isfinite(mean_loss):
-            raise TrainingError(
-                f"The training loss is {mean_loss} in epoch {epoch} at rate {rate:g}.",
-                "A finite loss is needed to go on.",
-                "Lower the recipe's learning_rate; the checkpoints so far are kept.",
-            )
-        error = _error(self.network, self.test.inputs.to(self.device), self.test.labels)
-        return {"epoch": epoch, "rate": rate, "train_loss": mean_loss, "test_error": error}
+    def _epoch(self, epoch: int, bar: tqdm) -> None:
+        """Train for one epoch and keep what it is to be kept of it."""
+        line = self.trainer.epoch(epoch, functools.partial(self._after_step, epoch, bar))
+        self.log.append(line)
+        told = f"epoch {epoch}/{self.experiment.recipe.epochs}, test error {line['test_error']:.4f}"
+        bar.set_postfix_str(told, refresh=False)
+        if epoch in self.experiment.keep:
+            self._save(_number(self.experiment, epoch, self.trainer.steps))
+        save_log(self.folder, self.log)
+        self._remember(epoch)
+
+    def _after_step(self, epoch: int, bar: tqdm, step: int) -> None:
+        if step in self.experiment.steps:
+            self.trainer.look(epoch)
+            self._save(step)
+        bar.update()
+
+    def _save(self, number: int) -> None:
+        save_checkpoint(self.folder, number, self.trainer.arrays(), self.experiment.unit)
 
     def _finish(self) -> None:
-        epochs = [e for e in self.experiment.keep if e <= self.experiment.recipe.epochs]
-        generator = _epoch_generator(self.experiment.seed, self.experiment.recipe.epochs)
-        seen = self.training.inputs(generator).to(self.device)
-        final = {
-            "train_error": _error(self.network, seen, self.training.labels),
-            "test_error": _error(self.network, self.test.inputs.to(self.device), self.test.labels),
-        }
-        buffers = [name for name, _ in self.network.named_buffers()]
-        about = {**_about(self.experiment), "final": final}
-        finish(self.folder, about, epochs, self.layers, buffers)
-
-    def _arrays(self) -> dict[str, Any]:
-        return {n: t.detach().cpu().numpy() for n, t in self.network.state_dict().items()}
+        final = {key: self.log[-1][key] for key in ("train_error", "test_error")}
+        buffers = [name for name, _ in self.trainer.network.named_buffers()]
+        about = {**_about(self.experiment, self.trainer.steps), "final": final}
+        finish(self.folder, about, about.pop("keep"), self.trainer.layers, buffers)
 
     def _remember(self, epoch: int) -> None:
         """Keep what the next epoch needs, so that a killed run can go on."""
-        arrays = {f"network/{name}": array for name, array in self._arrays().items()}
-        for name, parameter in self.network.named_parameters():
-            momentum = self.optimiser.state[parameter].get("momentum_buffer")
-            if momentum is not None:
-                arrays[f"momentum/{name}"] = momentum.cpu().numpy()
-        notes = {"epoch": epoch, "about": _about(self.experiment), "log": self.log}
+        arrays = {f"network/{name}": array for name, array in self.trainer.arrays().items()}
+        arrays |= memory(self.trainer.optimiser, self.trainer.network)
+        about = _about(self.experiment, self.trainer.steps)
+        notes = {"epoch": epoch, "about": about, "log": self.log}
         save_state(self.folder, arrays, notes)
 
     def _restore(self) -> int:
@@ -200,103 +182,81 @@ class _Run:
         if found is None:
             return 0
         arrays, notes = found
-        _check_same(_about(self.experiment), notes["about"], self.folder)
+        about = _about(self.experiment, self.trainer.steps)
+        _check_same(about, notes["about"], self.folder)
         prefix = "network/"
         state = {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}
-        self.network.load_state_dict({n: torch.from_numpy(a) for n, a in state.items()})
-        for name, parameter in self.network.named_parameters():
-            if f"momentum/{name}" in arrays:
-                momentum = torch.from_numpy(arrays[f"momentum/{name}"]).to(self.device)
-                self.optimiser.state[parameter]["momentum_buffer"] = momentum
+        self.trainer.network.load_state_dict({n: torch.from_numpy(a) for n, a in state.items()})
+        recall(self.trainer.optimiser, self.trainer.network, arrays)
         self.log = list(notes["log"])
         return int(notes["epoch"])
 
 
-def _settled(experiment: Experiment, epochs: int | None, seed: int | None) -> Experiment:
-    """Put the caller's epochs and seed in, and make sure that both ends are kept."""
-    recipe = experiment.recipe
-    if epochs is not None:
-        if epochs < 1:
-            raise UsageError(
-                f"epochs is {epochs}.", "At least 1 epoch is needed.", "Leave it out for all."
-            )
-        recipe = dataclasses.replace(recipe, epochs=epochs)
-    keep = {0, recipe.epochs, *(e for e in experiment.keep if e < recipe.epochs)}
-    return dataclasses.replace(
-        experiment,
-        recipe=recipe,
-        keep=tuple(sorted(keep)),
-        seed=experiment.seed if seed is None else seed,
-    )
+def _settled(
+    experiment: Experiment, settings: Mapping[str, object], seed: int | None
+) -> Experiment:
+    """Put the caller's settings and seed in."""
+    settled = with_settings(experiment, settings)
+    if seed is None:
+        return settled
+    if seed < 0:
+        raise UsageError(f"The seed is {seed}.", "Seeds count from 0.", "Use 0, 1, 2, …")
+    return dataclasses.replace(settled, seed=seed)
 
 
-def _about(experiment: Experiment) -> dict[str, Any]:
-    """The manifest's keys that describe an experiment."""
+def _number(experiment: Experiment, epoch: int, steps: int) -> int:
+    """Number of the checkpoint at the end of an epoch of so many steps, in the stack's unit."""
+    return epoch * steps if experiment.unit == "step" else epoch
+
+
+def _numbers(experiment: Experiment, steps: int) -> list[int]:
+    """Numbers of all checkpoints of a run, rising."""
+    ends = {_number(experiment, epoch, steps) for epoch in experiment.keep}
+    return sorted(ends | set(experiment.steps))
+
+
+def _check_steps(experiment: Experiment, steps: int) -> None:
+    last = steps * experiment.recipe.epochs
+    if any(step > last for step in experiment.steps):
+        raise UsageError(
+            f"steps holds {max(experiment.steps)}.",
+            f"The run has {last} optimiser steps, {steps} per epoch.",
+            "Leave the later ones out, or train for more epochs.",
+        )
+
+
+def _about(experiment: Experiment, steps: int) -> dict[str, Any]:
+    """What makes a run this one: the manifest's keys, and the numbers of its checkpoints."""
+    unit = {"unit": "step"} if experiment.unit == "step" else {}
     return {
         "name": experiment.name,
-        "title": experiment.title,
         "family": {"name": experiment.family, "sizes": dict(experiment.sizes)},
         "dataset": experiment.dataset,
         "recipe": experiment.recipe.as_json(),
         "seed": experiment.seed,
+        **unit,
+        "title": experiment.title,
         "licence": "BSD-3-Clause",
-        "citation": "Zhang, Bengio, Singer: Are All Layers Created Equal? JMLR 23(67), 2022.",
+        "citation": CITATION,
+        "keep": _numbers(experiment, steps),
     }
 
 
-def _about_entry(entry: Any) -> dict[str, Any]:
-    family = {"name": entry.family, "sizes": dict(entry.sizes)}
-    return {
-        **{key: getattr(entry, key) for key in ("name", "title", "dataset", "recipe", "seed")},
-        "family": family,
-        "licence": entry.licence,
-        "citation": entry.citation,
-    }
+def _check_same(
+    wanted: Mapping[str, Any], found: Mapping[str, Any], folder: Path, within: str = ""
+) -> None:
+    """Refuse to go on in the folder of another run; the message names the first difference."""
+    for key in dict.fromkeys((*wanted, *found)):
+        ours, theirs = wanted.get(key), found.get(key)
+        if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
+            _check_same(ours, theirs, folder, f"{within}{key}.")
+        elif ours != theirs:
+            raise TrainingError(
+                f"{folder} holds a run whose {within}{key} is {_said(theirs)}.",
+                f"This run's is {_said(ours)}.",
+                "Choose another folder, or begin anew with resume=False (--restart).",
+            )
 
 
-def _check_same(wanted: Mapping[str, Any], found: Mapping[str, Any], folder: Path) -> None:
-    different = [key for key in wanted if wanted[key] != found.get(key)]
-    if different:
-        key = different[0]
-        raise TrainingError(
-            f"{folder} holds a run whose {key} is {found.get(key)!r}.",
-            f"This run's is {wanted[key]!r}.",
-            "Choose another folder, or begin anew with resume=False (--restart).",
-        )
-
-
-def _initial_network(experiment: Experiment, layers: Mapping[str, tuple[str, ...]]) -> nn.Module:
-    network = build_network(experiment.family, experiment.sizes)
-    state: dict[str, Tensor] = {}
-    for layer, names in layers.items():
-        state |= fresh_layer(
-            network, experiment.family, layer, names, INITIAL_DRAW, experiment.seed
-        )
-    network.load_state_dict(state)
-    return network
-
-
-@contextlib.contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Fix the number of CPU threads for a while."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _epoch_generator(seed: int, epoch: int) -> torch.Generator:
-    return torch.Generator().manual_seed(layer_seed(seed, "training", epoch))
-
-
-@torch.inference_mode()
-def _error(network: nn.Module, inputs: Tensor, labels: Tensor) -> float:
-    """Share of examples misclassified, in evaluation mode."""
-    network.eval()
-    wrong = sum(
-        int((network(part).argmax(1).cpu() != truth).sum())
-        for part, truth in zip(inputs.split(512), labels.split(512), strict=True)
-    )
-    return wrong / len(labels)
+def _said(value: object) -> str:
+    return "not given" if value is None else repr(value)
