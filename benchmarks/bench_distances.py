@@ -2,6 +2,7 @@
 
     python benchmarks/bench_distances.py            the whole table, minutes
     python benchmarks/bench_distances.py --quick    two sizes, five checkpoints: under 30 seconds
+    python benchmarks/bench_distances.py --device cuda    tensors that lie on a GPU
 
 All of them run in this process on the same arrays, one thread each, in turns: a round calls every
 one once, ours and the sums five times; a ratio is the median over rounds of the ratio within a
@@ -19,6 +20,7 @@ import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -50,10 +52,25 @@ GOALS = {"numpy": 30.0, "lean": 6.0, "read": 0.75}
 FIRST_CALL = """
 from time import perf_counter
 import numpy as np
-from explorer.stats.distances import tensor_statistics
+from explorer.stats.tensors import tensor_statistics
 weights = np.ones((2, 1000), np.float32)
 start = perf_counter()
 tensor_statistics(weights[0], [weights[1]])
+print(perf_counter() - start)
+"""
+
+TRIVIAL = """
+import numba
+@numba.njit(cache=True)
+def one_more(number):
+    return number + 1
+"""
+
+FIRST_TRIVIAL_CALL = """
+from time import perf_counter
+from trivial import one_more
+start = perf_counter()
+one_more(1.0)
 print(perf_counter() - start)
 """
 
@@ -179,16 +196,12 @@ def line(label: str, size: int, checkpoints: int, found: dict[str, list[float]])
     return "| " + " | ".join(cells) + " |"
 
 
-def first_call(before: str, times: int) -> float:
-    """Median seconds in a fresh interpreter that has the module loaded."""
+def first_call(code: str, times: int, folder: Path = ROOT) -> float:
+    """Median of the seconds that so many fresh interpreters print, once the cache is warm."""
     runs = []
     for _ in range(1 + times):
         done = subprocess.run(
-            [sys.executable, "-c", before + FIRST_CALL],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=True,
+            [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True
         )
         runs.append(float(done.stdout))
     return statistics.median(runs[1:])  # the first one may have had to compile
@@ -219,13 +232,61 @@ def header(checkpoints: int, rounds: int) -> list[str]:
 
 
 def footer(rounds: int) -> list[str]:
-    bare, with_scipy = (first_call(before, rounds) for before in ("", "import scipy.linalg"))
+    before = ("", "import scipy.linalg", "import torch")
+    bare, with_scipy, with_torch = (first_call(each + FIRST_CALL, rounds) for each in before)
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "trivial.py").write_text(TRIVIAL, encoding="utf-8")
+        floor, with_scipy_floor = (
+            first_call(each + FIRST_TRIVIAL_CALL, rounds, Path(folder)) for each in before[:2]
+        )
     return [
         f"Goals: {GOALS['numpy']:.0f}× from 1e7 weights on, {GOALS['lean']:.0f}×, "
         f"{GOALS['read']:.0%}; first call in a fresh interpreter with a warm cache 0.2 s.",
-        f"First call: {bare:.3f} s; {with_scipy:.3f} s where scipy.linalg, which numba loads, is "
-        f"loaded already.",
+        f"First call, numba imported: {bare:.3f} s; {with_scipy:.3f} s where scipy.linalg, which "
+        f"numba loads, is loaded already; {with_torch:.3f} s where torch is. The same of a cached "
+        f"function that adds 1: {floor:.3f} s; {with_scipy_floor:.3f} s with scipy.linalg.",
     ]
+
+
+def device_table(device: str, sizes: Sequence[int], checkpoints: int, rounds: int) -> list[str]:
+    """Distances of torch tensors on a device, beside a plain sum there and copying them here."""
+    import torch
+
+    from explorer.stats import torch_kernels
+
+    def elapsed(call: Callable[[], object]) -> float:
+        start = time.perf_counter()
+        call()
+        if device != "cpu":
+            torch.accelerator.synchronize()
+        return time.perf_counter() - start
+
+    name = processor() if device == "cpu" else torch.cuda.get_device_name(device)
+    lines = [
+        f"{datetime.date.today()} · {name} · torch {torch.__version__} · {checkpoints} "
+        f"checkpoints (one is the reference), medians of {rounds} rounds",
+        "",
+        "| weights per tensor | ours, ms | ours, GB/s | plain sums, GB/s | against a copy to the "
+        "CPU and the kernel there |",
+        "|---|---|---|---|---|",
+    ]
+    for size in sizes:
+        there = [torch.randn(size, device=device) for _ in range(checkpoints)]
+        calls = {
+            "ours": lambda there=there: torch_kernels.tensor_statistics(there[0], there[1:]),
+            "sum": lambda there=there: [tensor.sum() for tensor in there],
+            "copy": lambda there=there: ours([tensor.cpu().numpy() for tensor in there]),
+        }
+        np.testing.assert_allclose(calls["ours"](), calls["copy"](), rtol=1e-12)
+        taken = [{name: elapsed(call) for name, call in calls.items()} for _ in range(1 + rounds)]
+        found = {name: [one[name] for one in taken[1:]] for name in calls}
+        one, plain = (statistics.median(found[name]) for name in ("ours", "sum"))
+        gigabytes = 4e-9 * size * checkpoints
+        lines.append(
+            f"| {short(size)} | {1e3 * one:.3g} | {gigabytes / one:.1f} | {gigabytes / plain:.1f} "
+            f"| **{ratio(found['copy'], found['ours']):.1f}×** |"
+        )
+    return lines
 
 
 def short(size: int) -> str:
@@ -235,10 +296,15 @@ def short(size: int) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="two sizes, under 30 seconds")
-    quick = parser.parse_args(arguments).quick
+    parser.add_argument("--device", help="measure torch tensors there, such as cuda")
+    given = parser.parse_args(arguments)
+    quick = given.quick
     sizes = QUICK_SIZES if quick else SIZES
     checkpoints = QUICK_CHECKPOINTS if quick else CHECKPOINTS
     rounds = QUICK_ROUNDS if quick else ROUNDS
+    if given.device:
+        print("\n".join(device_table(given.device, sizes, checkpoints, rounds)))
+        return
     print("\n".join(header(checkpoints, rounds)), flush=True)
     with threadpool_limits(1):  # numpy's dot would take every core
         for size in sizes:

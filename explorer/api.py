@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import xarray as xr
-from torch import nn
+from torch import Tensor, nn
 
-from explorer.errors import ExplorerError
+from explorer.errors import ExplorerError, StackError, UsageError
 from explorer.inventory.store import placed
-from explorer.stats.distances import stack_distances
+from explorer.stats.distances import stack_distances, state_distances
 from explorer.weights.families.known import FAMILIES, build_network
 from explorer.weights.fresh import fresh_layer
+from explorer.weights.layers import LayerScheme, fan_in, group_layers, is_buffer
 from explorer.weights.stack import layer_names, layer_variables
 
 
 def distances(
-    stack: xr.DataTree,
+    stack: xr.DataTree | Iterable[Mapping[str, Tensor]],
     *,
     reference: int = 0,
     model: nn.Module | None = None,
     draws: int = 3,
     seed: int = 0,
+    layers: LayerScheme | None = None,
 ) -> xr.Dataset:
     """Distance of every layer at every epoch from a reference epoch, with a yard-stick.
 
@@ -31,15 +35,18 @@ def distances(
 
     Parameters
     ----------
-    stack : xarray.DataTree
-        As `explorer.open_stack` returns it.
+    stack : xarray.DataTree, or iterable of state dicts
+        As `explorer.open_stack` returns it. State dicts, one per epoch from 0 on, are measured
+        where their tensors lie, on a GPU without being moved; four are held at a time.
     reference : int
-        Epoch to measure from.
+        Epoch to measure from; for state dicts it is 0.
     model : torch.nn.Module, optional
         Whose modules draw anew, where the stack names no known family; without either there is
         no yard-stick, and the attribute ``yardstick`` says so.
     draws, seed : int
         Number and seed of the fresh draws, the same as in `explorer.sweep`.
+    layers : str, mapping, sequence or function, optional
+        For state dicts, how their tensors are divided into layers, as in `explorer.open_stack`.
 
     Returns
     -------
@@ -49,32 +56,88 @@ def distances(
     Raises
     ------
     UnknownNameError
-        The stack has no such reference epoch.
+        The stack has no such reference epoch, or a state dict lacks a tensor.
+    StackError
+        There are no state dicts, or tensors have changed their shapes.
+    UsageError
+        A reference other than the first state dict, or layers for a stack that has its own.
     CheckpointError
         The reference epoch cannot be read.
     """
-    fresh, reason = _fresh_draws(stack, model, draws, seed)
+    if not isinstance(stack, xr.DataTree):
+        return _distances_of_states(stack, reference, model, draws, seed, layers)
+    if layers is not None:
+        raise UsageError(
+            "layers= was given for a stack.",
+            "A stack has its layers already; state dicts do not.",
+            "Give layers= to explorer.open_stack instead.",
+        )
+    family = str(stack.attrs.get("family", ""))
+    members = {
+        layer: [n for n, a in layer_variables(stack, layer).items() if not a.attrs["buffer"]]
+        for layer in layer_names(stack)
+    }
+    network = model
+    if network is None and family in FAMILIES:
+        network = build_network(family, stack.attrs["sizes"])
+    fresh, reason = _fresh_draws(network, family, members, draws, seed)
     result = stack_distances(stack, reference=reference, fresh=fresh)
     return result.assign_attrs(yardstick=reason, seed=seed)
 
 
+def _distances_of_states(
+    states: Iterable[Mapping[str, Tensor]],
+    reference: int,
+    model: nn.Module | None,
+    draws: int,
+    seed: int,
+    layers: LayerScheme | None,
+) -> xr.Dataset:
+    """Distances of state dicts from the first of them, measured where their tensors lie."""
+    coming = iter(states)
+    start = next(coming, None)
+    if start is None:
+        raise StackError(
+            "There are no state dicts.",
+            "At least one is needed.",
+            "Pass model.state_dict() of each.",
+        )
+    if reference != 0:
+        raise UsageError(
+            f"The reference of state dicts is {reference}.",
+            "They are measured from the first, number 0.",
+            "Put the reference first, or open a stack.",
+        )
+    names = [name for name, t in start.items() if t.is_floating_point() and not is_buffer(name)]
+    shapes = {name: tuple(tensor.shape) for name, tensor in start.items()}
+    groups = group_layers(names, layers)
+    inputs = {
+        layer: {name: fan_in(name, shapes) for name in members} for layer, members in groups.items()
+    }
+    fresh, reason = _fresh_draws(model, "", groups, draws, seed)
+    result = state_distances(start, enumerate(chain([start], coming)), inputs, fresh=fresh)
+    return result.assign_attrs(reference_epoch=0, yardstick=reason, seed=seed)
+
+
 def _fresh_draws(
-    stack: xr.DataTree, model: nn.Module | None, draws: int, seed: int
+    network: nn.Module | None,
+    family: str,
+    members: Mapping[str, Sequence[str]],
+    draws: int,
+    seed: int,
 ) -> tuple[dict[str, list[dict[str, Any]]] | None, str]:
     """Layer → drawn parameters, or None and the reason why there are none."""
-    family = str(stack.attrs.get("family", ""))
-    if model is None and family not in FAMILIES:
+    if network is None:
         return None, "none: the stack names no known family and no model was given"
-    network = model if model is not None else build_network(family, stack.attrs["sizes"])
     fresh: dict[str, list[dict[str, Any]]] = {}
-    for layer in layer_names(stack):
-        variables = layer_variables(stack, layer).items()
-        names = tuple(name for name, array in variables if not array.attrs["buffer"])
+    for layer, names in members.items():
         try:
-            drawn = [fresh_layer(network, family, layer, names, k, seed) for k in range(draws)]
+            drawn = [
+                fresh_layer(network, family, layer, tuple(names), k, seed) for k in range(draws)
+            ]
         except ExplorerError as error:
             return None, f"none: {error.came}"
-        fresh[layer] = [{n: t.numpy() for n, t in draw.items()} for draw in drawn]
+        fresh[layer] = [{n: t.cpu().numpy() for n, t in draw.items()} for draw in drawn]
     return fresh if draws else None, "fresh draws from each layer's initialiser"
 
 

@@ -22,12 +22,9 @@ def pair_statistics(reference, current, out):
 
 
 def four_statistics(reference, a, b, c, d, out):
-    """Twin of `explorer.stats.kernels.four_statistics`, one pair of blocks after the other."""
-    for row, *five in zip(
-        out, *(np.split(x, len(out)) for x in (reference, a, b, c, d)), strict=True
-    ):
-        for one, current in zip(row, five[1:], strict=True):
-            pair_statistics(five[0], current, one)
+    """Twin of `explorer.stats.kernels.four_statistics`, one pair after the other."""
+    for one, current in zip(out, (a, b, c, d), strict=True):
+        pair_statistics(reference, current, one)
 
 
 def labels(network, final, replacement, inputs, batch_size=128):

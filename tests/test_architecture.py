@@ -66,7 +66,11 @@ NETWORK = (
 FENCES = (
     Fence(("numba", "llvmlite"), but_in=("stats/kernels.py",)),
     Fence(("bokeh", "ipywidgets", "jupyter_bokeh"), but_in=("ui/",)),
-    Fence(TORCH, not_in=("errors.py", "inventory/", "stats/", "ui/")),
+    Fence(
+        TORCH,
+        not_in=("errors.py", "inventory/", "stats/", "ui/"),
+        but_in=("stats/torch_kernels.py",),
+    ),
     Fence(("xarray",), not_in=("errors.py", "weights/"), but_in=("weights/stack.py",)),
     Fence(NETWORK, but_in=("inventory/store.py",)),
     Fence(("socket",), but_in=("inventory/store.py", "lab.py")),  # lab: is the port free?

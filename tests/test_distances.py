@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
-import gc
 import math
 import weakref
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+import xarray as xr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import explorer as lx
-from explorer.errors import UnknownNameError
+from explorer.errors import StackError, UnknownNameError, UsageError
 from explorer.stats import distances as module
-from explorer.stats.distances import BLOCK, MEASURES, TOGETHER, measure, tensor_statistics
-from explorer.stats.kernels import STATISTICS, four_statistics
-from explorer.weights.stack import read_layer
+from explorer.stats import tensors, torch_kernels
+from explorer.stats.distances import MEASURES, measure, stack_distances, state_distances
+from explorer.stats.kernels import BLOCK, STATISTICS, four_statistics
+from explorer.stats.tensors import TOGETHER, tensor_statistics
+from explorer.weights.stack import (
+    epoch_numbers,
+    layer_names,
+    layer_variables,
+    read_epoch,
+    read_layer,
+)
 from tests import naive, toy
 
 
@@ -191,7 +204,6 @@ def test_no_more_epochs_are_in_memory_than_the_budget_allows(monkeypatch, budget
     def read(position):
         values = np.full(100, float(position))  # 800 bytes
         read_so_far.append(weakref.ref(values))
-        gc.collect()
         most.append(sum(reference() is not None for reference in read_so_far))
         return values
 
@@ -217,6 +229,14 @@ def test_the_kernel_is_compiled_once_per_dtype_whatever_comes():
     assert set(four_statistics.signatures) == compiled
 
 
+def test_the_kernel_gets_aligned_weights_and_a_copy_only_where_they_are_not():
+    weights = np.arange(8.0, dtype=np.float32).reshape(2, 4)
+    unaligned = np.frombuffer(b"x" + weights.tobytes(), np.float32, offset=1)
+    assert tensors._flat(unaligned, weights.dtype).flags.aligned
+    assert np.shares_memory(tensors._flat(weights, weights.dtype), weights)
+    assert weights.flags.writeable
+
+
 def test_no_others_give_no_rows():
     assert tensor_statistics(np.ones(3, np.float32), []).shape == (0, len(STATISTICS))
 
@@ -234,3 +254,177 @@ def test_no_others_give_no_rows():
 def test_the_cosine_is_exact_for_small_and_large_angles(now, expected):
     found = measure({"w": np.array([1.0, 0.0])}, {"w": np.array(now)}, {"w": 2})["cosine"]
     assert found == pytest.approx(expected, rel=1e-12, abs=0, nan_ok=True)
+
+
+def test_zeros_that_stay_zeros_have_no_angle():
+    zeros = {"b": np.zeros(2)}
+    assert measure(zeros, zeros, {"b": 1})["cosine"] == 0.0
+    assert measure(zeros, zeros, {"b": 1})["l2_relative"] == 0.0
+
+
+def test_tensors_of_two_shapes_are_refused():
+    start = np.zeros((2, 3), np.float32)
+    for wrong in (np.zeros((3, 2), np.float32), np.zeros(5), torch.zeros(2, 4)):
+        with pytest.raises(StackError, match=r"shape .* compared with one of \(2, 3\)"):
+            tensor_statistics(start, [start, wrong])
+
+
+# --- states that are not in a stack ---------------------------------------------------------------
+
+
+def layers_of(stack):
+    """Layer → parameter → fan_in."""
+    return {
+        layer: {
+            name: array.attrs["fan_in"]
+            for name, array in layer_variables(stack, layer).items()
+            if not array.attrs["buffer"]
+        }
+        for layer in layer_names(stack)
+    }
+
+
+def test_states_have_the_distances_of_the_stack_they_came_from(bundled):
+    states = {epoch: read_epoch(bundled, epoch) for epoch in epoch_numbers(bundled)}
+    drawn = {layer: [states[3], states[8]] for layer in layer_names(bundled)}
+    expected = stack_distances(bundled, fresh=drawn)
+    as_tensors = {e: {n: torch.tensor(a) for n, a in s.items()} for e, s in states.items()}
+    for some in (states, as_tensors):
+        found = state_distances(some[0], some.items(), layers_of(bundled), fresh=drawn)
+        xr.testing.assert_equal(found, expected)
+        assert found.l2.attrs == found.fresh_l2.attrs == {"long_name": "‖Δ‖₂"}
+
+
+def test_no_more_than_four_states_are_held_at_once():
+    held, most = [], []
+
+    def states():
+        for epoch in range(2 * TOGETHER + 1):
+            state = {"w": np.full(3, float(epoch))}
+            held.append(weakref.ref(state["w"]))
+            most.append(sum(one() is not None for one in held))
+            yield epoch, state
+            del state
+
+    found = state_distances({"w": np.zeros(3)}, states(), {"a": {"w": 3}})
+    assert found.linf.values.tolist() == [list(range(2 * TOGETHER + 1))]
+    assert max(most) == TOGETHER
+
+
+def test_a_state_without_a_parameter_is_refused_with_those_it_has():
+    with pytest.raises(UnknownNameError, match=r"no parameter 'w'(.|\n)*Known: v"):
+        state_distances({"w": np.ones(2)}, [(1, {"v": np.ones(2)})], {"a": {"w": 2}})
+
+
+# --- tensors of torch -----------------------------------------------------------------------------
+
+FLOATS = st.floats(width=32, allow_nan=True, allow_infinity=True)
+
+
+def test_tensors_are_measured_whatever_their_dtype_and_whether_or_not_they_want_gradients():
+    start = torch.arange(8.0).reshape(2, 4)
+    for dtype in (torch.bfloat16, torch.float16, torch.float32, torch.float64, torch.int32):
+        others = [start.to(dtype), start.t().contiguous().t().to(dtype)]
+        for measured in (tensor_statistics, torch_kernels.tensor_statistics):
+            found = measured(start.to(dtype) + 1, others)
+            assert found.tolist() == [[8, 8, 1, 204, 140, 0]] * 2
+    learning = {"w": torch.nn.Parameter(start)}
+    assert measure(learning, {"w": np.zeros((2, 4))}, {"w": 4})["l1"] == 28.0
+
+
+@pytest.mark.parametrize(
+    ("device", "there"), [("cuda", True), ("cpu", False), ("mps", False), (None, False)]
+)
+def test_only_a_device_with_float64_adds_by_itself(device, there):
+    tensor = SimpleNamespace(detach=None, device=SimpleNamespace(type=device))
+    assert tensors._adds_by_itself(tensor if device else np.ones(2)) == there
+
+
+def test_what_lies_on_a_device_is_measured_by_torch(monkeypatch):
+    start, now = torch.zeros(5), torch.ones(5)
+    monkeypatch.setattr(tensors, "_adds_by_itself", lambda values: values is start)
+    monkeypatch.setattr(torch_kernels, "tensor_statistics", lambda *pair: pair)
+    assert tensor_statistics(start, [now]) == (start, [now])
+    assert tensor_statistics(now, [start]).tolist() == [[5, 5, 1, 5, 0, 0]]
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    st.tuples(st.integers(1, 6), st.integers(0, 20)).flatmap(
+        lambda shape: arrays(np.float32, shape, elements=FLOATS)
+    ),
+    st.integers(1, 50),
+)
+def test_torch_gives_the_numbers_of_the_kernel_in_blocks_of_any_length(weights, held):
+    before, torch_kernels.HELD = torch_kernels.HELD, held
+    try:
+        start, *others = [torch.tensor(one) for one in weights]
+        found = torch_kernels.tensor_statistics(start, others)
+    finally:
+        torch_kernels.HELD = before
+    expected = tensor_statistics(weights[0], list(weights[1:]))
+    np.testing.assert_allclose(found, expected, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("size", [BLOCK + 1, 1_000_000])
+def test_torch_adds_with_the_accuracy_of_float64(size):
+    start, *others = random_tensors(3, size)
+    others[0].flags.writeable = False
+    found = torch_kernels.tensor_statistics(torch.tensor(start), others)
+    np.testing.assert_allclose(found, [exact(start, now) for now in others], rtol=5e-15, atol=0)
+
+
+def test_float64_that_overflows_is_finite_for_torch_as_for_the_kernel():
+    start, now = np.array([1e308, 1.0]), np.array([-1e308, math.nan])
+    expected = tensor_statistics(start, [now])
+    assert expected[0, -1] == 1
+    found = torch_kernels.tensor_statistics(torch.tensor(start), [torch.tensor(now)])
+    np.testing.assert_array_equal(found, expected)
+
+
+class Longest(TorchDispatchMode):
+    """Remember the most bytes that one operation allocated for one tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, operation, types, arguments=(), named=None):
+        result = operation(*arguments, **(named or {}))
+        given = [one for one in arguments if isinstance(one, torch.Tensor)]
+        if isinstance(result, torch.Tensor):
+            storage = result.untyped_storage()
+            if storage.data_ptr() not in [one.untyped_storage().data_ptr() for one in given]:
+                self.bytes = max(self.bytes, storage.nbytes())
+        return result
+
+
+@pytest.mark.parametrize(("size", "count"), [(1000, 3), (10, 70), (100, 2)])
+def test_torch_holds_no_more_than_it_says(monkeypatch, size, count):
+    monkeypatch.setattr(torch_kernels, "HELD", 100)
+    weights = torch.arange(float(size))
+    others = [weights + k for k in range(1, count + 1)]
+    others[0][0] = math.nan
+    with Longest() as longest:
+        found = torch_kernels.tensor_statistics(weights, others)
+    assert found[-1].tolist()[:3] == [size * count, size * count**2, count]
+    assert 0 < longest.bytes <= 8 * 100
+
+
+def test_state_dicts_have_the_distances_of_the_stack_made_of_them():
+    states = toy.conv_states()
+    model = toy.ConvNet()
+    expected = lx.distances(lx.open_stack(states, model=model), model=model, seed=3)
+    found = lx.distances(iter(states), model=model, seed=3)
+    xr.testing.assert_allclose(found, expected, rtol=1e-12)
+    assert found.attrs["yardstick"] == expected.attrs["yardstick"]
+    assert set(found.layer.values) == {"conv", "norm", "head"}
+
+
+def test_state_dicts_of_nothing_or_from_another_reference_are_refused():
+    with pytest.raises(StackError, match=r"no state dicts(.|\n)*At least one"):
+        lx.distances([])
+    with pytest.raises(UsageError, match="reference of state dicts is 2"):
+        lx.distances(toy.conv_states(), reference=2)
+    with pytest.raises(UsageError, match="A stack has its layers already"):
+        lx.distances(lx.open_stack(toy.conv_states()), layers="fine")

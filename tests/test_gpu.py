@@ -7,7 +7,9 @@ import pytest
 import torch
 
 import explorer as lx
-from explorer.engine.evaluate import Evaluator
+from explorer.engine.evaluator import Evaluator
+from explorer.stats.tensors import tensor_statistics
+from explorer.stats.torch_kernels import HELD
 from tests import toy
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -59,3 +61,20 @@ def test_tf32_is_off_while_measuring_and_as_before_afterwards(bundled):
         assert matmul.fp32_precision == "tf32"
     finally:
         matmul.fp32_precision = before
+
+
+@pytest.mark.parametrize("size", [1000, 1_000_000, HELD + 12_345])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_distances_are_made_where_the_tensors_lie_and_equal_those_of_the_cpu(size, dtype):
+    generator = torch.Generator().manual_seed(0)
+    start, *others = [torch.randn(size, generator=generator, dtype=dtype) for _ in range(4)]
+    others[1][size // 2] = float("nan")
+    expected = tensor_statistics(start, others)
+    torch.cuda.reset_peak_memory_stats()
+    there = [tensor.cuda() for tensor in (start, *others)]
+    before = torch.cuda.memory_allocated()
+    found = tensor_statistics(there[0], [*there[1:], others[0]])
+    np.testing.assert_allclose(found, [*expected, expected[0]], rtol=1e-13, atol=0)
+    assert found[1, -1] == 1
+    assert torch.cuda.memory_allocated() == before
+    assert torch.cuda.max_memory_allocated() - before <= 5 * 8 * HELD

@@ -18,15 +18,17 @@ pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered:Runtim
 
 WEIGHTS = st.floats(width=32, allow_nan=True, allow_infinity=True)
 SHAPES = {"pair_statistics": (6,), "four_statistics": (4, 6)}
-"""Kernel → shape of what it writes; of one block, where there are several."""
+"""Kernel → shape of what it writes."""
+
+BLOCK = kernels.BLOCK
 
 LINF, BAD = (kernels.STATISTICS.index(name) for name in ("linf", "bad"))
 
 
-def tensors(count, blocks=1):
-    """So many tensors of one length, which is a multiple of the number of blocks."""
-    return st.integers(0, 40 // blocks).flatmap(
-        lambda n: st.tuples(*[arrays(np.float32, n * blocks, elements=WEIGHTS)] * count)
+def tensors(count):
+    """So many tensors of one length."""
+    return st.integers(0, 40).flatmap(
+        lambda n: st.tuples(*[arrays(np.float32, n, elements=WEIGHTS)] * count)
     )
 
 
@@ -35,11 +37,11 @@ def kernel_names():
     return [n for n, f in vars(kernels).items() if callable(f) and not n.startswith("_")]
 
 
-def both(name, *weights, blocks=()):
+def both(name, *weights):
     """Result of the kernel and of its twin."""
     results = []
     for function in (getattr(kernels, name), getattr(naive, name)):
-        out = np.full((*blocks, *SHAPES[name]), -1.0)
+        out = np.full(SHAPES[name], -1.0)
         function(*weights, out)
         results.append(out)
     return results
@@ -66,16 +68,16 @@ def test_a_pair_equals_its_twin_on_any_float32(pair):
 
 
 @settings(deadline=None, max_examples=200)
-@given(tensors(5, blocks=2))
-def test_four_in_two_blocks_equal_their_twin_on_any_float32(five):
-    fast, slow = both("four_statistics", *five, blocks=(2,))
+@given(tensors(5))
+def test_four_equal_their_twin_on_any_float32(five):
+    fast, slow = both("four_statistics", *five)
     np.testing.assert_allclose(fast, slow, rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("size", [1, 31, 32, 33, 1000])
 def test_four_equal_their_twin_at_every_length_of_the_vectors(size, dtype):
-    fast, slow = both("four_statistics", *random_tensors(5, size, dtype), blocks=(1,))
+    fast, slow = both("four_statistics", *random_tensors(5, size, dtype))
     np.testing.assert_allclose(fast, slow, rtol=5e-15, atol=0)
 
 
@@ -83,8 +85,8 @@ def test_four_equal_their_twin_at_every_length_of_the_vectors(size, dtype):
 def test_a_tensor_with_itself_is_no_distance(size):
     weights = np.linspace(-1, 1, size, dtype=np.float32)
     pair, _ = both("pair_statistics", weights, weights)
-    four, _ = both("four_statistics", *[weights] * 5, blocks=(1,))
-    for out in (pair, *four[0]):
+    four, _ = both("four_statistics", *[weights] * 5)
+    for out in (pair, *four):
         assert out[:3].tolist() == [0.0, 0.0, 0.0]
         np.testing.assert_allclose(out[3], out[4])
         assert out[BAD] == 0
@@ -104,25 +106,39 @@ def test_one_that_is_not_finite_is_found_at_every_place_of_the_vectors(value):
         for which in range(5):
             spoilt = five.copy()
             spoilt[which, place] = value
-            out = np.empty((1, 4, 6))
+            out = np.empty((4, 6))
             kernels.four_statistics(*spoilt, out)
             expected = [1.0] * 4 if which == 0 else [float(k == which) for k in range(1, 5)]
-            assert out[0, :, BAD].tolist() == expected, (place, which)
+            assert out[:, BAD].tolist() == expected, (place, which)
             assert np.isfinite(out).all()
 
 
 def test_infinity_in_both_tensors_is_not_finite_either():
     both_infinite = np.array([np.inf, 1.0], np.float32)
-    out, _ = both("four_statistics", *[both_infinite] * 5, blocks=(1,))
-    assert out[0, :, BAD].tolist() == [1.0] * 4
+    out, _ = both("four_statistics", *[both_infinite] * 5)
+    assert out[:, BAD].tolist() == [1.0] * 4
 
 
-def test_the_blocks_are_summed_apart():
-    reference = np.zeros(6, np.float32)
-    current = np.array([1, 1, 2, 2, 3, 3], np.float32)
-    out, _ = both("four_statistics", reference, *[current] * 4, blocks=(3,))
-    assert out[:, 0, LINF].tolist() == [1, 2, 3]
-    assert out[:, 3, 0].tolist() == [2, 4, 6]
+@pytest.mark.parametrize("size", [BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK + 5])
+def test_four_equal_their_twin_across_blocks_with_one_that_is_not_finite_in_each(size):
+    five = random_tensors(5, size)
+    for start in range(0, size, BLOCK):
+        five[1, start] = np.nan
+        five[2, min(start + BLOCK, size) - 1] = np.inf
+    fast, slow = both("four_statistics", *five)
+    np.testing.assert_allclose(fast, slow, rtol=1e-13, atol=0)  # one weight after the other
+    blocks = -(-size // BLOCK)
+    assert fast[:, BAD].tolist() == [blocks, blocks, 0, 0]
+
+
+def test_the_largest_of_all_blocks_counts():
+    for place in (0, BLOCK, 2 * BLOCK):
+        reference, current = np.zeros((2, 2 * BLOCK + 1), np.float32)
+        current[[0, BLOCK, 2 * BLOCK]] = 1.0
+        current[place] = -3.0
+        out, _ = both("four_statistics", reference, *[current] * 4)
+        assert out[:, LINF].tolist() == [3.0] * 4
+        assert out[:, 0].tolist() == [5.0] * 4
 
 
 def test_the_compiler_may_not_assume_that_weights_are_finite():

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -12,38 +14,19 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from explorer.errors import unknown_name
-from explorer.stats.kernels import STATISTICS, four_statistics
-
-MEASURES = {
-    "l1": "‖Δ‖₁",
-    "l2": "‖Δ‖₂",
-    "l2_per_sqrt_m": "‖Δ‖₂ / √m",
-    "l2_per_sqrt_fan_in": "‖Δ‖₂ / √fan_in",
-    "l2_relative": "‖Δ‖₂ / ‖θ₀‖₂",
-    "linf": "max |Δ|",
-    "cosine": "1 − cos(θ, θ₀)",
-}
-"""Measure → how it is written; Δ is the difference to the reference, m the parameter count."""
-
-BLOCK = 16_384
-"""Weights whose sums are kept apart before they are added up. The rounding error of a sum grows
-with it: 2e-15 here, 1e-14 for 65,536, which is 2 % faster (10⁶ normal weights, 8 to a vector)."""
-
-LINF = STATISTICS.index("linf")
-"""The one statistic that is not a sum."""
-
-TOGETHER = 4
-"""Epochs of one parameter that one pass over the reference takes; as many as the kernel does."""
+from explorer.stats.kernels import STATISTICS
+from explorer.stats.measures import MEASURES, Totals, layer_measures, missing_measures
+from explorer.stats.tensors import TOGETHER, Tensor, tensor_statistics
 
 BUDGET = 800_000_000
 """Bytes of one parameter that are held at once beside its reference: four epochs of 5·10⁷ float32.
 Of a larger parameter fewer epochs are held, never less than one."""
 
-Weights = Mapping[str, NDArray[Any]]
-"""Parameter name → values of one layer at one time."""
+Weights = Mapping[str, Tensor]
+"""Parameter name → values at one time; arrays, or torch tensors on any device."""
 
-Totals = Mapping[str, NDArray[np.float64]]
-"""Parameter name → (…, statistic) float64, as `STATISTICS` names them."""
+Rows = list[dict[str, Any]]
+"""One layer's measures at each time."""
 
 Read = Callable[[int], NDArray[Any]]
 """Position on the epoch axis → values of one parameter."""
@@ -116,31 +99,66 @@ def stack_distances(
     epochs = [int(epoch) for epoch in stack.coords["epoch"].values]
     if reference not in epochs:
         raise unknown_name("epoch", reference, epochs)
-    layers = {
-        str(name): _layer_weights(stack.children[str(name)]) for name in stack.attrs["layers"]
-    }
-    draws = len(next(iter(fresh.values()))) if fresh else 0
-    columns: dict[str, list[list[Any]]] = {}
-    for layer, weights in layers.items():
+    rows, counts = {}, []
+    for layer in stack.attrs["layers"]:
+        weights = _layer_weights(stack.children[str(layer)])
         drawn = fresh[layer] if fresh else []
-        rows = _layer_rows(weights, len(epochs), epochs.index(reference), drawn)
-        _append(columns, "", rows[: len(epochs)])
-        _append(columns, "fresh_", rows[len(epochs) :])
-    dims = {"": ("layer", "epoch"), "fresh_": ("layer", "draw")}
-    variables = {
-        key: (dims["fresh_" if key.startswith("fresh_") else ""], values, _attributes(key))
-        for key, values in columns.items()
-    }
-    counts = [sum(weights.sizes.values()) for weights in layers.values()]
-    return xr.Dataset(
-        {**variables, "parameters": ("layer", counts)},
-        coords={"layer": list(layers), "epoch": epochs, "draw": list(range(draws))},
-        attrs={
-            "stack": str(stack.attrs.get("name", "")),
-            "content_hash": str(stack.attrs.get("content_hash", "")),
-            "reference_epoch": reference,
-        },
+        rows[str(layer)] = _layer_rows(weights, len(epochs), epochs.index(reference), drawn)
+        counts.append(sum(weights.sizes.values()))
+    return _dataset(rows, epochs, counts).assign_attrs(
+        stack=str(stack.attrs.get("name", "")),
+        content_hash=str(stack.attrs.get("content_hash", "")),
+        reference_epoch=reference,
     )
+
+
+def state_distances(
+    start: Weights,
+    states: Iterable[tuple[int, Weights]],
+    layers: Mapping[str, Mapping[str, int]],
+    *,
+    fresh: Mapping[str, Sequence[Weights]] | None = None,
+) -> xr.Dataset:
+    """Distance of every layer at every epoch from one state, for tensors where they lie.
+
+    A parameter whose values in `start` lie on a GPU is measured there.
+
+    Parameters
+    ----------
+    start : mapping
+        Parameter → values to measure from; what belongs to no layer is left out.
+    states : iterable of (int, mapping)
+        Epoch and the same parameters at that time. Four are asked for and held at once, so
+        that a generator may load them one after the other.
+    layers : mapping
+        Layer → its parameters (no buffers) → inputs that feed one output.
+    fresh : mapping, optional
+        As for `stack_distances`.
+
+    Returns
+    -------
+    xarray.Dataset
+        As from `stack_distances`, without attributes.
+
+    Raises
+    ------
+    UnknownNameError
+        A state lacks a parameter.
+    StackError
+        A parameter has another shape than at the start.
+    """
+    epochs: list[int] = []
+    rows: dict[str, Rows] = {layer: [] for layer in layers}
+    coming = iter(states)
+    while group := list(islice(coming, TOGETHER)):
+        epochs += [int(epoch) for epoch, _ in group]
+        for layer, fan_in in layers.items():
+            rows[layer] += _rows_between(start, [state for _, state in group], fan_in)
+        group.clear()  # before the next four are asked for
+    for layer, fan_in in layers.items():
+        rows[layer] += _rows_between(start, fresh[layer] if fresh else [], fan_in)
+    counts = [sum(prod(np.shape(start[name])) for name in names) for names in layers.values()]
+    return _dataset(rows, epochs, counts)
 
 
 def measure(start: Weights, now: Weights, fan_in: Mapping[str, int]) -> dict[str, Any]:
@@ -158,101 +176,24 @@ def measure(start: Weights, now: Weights, fan_in: Mapping[str, int]) -> dict[str
     dict
         A number for each of `MEASURES`, and ``nonfinite``.
     """
-    totals = {name: tensor_statistics(start[name], [now[name]])[0] for name in start}
-    return _measures(totals, {name: np.size(start[name]) for name in start}, fan_in)
+    [row] = _rows_between(start, [now], {name: fan_in[name] for name in start})
+    del row["reason"]
+    return row
 
 
-def tensor_statistics(start: NDArray[Any], others: Sequence[NDArray[Any]]) -> NDArray[np.float64]:
-    """Compare one tensor with itself at other times, four of them in one pass.
-
-    Parameters
-    ----------
-    start : array
-        Any dtype; what float32 does not hold exactly is measured as float64.
-    others : sequence of arrays
-        Of the same shape.
-
-    Returns
-    -------
-    numpy.ndarray
-        (other, statistic) float64, as `STATISTICS` names them.
-    """
-    kept = np.can_cast(np.result_type(start, *others), np.float32)
-    dtype = np.dtype(np.float32 if kept else np.float64)
-    reference, *flat = (_flat(values, dtype) for values in (start, *others))
-    found = [
-        _four(reference, flat[k : k + TOGETHER])[: len(flat) - k]
-        for k in range(0, len(flat), TOGETHER)
-    ]
-    return np.concatenate(found) if found else np.empty((0, len(STATISTICS)))
-
-
-def _four(reference: NDArray[Any], others: Sequence[NDArray[Any]]) -> NDArray[np.float64]:
-    """(4, statistic) of up to four others; the last one stands in for those that are missing."""
-    a, b, c, d = (others[min(k, len(others) - 1)] for k in range(TOGETHER))
-    whole = reference.size // BLOCK
-    blocks = np.empty((whole + 1, TOGETHER, len(STATISTICS)))  # the last one is shorter
-    for at, out in (
-        (slice(whole * BLOCK), blocks[:whole]),
-        (slice(whole * BLOCK, None), blocks[whole:]),
-    ):
-        if len(out):
-            four_statistics(reference[at], a[at], b[at], c[at], d[at], out)
-    total: NDArray[np.float64] = blocks.sum(axis=0)
-    total[:, LINF] = blocks[:, :, LINF].max(axis=0)
-    return total
-
-
-def _flat(values: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """One axis, aligned, not to be written to: the one kind of array the kernel is compiled for."""
-    flat = np.require(values, dtype, ["C", "A"]).reshape(-1).view()
-    flat.flags.writeable = False
-    return flat
-
-
-def _measures(
-    totals: Totals, sizes: Mapping[str, int], fan_in: Mapping[str, int]
-) -> dict[str, Any]:
-    """All measures of one layer from the (statistic,) totals of its parameters."""
-    rows = {name: dict(zip(STATISTICS, totals[name].tolist(), strict=True)) for name in totals}
-    total = {key: sum(row[key] for row in rows.values()) for key in STATISTICS}
-    total["linf"] = max((row["linf"] for row in rows.values()), default=0.0)
-    count = sum(sizes.values())
-    scaled = sum(row["l2_squared"] / fan_in[name] for name, row in rows.items())
-    l2 = np.sqrt(total["l2_squared"])
-    values = {
-        "l1": total["l1"],
-        "l2": l2,
-        "l2_per_sqrt_m": l2 / np.sqrt(max(count, 1)),
-        "l2_per_sqrt_fan_in": np.sqrt(scaled),
-        "l2_relative": _ratio(l2, np.sqrt(total["reference_squared"])),
-        "linf": total["linf"],
-        "cosine": _cosine_distance(total),
+def _rows_between(start: Weights, others: Sequence[Weights], fan_in: Mapping[str, int]) -> Rows:
+    """One layer's measures between one time and each of some others."""
+    for state in (start, *others):
+        for name in fan_in:
+            if name not in state:
+                raise unknown_name("parameter", name, state)
+    totals = {
+        name: tensor_statistics(start[name], [state[name] for state in others]) for name in fan_in
     }
-    bad = int(total["bad"])
-    measured = {key: float("nan") if bad else float(value) for key, value in values.items()}
-    return {**measured, "nonfinite": bad}
-
-
-def _cosine_distance(total: Mapping[str, float]) -> float:
-    """1 − cos in 0…2; 0 for identical weights, NaN where a norm is 0 and the other is not.
-
-    (‖c−r‖² − (‖c‖−‖r‖)²) / (2·‖r‖·‖c‖): the law of cosines. 1 − r·c/(‖r‖·‖c‖) is the same, but
-    loses every digit where the angle is small.
-    """
-    if total["l2_squared"] == 0.0:
-        return 0.0
-    r, c = np.sqrt(total["reference_squared"]), np.sqrt(total["current_squared"])
-    if r == 0.0 or c == 0.0:
-        return float("nan")
-    return float(np.clip((total["l2_squared"] - (c - r) ** 2) / (2 * r * c), 0.0, 2.0))
-
-
-def _ratio(top: float, bottom: float) -> float:
-    """Quotient; 0/0 is 0 (nothing moved), anything else over 0 is NaN."""
-    if bottom == 0.0:
-        return 0.0 if top == 0.0 else float("nan")
-    return top / bottom
+    sizes = {name: prod(np.shape(start[name])) for name in fan_in}
+    return [
+        {**layer_measures(_row(totals, k), sizes, fan_in), "reason": ""} for k in range(len(others))
+    ]
 
 
 def _layer_weights(node: xr.DataTree) -> LayerWeights:
@@ -267,7 +208,7 @@ def _layer_weights(node: xr.DataTree) -> LayerWeights:
 
 def _layer_rows(
     weights: LayerWeights, epochs: int, reference: int, draws: Sequence[Weights]
-) -> list[dict[str, Any]]:
+) -> Rows:
     """One layer's measures at each position of the epoch axis, then those of its fresh draws."""
     reasons = [""] * epochs
     totals = {}
@@ -275,9 +216,11 @@ def _layer_rows(
         drawn = [draw[name] for draw in draws]
         totals[name] = _parameter_totals(partial(weights.at, name), reference, drawn, reasons)
     fan_in, sizes = weights.fan_in, weights.sizes
-    missing = {**dict.fromkeys(MEASURES, float("nan")), "nonfinite": 0}
     return [
-        {**(missing if reason else _measures(_row(totals, k), sizes, fan_in)), "reason": reason}
+        {
+            **(missing_measures() if reason else layer_measures(_row(totals, k), sizes, fan_in)),
+            "reason": reason,
+        }
         for k, reason in enumerate([*reasons, *[""] * len(draws)])
     ]
 
@@ -315,11 +258,22 @@ def _row(totals: Totals, position: int) -> dict[str, NDArray[np.float64]]:
     return {name: rows[position] for name, rows in totals.items()}
 
 
-def _append(columns: dict[str, list[list[Any]]], prefix: str, row: list[dict[str, Any]]) -> None:
-    for key in row[0] if row else ():
-        columns.setdefault(prefix + key, []).append([cell[key] for cell in row])
+def _dataset(rows: Mapping[str, Rows], epochs: Sequence[int], counts: Sequence[int]) -> xr.Dataset:
+    """Label the rows of all layers: first a row per epoch, then one per fresh draw."""
+    dims = {"": ("layer", "epoch"), "fresh_": ("layer", "draw")}
+    parts = {"": slice(len(epochs)), "fresh_": slice(len(epochs), None)}
+    every = list(rows.values())
+    variables = {
+        prefix + key: (dims[prefix], [[row[key] for row in one[at]] for one in every], _named(key))
+        for prefix, at in parts.items()
+        for key in (every[0][at][0] if every and every[0][at] else ())
+    }
+    draws = len(every[0]) - len(epochs) if every else 0
+    return xr.Dataset(
+        {**variables, "parameters": ("layer", list(counts))},
+        coords={"layer": list(rows), "epoch": list(epochs), "draw": list(range(draws))},
+    )
 
 
-def _attributes(key: str) -> dict[str, str]:
-    name = MEASURES.get(key.removeprefix("fresh_"))
-    return {"long_name": name} if name else {}
+def _named(key: str) -> dict[str, str]:
+    return {"long_name": MEASURES[key]} if key in MEASURES else {}
