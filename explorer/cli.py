@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import explorer
-from explorer.errors import ExplorerError
+from explorer.errors import ExplorerError, UsageError
 
 # What a command needs is imported inside it: torch, bokeh and numba take seconds, and
 # `explorer --help` needs none of them.
@@ -40,26 +40,74 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _catalog(options: argparse.Namespace) -> int:
-    frame = explorer.catalog().drop(columns="folder")
+    frame = explorer.catalog()
+    stacks = frame[frame["kind"] == "stack"].drop(columns=["folder", "kind"])
     for column in ("train_error", "test_error"):
-        frame[column] = [f"{error:.1%}" for error in frame[column]]
-    frame["megabytes"] = frame["megabytes"].round(1)
-    print(frame.T.to_string())
+        stacks[column] = [f"{error:.1%}" for error in stacks[column]]
+    stacks["megabytes"] = stacks["megabytes"].round(1)
+    print(stacks.T.to_string())
+    recipes = frame[frame["kind"] == "recipe"]
+    if len(recipes):
+        print("\nTo be trained with explorer train NAME (parameters, title, dataset):\n")
+    for name, row in recipes.iterrows():
+        print(f"{name:<20}{row['parameters']:>12,}  {row['title']} · {row['dataset']}")
     return 0
 
 
 def _train(options: argparse.Namespace) -> int:
-    folder = explorer.train(
-        options.name,
-        out=options.out,
-        device=options.device,
-        resume=not options.restart,
-        epochs=options.epochs,
-        seed=options.seed,
-    )
-    epochs = explorer.open_stack(folder).coords["epoch"].values.tolist()
-    print(f"Stack with epochs {epochs} in {folder}")
+    from explorer.training.settings import assignments
+    from explorer.weights.folder import seed_folder
+
+    shortcuts = {key: getattr(options, key) for key in ("width", "keep", "steps")}
+    settings = {k: v for k, v in shortcuts.items() if v is not None} | assignments(options.set)
+    out = Path(options.out or Path("trained") / options.name)
+    runs = {options.seed: out}
+    if options.seeds:
+        runs = {seed: seed_folder(out, seed) for seed in _whole_numbers(options.seeds)}
+    for seed, target in runs.items():
+        folder = explorer.train(
+            options.name,
+            out=target,
+            device=options.device,
+            resume=not options.restart,
+            epochs=options.epochs,
+            seed=seed,
+            progress=not options.quiet,
+            settings=settings,
+            data=options.data,
+        )
+        stack = explorer.open_stack(folder)
+        numbers = stack.coords["epoch"].values.tolist()
+        print(f"Stack with {stack.attrs['checkpoint_unit']}s {numbers} in {folder}", flush=True)
     return 0
+
+
+def _data(options: argparse.Namespace) -> int:
+    from explorer.data.datasets import dataset_names, download_dataset
+
+    if options.name is None:
+        print("\n".join(dataset_names()))
+        return 0
+    if not options.download:
+        from explorer.data.datasets import load_test_set
+
+        found = load_test_set(options.name, options.folder)
+        shape = "×".join(map(str, found.inputs.shape[1:]))
+        print(f"{options.name}: {len(found):,} test examples of {shape}")
+        return 0
+    print(f"Data: {download_dataset(options.name, options.folder)}")
+    return 0
+
+
+def _whole_numbers(text: str) -> list[int]:
+    try:
+        return list(dict.fromkeys(int(part) for part in text.split(",")))
+    except ValueError as error:
+        raise UsageError(
+            f"The seeds are {text!r}.",
+            "Whole numbers with commas between them are accepted.",
+            "Write --seeds 0,1,2.",
+        ) from error
 
 
 def _sweep(options: argparse.Namespace) -> int:
@@ -73,8 +121,11 @@ def _sweep(options: argparse.Namespace) -> int:
         seed=options.seed,
         device=options.device,
         batch_size=options.batch_size,
+        batchnorm=options.batchnorm,
         store=options.store,
         tolerance=options.tolerance,
+        screen=options.screen,
+        memory=options.memory,
     )
     print(sweep_text(result, options.threshold))
     if options.out:
@@ -129,6 +180,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=explorer.__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_catalog(commands)
+    _add_data(commands)
     _add_train(commands)
     _add_sweep(commands)
     _add_distances(commands)
@@ -146,17 +198,47 @@ def _add_catalog(commands: Commands) -> None:
     command.set_defaults(run=_catalog)
 
 
+def _add_data(commands: Commands) -> None:
+    example = "explorer data\n  explorer data cifar10 --download\n  explorer data folder:/my/images"
+    command = _command(commands, "data", "list, check and download datasets", example)
+    command.add_argument("name", nargs="?", help="dataset to check; without it all are listed")
+    command.add_argument("--download", action="store_true", help="fetch it, files verified")
+    command.add_argument("--folder", help="where datasets are kept; default a cache folder")
+    command.set_defaults(run=_data)
+
+
 def _add_train(commands: Commands) -> None:
     example = (
         "explorer train fcn3x256-digits --out my-stack\n"
-        "  explorer train fcn3x256-digits --out seed-1 --seed 1 --epochs 30"
+        "  explorer train fcn3x256-digits --seeds 0,1,2 --epochs 30\n"
+        "  explorer train vgg11-cifar10 --width 0.25 --keep 0,1,10,100 --steps 1,2,4,8\n"
+        "  explorer train resnet18bn-cifar10 --set weight_decay=5e-4 --set label_noise=1 "
+        "--set augment=0\n"
+        "  explorer train resnet50-imagenet --set dataset=folder:/data/imagenet "
+        "--set precision=bf16"
     )
     command = _command(commands, "train", "train a stack from its recipe", example)
-    command.add_argument("name", help="name of the experiment, such as fcn3x256-digits")
-    command.add_argument("--out", required=True, help="folder for the checkpoints")
+    command.add_argument("name", help="name of the experiment; explorer catalog lists them")
+    command.add_argument("--out", help="folder for the checkpoints; default trained/NAME")
     command.add_argument("--epochs", type=int, help="passes over the training set")
-    command.add_argument("--seed", type=int, help="seed of initial values and order")
+    command.add_argument("--width", help="width of the network, as its family counts it")
+    seeds = command.add_mutually_exclusive_group()
+    seeds.add_argument("--seed", type=int, help="seed of initial values and order")
+    seeds.add_argument("--seeds", help="several, with commas: one folder seed-N per run")
+    command.add_argument("--keep", help="epochs whose checkpoint is kept, with commas")
+    command.add_argument(
+        "--steps", help="optimiser steps whose checkpoint is kept as well; the stack counts steps"
+    )
+    command.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="any number of the recipe or size of the family; an unknown key lists those there are",
+    )
+    command.add_argument("--data", help="folder of downloaded datasets")
     command.add_argument("--restart", action="store_true", help="begin anew instead of going on")
+    command.add_argument("--quiet", action="store_true", help="no progress bar")
     _add_device(command)
     command.set_defaults(run=_train)
 
@@ -175,6 +257,18 @@ def _add_sweep(commands: Commands) -> None:
     command.add_argument(
         "--tolerance", type=float, default=0.0, help="stop a cell when known to ± this fraction"
     )
+    command.add_argument(
+        "--screen",
+        action="store_true",
+        help="lower precision first, float32 where it decides a label",
+    )
+    command.add_argument(
+        "--batchnorm",
+        default="with_layer",
+        choices=["with_layer", "weights_only", "recalibrate"],
+        help="what happens to running statistics",
+    )
+    command.add_argument("--memory", type=int, help="bytes that the values of one pass may take")
     command.add_argument("--store", help="file that keeps finished cells, to go on after a stop")
     _add_measuring(command)
     command.set_defaults(run=_sweep)

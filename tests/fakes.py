@@ -34,6 +34,8 @@ class Counted:
     failure: str = ""
     loss: float = 1.5
     agreement: float = 0.25
+    turned_wrong: int = 0
+    turned_right: int = 0
 
     @property
     def error(self) -> float:
@@ -131,6 +133,8 @@ def sweep() -> xr.Dataset:
             f"{prefix}error_high": (dims, error + 0.05),
             f"{prefix}loss": (dims, error * 3),
             f"{prefix}agreement": (dims, 1 - error),
+            f"{prefix}turned_wrong": (dims, np.zeros(error.shape, np.int64)),
+            f"{prefix}turned_right": (dims, np.zeros(error.shape, np.int64)),
             f"{prefix}examples": (dims, np.full(error.shape, 100)),
             f"{prefix}reason": (dims, np.full(error.shape, "", dtype=object)),
         }

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from importlib.metadata import entry_points
+from pathlib import Path
 
 import pytest
 import xarray as xr
 
 from explorer import __version__, cli
-from explorer.engine.evaluate import Evaluator
+from explorer.engine.evaluator import Evaluator
 from explorer.stats.distances import MEASURES
 
 STACK = "fcn3x256-digits"
@@ -41,8 +43,12 @@ def test_help_of_a_command_has_an_example(command, capsys):
 def test_catalog_lists_the_bundled_stack(capsys):
     status, said, _ = run(capsys, "catalog")
     assert status == 0
-    assert STACK in said
-    assert "335114" in said
+    stacks, _, recipes = said.partition("To be trained with explorer train NAME")
+    assert STACK in stacks
+    assert "335114" in stacks
+    rows = {line.split()[0]: line for line in recipes.splitlines()[1:] if line}
+    assert "9,750,922  VGG-11 on CIFAR-10, no normalisation · cifar10" in rows["vgg11-cifar10"]
+    assert STACK not in rows
 
 
 def test_sweep_prints_the_table_and_writes_the_data(capsys, tmp_path):
@@ -102,6 +108,47 @@ def test_train_makes_a_stack_that_sweep_opens(capsys, tmp_path):
     assert run(capsys, "sweep", out, "--draws", "0", "--device", "cpu")[0] == 0
 
 
+def test_train_takes_several_seeds_one_folder_each(capsys, tmp_path):
+    options = ("--epochs", "1", "--device", "cpu", "--quiet", "--out", str(tmp_path))
+    status, said, progress = run(capsys, "train", STACK, "--seeds", "0,3", *options)
+    assert (status, progress) == (0, "")
+    assert [line.rpartition(" in ")[2] for line in said.splitlines()] == [
+        str(tmp_path / "seed-0"),
+        str(tmp_path / "seed-3"),
+    ]
+    seeds = [json.loads((tmp_path / f"seed-{n}" / "stack.json").read_text()) for n in (0, 3)]
+    assert [content["stacks"][0]["seed"] for content in seeds] == [0, 3]
+
+
+def test_every_option_of_train_reaches_the_stack(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    typed = "--epochs 2 --width 50 --seed 4 --keep 1 --steps 1,2 --device cpu --quiet"
+    typed += " --set weight_decay=5e-4 --set batchnorm=1 --set augment=0 --set frozen=layer2,layer3"
+    status, said, _ = run(capsys, "train", STACK, *typed.split())
+    folder = Path("trained") / STACK
+    assert (status, said) == (0, f"Stack with steps [0, 1, 2, 12, 24] in {folder}\n")
+    (entry,) = json.loads((folder / "stack.json").read_text())["stacks"]
+    recipe, sizes = entry["recipe"], entry["family"]["sizes"]
+    assert (recipe["epochs"], recipe["weight_decay"], recipe["augment"]) == (2, 5e-4, False)
+    assert recipe["frozen"] == ["layer2", "layer3"]
+    assert (sizes["width"], sizes["batchnorm"], entry["seed"]) == (50, 1, 4)
+
+
+def test_train_goes_on_unless_told_to_begin_anew(capsys, tmp_path):
+    command = ("train", STACK, "--out", str(tmp_path), "--device", "cpu", "--quiet", "--epochs")
+    assert run(capsys, *command, "1")[0] == 0
+    status, _, said = run(capsys, *command, "2")
+    assert (status, "begin anew" in said) == (2, True)
+    assert run(capsys, *command, "2", "--restart")[0] == 0
+
+
+def test_train_looks_for_datasets_where_it_is_told(capsys, tmp_path):
+    status, _, said = run(
+        capsys, "train", "fcn3x256-mnist", "--data", str(tmp_path / "sets"), "--out", str(tmp_path)
+    )
+    assert (status, str(tmp_path / "sets") in said) == (2, True)
+
+
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
@@ -111,6 +158,11 @@ def test_train_makes_a_stack_that_sweep_opens(capsys, tmp_path):
         (("sweep", STACK, "--threshold", "7"), ("threshold is 7.0", "Divide a percentage")),
         (("distances", STACK, "--reference", "5"), ("no epoch 5", "0, 1, 2, 3, 8")),
         (("train", "resnet", "--out", "x"), ("no experiment 'resnet'", STACK)),
+        (("train", STACK, "--set", "colour=1"), ("no setting 'colour'", "weight_decay, ", "width")),
+        (("train", STACK, "--set", "augment"), ("'augment' has no name and value", "key=value")),
+        (("train", STACK, "--width", "0.25"), ("width is '0.25'", "A whole number")),
+        (("train", STACK, "--seeds", "1;2"), ("seeds are '1;2'", "--seeds 0,1,2")),
+        (("sweep", "vgg11-cifar10"), ("a recipe for it", "explorer train vgg11-cifar10")),
     ],
 )
 def test_bad_input_is_explained_on_standard_error(capsys, arguments, parts):

@@ -12,12 +12,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn import functional
 
 import explorer as lx
 from explorer.data.datasets import as_examples, load_test_set
-from explorer.engine.estimate import score, wilson_interval
-from explorer.engine.evaluate import Evaluator
+from explorer.engine.estimate import COUNTED, score, wilson_interval
+from explorer.engine.evaluator import Evaluator
+from explorer.engine.execution import Execution
 from explorer.engine.interventions import Epoch, FreshDraw, Intervention, Noise
+from explorer.engine.provenance import provenance_of
 from explorer.errors import (
     CheckpointError,
     DataError,
@@ -65,11 +68,15 @@ def conv():
 
 def predicted(evaluator, intervention):
     """Labels by the engine, in the order of the dataset."""
-    prepared = evaluator._execution._pass.prepare(evaluator.network.replacement(intervention))
+    prepared = evaluator._counting.execution._pass.prepare(
+        evaluator.network.replacement(intervention)
+    )
     parts = []
-    for inputs in evaluator._inputs.split(evaluator.batch_size):
+    for inputs in evaluator._counting._inputs.split(evaluator.batch_size):
         with torch.inference_mode():
-            ((_, logits),) = evaluator._execution._pass.run(inputs, [prepared], intact=False)
+            ((_, logits),) = evaluator._counting.execution._pass.run(
+                inputs, [prepared], intact=False
+            )
         parts.append(logits.argmax(1))
     order = torch.randperm(evaluator.total, generator=torch.Generator().manual_seed(190201996))
     labels = torch.empty(evaluator.total, dtype=torch.int64)
@@ -132,8 +139,8 @@ def test_layers_can_go_to_different_epochs_at_once(switch):
     assert run.result(Intervention(changes)).errors == 8  # 5 for class 0 beats 2 for class 1
 
 
-def test_partial_counts_grow_and_the_last_is_exact(evaluator):
-    estimates = list(evaluator.estimates(lx.reinitialise("layer1", 0)))
+def test_partial_counts_grow_and_the_last_is_exact(bundled):
+    estimates = list(Evaluator(bundled, device="cpu").estimates(lx.reinitialise("layer1", 0)))
     assert [e.examples for e in estimates] == [*range(128, 1800, 128), 1800]
     assert [e.exact for e in estimates] == [False] * 14 + [True]
     for estimate in estimates:
@@ -147,10 +154,15 @@ def test_scores_equal_a_count_by_hand_and_one_bad_logit_spoils_its_example():
         [[[2.0, 0, 0], [0, 3, 0], [0, nan, 1]], [[0, 1, 0], [-inf, 0, 1], [9, 0, 0]]]
     )
     labels, intact = torch.tensor([0, 1, 2]), torch.tensor([0, 0, 0])
-    errors, agreements, nonfinite, loss = score(logits[:, :2], labels[:2], intact[:2])
-    assert (errors, agreements, nonfinite) == ([0, 2], [1, 0], [0, 1])
-    assert loss[0] == pytest.approx(math.log(1 + 2 / math.e**2) + math.log(1 + 2 / math.e**3))
-    assert score(logits, labels, intact)[2] == [1, 1]
+    sums = score(logits[:, :2], labels[:2], intact[:2]).sum(2)
+    counted = dict(zip(COUNTED, sums.tolist(), strict=True))
+    assert (counted["errors"], counted["agreements"]) == ([0, 2], [1, 0])
+    assert counted["nonfinite"] == [0, 1]
+    assert (counted["turned_wrong"], counted["turned_right"]) == ([0, 1], [1, 0])
+    assert counted["loss_sum"][0] == pytest.approx(
+        math.log(1 + 2 / math.e**2) + math.log(1 + 2 / math.e**3)
+    )
+    assert score(logits, labels, intact)[COUNTED.index("nonfinite")].sum(1).tolist() == [1, 1]
 
 
 def test_the_order_of_examples_is_shuffled_but_fixed(bundled, evaluator):
@@ -279,6 +291,7 @@ def test_200_random_starts_and_stops_leave_every_tensor_as_it_was():
         stream.close()
     assert fingerprint(model) == before
     assert fingerprint(run.network._module) == private
+    run._remembered.clear()
     assert run.result(lx.reinitialise("conv", 0)) == expected
 
 
@@ -313,8 +326,9 @@ def test_weights_only_leaves_running_statistics_where_they_are(conv):
         policy: Evaluator(stack, model=model, data=data, device="cpu", batchnorm=policy)
         for policy in ("with_layer", "weights_only")
     }
-    put = {p: set(r.network.replacement(lx.reinitialise("norm", 0))) for p, r in runs.items()}
-    assert put["weights_only"] == {"norm.weight", "norm.bias"}
+    both = lx.reinitialise(["conv", "norm"], 0)
+    put = {policy: set(run.network.replacement(both)) for policy, run in runs.items()}
+    assert put["weights_only"] == {"conv.weight", "conv.bias", "norm.weight", "norm.bias"}
     assert put["with_layer"] - put["weights_only"] == {
         "norm.running_mean",
         "norm.running_var",
@@ -327,10 +341,144 @@ def test_an_unknown_batchnorm_policy_is_refused_with_the_list(bundled):
         Evaluator(bundled, batchnorm="move")
 
 
-def test_recalibration_of_running_statistics_is_refused_until_it_exists(conv):
+@pytest.fixture
+def deep():
+    """Two normalised convolutions after each other, and calibration inputs."""
+    states = []
+    for seed in range(2):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            net = toy.DeepConvNet().train()
+            net(2 * torch.randn(64, 1, 6, 6))
+            states.append({n: t.clone() for n, t in net.state_dict().items()})
+    inputs = torch.randn(300, 1, 6, 6, generator=torch.Generator().manual_seed(3))
+    return lx.open_stack(states, model=toy.DeepConvNet()), inputs
+
+
+def recalibrating(deep):
+    stack, inputs = deep
+    return Evaluator(
+        stack,
+        model=toy.DeepConvNet(),
+        data=toy.conv_examples(),
+        device="cpu",
+        batchnorm="recalibrate",
+        calibration=inputs,
+    )
+
+
+def test_recalibration_takes_statistics_anew_for_the_layer_and_those_after_it(deep):
+    run = recalibrating(deep)
+    first = run.network.replacement(lx.reinitialise(["conv1"], 0))
+    second = run.network.replacement(lx.reinitialise(["conv2"], 0))
+    assert {n for n in first if "running" in n} == {
+        f"norm{k}.running_{part}" for k in (1, 2) for part in ("mean", "var")
+    }
+    assert {n for n in second if "running" in n} == {"norm2.running_mean", "norm2.running_var"}
+
+
+def test_recalibrated_statistics_are_those_of_the_changed_networks_own_values(deep):
+    run = recalibrating(deep)
+    found = run.network.replacement(lx.reinitialise(["conv1"], 0))
+    with torch.no_grad():
+        values = functional.conv2d(deep[1], found["conv1.weight"], found["conv1.bias"], padding=1)
+    batches = values.split(128)
+    mean = torch.stack([b.mean((0, 2, 3)) for b in batches]).mean(0)
+    variance = torch.stack([b.var((0, 2, 3)) for b in batches]).mean(0)
+    torch.testing.assert_close(found["norm1.running_mean"], mean)
+    torch.testing.assert_close(found["norm1.running_var"], variance)
+
+
+def test_recalibration_keeps_the_final_network_and_every_tensor_as_they_are(deep):
+    run, plain = (
+        recalibrating(deep),
+        Evaluator(deep[0], model=toy.DeepConvNet(), data=toy.conv_examples(), device="cpu"),
+    )
+    private = fingerprint(run.network._module)
+    assert run.network.replacement(lx.reinitialise(["conv1", "norm1"], 1)) == {}
+    assert run.result(lx.reinitialise("conv1", 1)) == plain.result(INTACT)
+    assert run.result(lx.reinitialise("conv1", 0)) != plain.result(lx.reinitialise("conv1", 0))
+    assert fingerprint(run.network._module) == private
+
+
+def test_recalibration_without_training_examples_says_what_to_pass(conv):
     stack, model, data = conv
-    with pytest.raises(UsageError, match="'recalibrate' was asked for"):
+    with pytest.raises(DataError, match=r"names no dataset(.|\n)*Pass calibration="):
         Evaluator(stack, model=model, data=data, batchnorm="recalibrate")
+
+
+# --- remembering, memory, tied tensors -------------------------------------------------------
+
+
+def test_what_has_been_counted_to_the_end_is_remembered_and_comes_at_once(bundled, monkeypatch):
+    run = Evaluator(bundled, device="cpu")
+    stream = run.estimates(lx.reinitialise("layer2", 0))
+    next(stream)
+    stream.close()
+    *_, last = run.estimates(lx.reinitialise("layer2", 0))
+    monkeypatch.setattr(run, "_counting", None)  # nothing can be counted any more
+    assert list(run.estimates(lx.reinitialise("layer2", 0))) == [last]
+    with pytest.raises(AttributeError, match="count"):
+        list(run.estimates(lx.reinitialise("layer3", 0)))
+
+
+def test_a_store_answers_in_the_next_session(bundled, tmp_path, monkeypatch):
+    store = tmp_path / "cells"
+    *_, last = lx.evaluate(bundled, lx.reinitialise("layer2", 0), device="cpu", store=store)
+    monkeypatch.setattr(Evaluator, "count", None)
+    again = lx.evaluate(bundled, lx.reinitialise("layer2", 0), device="cpu", store=store)
+    assert list(again) == [last]
+    with pytest.raises(UsageError, match="holds cells whose batchnorm is 'with_layer'"):
+        lx.evaluate(bundled, lx.reinitialise("layer2", 0), batchnorm="weights_only", store=store)
+
+
+def test_where_memory_runs_out_the_slices_are_halved_and_the_counts_are_right(
+    bundled, evaluator, monkeypatch, caplog
+):
+    """Running out is acted out: a slice of more than 20 examples is refused."""
+    original = Execution.run
+
+    def run(self, inputs, prepared, intact):
+        if len(inputs) > 20:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: 1 bytes")
+        yield from original(self, inputs, prepared, intact)
+
+    monkeypatch.setattr(Execution, "run", run)
+    small = Evaluator(bundled, device="cpu")
+    found = small.result(lx.reinitialise("layer2", 0))
+    assert small.batch_size == 16
+    assert found.errors == evaluator.result(lx.reinitialise("layer2", 0)).errors
+    assert small.result(lx.reinitialise("layer3", 0)).exact
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory(bundled, monkeypatch):
+    def run(self, inputs, prepared, intact):
+        raise RuntimeError("something else")
+
+    evaluator = Evaluator(bundled, device="cpu")
+    monkeypatch.setattr(Execution, "run", run)
+    with pytest.raises(RuntimeError, match="something else"):
+        evaluator.result(INTACT)
+
+
+@pytest.mark.parametrize(("memory", "expected"), [(None, 128), (500_000, 32), (1, 1)])
+def test_a_smaller_memory_budget_makes_smaller_slices(bundled, memory, expected):
+    run = Evaluator(bundled, device="cpu", memory=memory)
+    assert run.batch_size == expected
+    assert run.result(INTACT).errors == 53
+
+
+def test_a_memory_budget_of_nothing_is_refused(bundled):
+    with pytest.raises(UsageError, match="memory budget is 0 bytes"):
+        Evaluator(bundled, device="cpu", memory=0)
+
+
+def test_paired_counts_add_up_to_the_change_of_the_error(evaluator):
+    intact = evaluator.result(INTACT)
+    changed = evaluator.result(lx.reinitialise("layer1", 0))
+    assert (intact.turned_wrong, intact.turned_right) == (0, 0)
+    assert changed.turned_right > 0
+    assert changed.errors - intact.errors == changed.turned_wrong - changed.turned_right
 
 
 # --- bad input -------------------------------------------------------------------------------
@@ -428,3 +576,5 @@ def test_tied_weights_are_replaced_together():
     run = Evaluator(stack, model=model, data=toy.one_hot_examples(), device="cpu")
     assert run.result(lx.reinitialise(["first", "second"], 1)).exact
     assert isinstance(model.second, nn.Linear)
+    assert run.tied == "first.weight = second.weight"
+    assert provenance_of(run)["tied"] == run.tied

@@ -13,7 +13,7 @@ import xarray as xr
 
 import explorer as lx
 from explorer.engine.estimate import Estimate
-from explorer.engine.evaluate import Evaluator
+from explorer.engine.evaluator import Evaluator
 from explorer.engine.interventions import Intervention
 from explorer.engine.journal import Journal
 from explorer.errors import CheckpointError, UsageError

@@ -15,7 +15,7 @@ from torch.func import functional_call
 from torch.nn import functional
 
 import explorer as lx
-from explorer.engine.evaluate import Evaluator
+from explorer.engine.evaluator import Evaluator
 from explorer.engine.program import record
 from explorer.engine.replay import INTACT, Replay
 from tests import toy
@@ -245,14 +245,14 @@ class Hidden(toy.Switch):
 
 
 @pytest.mark.parametrize("kind", [Branching, Hidden])
-def test_what_cannot_be_recorded_runs_plainly_says_so_once_and_is_right(kind, caplog):
+def test_what_cannot_be_recorded_is_cut_at_submodules_says_so_once_and_is_right(kind, caplog):
     model = kind()
     stack = lx.open_stack(toy.switch_states(), model=model)
     with caplog.at_level(logging.WARNING, logger="explorer"):
         run = Evaluator(stack, model=model, data=toy.one_hot_examples(), device="cpu")
         counted = [run.result(lx.reinitialise("second", e)).errors for e in (0, 1, 2)]
     assert counted == [0, 8, 0]
-    assert "runs the whole network for every cell: it could not be recorded" in run.execution
+    assert "unchanged submodules only: it could not be recorded" in run.execution
     assert len(warnings_of(caplog)) == 1
     assert run.plan(lx.reinitialise("second", 0)) is None
 
@@ -290,8 +290,10 @@ def test_labels_that_rounding_could_decide_are_taken_from_the_plain_pass(bundled
         return logits + 0.6 * torch.rand(logits.shape, generator=generator) - 0.3
 
     monkeypatch.setattr(Replay, "_rerun", rough)
+    run._remembered.clear()
     assert run.result(intervention).agreements != right.agreements
-    monkeypatch.setattr(run._execution, "_difference", 0.01)
+    monkeypatch.setattr(run._counting.execution, "_difference", 0.01)
+    run._remembered.clear()
     again = run.result(intervention)
     assert (again.errors, again.agreements) == (right.errors, right.agreements)
 

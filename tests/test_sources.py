@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 import explorer as lx
-from explorer.engine.evaluate import Evaluator
+from explorer.engine.evaluator import Evaluator
 from explorer.engine.interventions import (
     Epoch,
     FreshDraw,
@@ -14,9 +15,12 @@ from explorer.engine.interventions import (
     Mixture,
     Moments,
     Noise,
+    Skip,
     Zeros,
 )
 from explorer.errors import InterventionError, UnknownNameError
+from explorer.weights.families.known import build_network, find_family
+from explorer.weights.fresh import fresh_layer
 from explorer.weights.stack import read_layer
 from tests import toy
 
@@ -124,3 +128,92 @@ def test_a_share_that_is_no_fraction_is_refused(share):
 def test_noise_that_is_no_deviation_is_refused(sigma):
     with pytest.raises(InterventionError, match=r"standard deviation is(.|\n)*0 or larger"):
         Noise(sigma)
+
+
+# --- skipping --------------------------------------------------------------------------------
+
+
+class Square(nn.Module):
+    """Layers that can be the identity, and one that cannot."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(4, 4, 3, padding=1, groups=2)
+        self.wide = nn.Conv2d(4, 4, (3, 5), padding=(2, 4), dilation=2, bias=False)
+        self.norm = nn.BatchNorm2d(4)
+        self.linear = nn.Linear(4, 4)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x):
+        x = self.norm(self.wide(self.conv(x)))
+        return self.head(self.linear(x.mean((2, 3))))
+
+
+@pytest.fixture
+def square():
+    states = []
+    for seed in range(2):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            net = Square().train()
+            net(3 * torch.randn(64, 4, 6, 6) + 1)
+            states.append({n: t.clone() for n, t in net.state_dict().items()})
+    model = Square()
+    stack = lx.open_stack(states, model=model)
+    data = torch.randn(20, 4, 6, 6), torch.arange(20) % 3
+    return Evaluator(stack, model=model, data=data, device="cpu")
+
+
+@pytest.mark.parametrize("layer", ["conv", "wide", "norm", "linear"])
+def test_a_skipped_layer_passes_its_input_on(square, layer):
+    found = tensors(square, layer, Skip())
+    module = square.network._module.get_submodule(layer)
+    inputs = torch.randn(5, 4) if layer == "linear" else torch.randn(5, 4, 6, 6)
+    own = {name.rpartition(".")[2]: tensor for name, tensor in found.items()}
+    torch.testing.assert_close(torch.func.functional_call(module, own, (inputs,)), inputs)
+    assert square.result(Intervention(((layer, Skip()),))).exact
+
+
+def test_a_layer_that_cannot_pass_its_input_on_says_so(square):
+    with pytest.raises(InterventionError, match=r"head cannot be skipped(.|\n)*out_features=3"):
+        square.result(Intervention((("head", Skip()),)))
+
+
+def test_half_a_skip_is_half_way_to_the_identity(square):
+    found = tensors(square, "linear", Mixture(Skip(), 0.5))
+    final = square.network._state["linear.weight"]
+    torch.testing.assert_close(found["linear.weight"], (torch.eye(4) + final) / 2)
+
+
+def test_every_source_has_words():
+    said = [str(s) for s in (Skip(), Zeros(), Epoch(3), Noise(0.1), Mixture(Skip(), 0.25))]
+    assert said == [
+        "skipped",
+        "zeros",
+        "epoch 3",
+        "final + noise 0.1, draw 0",
+        "0.25 final + 0.75 skipped",
+    ]
+
+
+def test_a_residual_block_is_skipped_and_one_with_a_projection_is_not():
+    family = find_family("resnet")
+    sizes = {"depth": 18, "width": 0.0625, "batchnorm": 1, "channels": 1, "side": 8, "classes": 3}
+    sizes = {name: value for name, value in sizes.items() if name in family.sizes}
+    model, units = build_network("resnet", sizes), family.layers(sizes)
+    states = []
+    for draw in range(2):
+        draws = [fresh_layer(model, "resnet", u, names, draw, 0) for u, names in units.items()]
+        states.append({name: tensor for one in draws for name, tensor in one.items()})
+    member = {name: unit for unit, names in units.items() for name in names}
+    stack = lx.open_stack(states, model=model, layers=member.__getitem__)
+    stack.attrs.update(family="resnet", sizes=sizes)
+    data = torch.randn(12, *family.input_shape(sizes)), torch.arange(12) % 3
+    run = Evaluator(stack, model=model, data=data, device="cpu")
+    found = tensors(run, "stage1.resblk2", Skip())
+    block = run.network._module.get_submodule("layer1.1")
+    own = {n.removeprefix("layer1.1."): t for n, t in found.items()}
+    values = torch.rand(2, block.conv1.in_channels, 8, 8)
+    assert torch.equal(torch.func.functional_call(block, own, (values,)), values)
+    with pytest.raises(InterventionError, match=r"stage2.resblk1 cannot be skipped"):
+        tensors(run, "stage2.resblk1", Skip())

@@ -11,7 +11,7 @@ from torch import nn
 import explorer as lx
 from explorer.api import save_netcdf
 from explorer.engine import sweep as sweep_module
-from explorer.engine.evaluate import Evaluator
+from explorer.engine.evaluator import Evaluator
 from explorer.engine.verdicts import damage, verdicts
 from explorer.errors import UnknownNameError, UsageError
 from explorer.inventory.manifest import bundled_sweep
@@ -178,7 +178,7 @@ def test_out_of_memory_marks_the_cell_with_what_to_try(monkeypatch):
 
     interrupt_count(monkeypatch, act)
     result = toy_sweep(toy.switch_states())
-    assert "out of memory on CPU; lower batch_size" in result.reason.values[0, 0]
+    assert "out of memory on CPU, even with one example at a time" in result.reason.values[0, 0]
     assert np.isfinite(result.error.sel(layer="second")).all()
 
 

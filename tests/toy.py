@@ -75,3 +75,20 @@ def conv_examples(count=40):
     generator = torch.Generator().manual_seed(5)
     inputs = torch.randn(count, 1, 6, 6, generator=generator)
     return inputs, torch.randint(0, CLASSES, (count,), generator=generator)
+
+
+class DeepConvNet(nn.Module):
+    """Two convolutions with batch normalisation after each other."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 4, 3, padding=1)
+        self.norm1 = nn.BatchNorm2d(4)
+        self.conv2 = nn.Conv2d(4, 4, 3, padding=1)
+        self.norm2 = nn.BatchNorm2d(4)
+        self.head = nn.Linear(4, CLASSES)
+
+    def forward(self, x):
+        x = torch.relu(self.norm1(self.conv1(x)))
+        x = torch.relu(self.norm2(self.conv2(x)))
+        return self.head(x.mean((2, 3)))

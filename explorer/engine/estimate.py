@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -28,6 +29,10 @@ class Estimate:
     """Of those seen, predicted as the intact network does."""
     nonfinite: int
     """Of those seen, with a NaN or infinity among the logits; above 0 no other count holds."""
+    turned_wrong: int = 0
+    """Of those seen, right with the intact network and wrong now."""
+    turned_right: int = 0
+    """Of those seen, wrong with the intact network and right now."""
 
     @property
     def error(self) -> float:
@@ -92,10 +97,12 @@ def wilson_interval(errors: int, examples: int) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def score(
-    logits: Tensor, labels: Tensor, intact: Tensor
-) -> tuple[list[float], list[float], list[float], list[float]]:
-    """Count errors, agreements and non-finite examples, and sum the loss, per intervention.
+COUNTED = ("errors", "loss_sum", "agreements", "nonfinite", "turned_wrong", "turned_right")
+"""What `score` gives for each example, in this order; each is a field of an `Estimate`."""
+
+
+def score(logits: Tensor, labels: Tensor, intact: Tensor) -> Tensor:
+    """What every example adds to the counts of every intervention.
 
     Parameters
     ----------
@@ -106,13 +113,40 @@ def score(
 
     Returns
     -------
-    tuple of list
-        errors, agreements, non-finite examples, summed cross-entropy; each (intervention,).
+    Tensor
+        (quantity, intervention, example) float32; the quantities are `COUNTED`, 0 or 1 but for
+        the loss (cross-entropy, nats).
     """
     predicted = logits.argmax(2)  # (intervention, example)
     true = logits.gather(2, labels.expand(len(logits), -1).unsqueeze(2)).squeeze(2)
-    loss = (logits.logsumexp(2) - true).sum(1)
-    errors = (predicted != labels).sum(1)
-    agreements = (predicted == intact).sum(1)
-    nonfinite = (~torch.isfinite(logits)).any(2).sum(1)
-    return errors.tolist(), agreements.tolist(), nonfinite.tolist(), loss.tolist()
+    wrong, was_wrong = predicted != labels, intact != labels
+    parts = {
+        "errors": wrong,
+        "loss_sum": logits.logsumexp(2) - true,
+        "agreements": predicted == intact,
+        "nonfinite": ~torch.isfinite(logits).all(2),
+        "turned_wrong": wrong & ~was_wrong,
+        "turned_right": ~wrong & was_wrong,
+    }
+    return torch.stack([parts[name].float() for name in COUNTED])
+
+
+def estimate(examples: int, total: int, sums: Iterable[float]) -> Estimate:
+    """Put sums of `score` over the examples seen so far into words.
+
+    Parameters
+    ----------
+    examples, total : int
+        Examples seen, and in all.
+    sums : iterable of float
+        One for each of `COUNTED`.
+
+    Returns
+    -------
+    Estimate
+    """
+    counts = {
+        name: value if name == "loss_sum" else round(value)
+        for name, value in zip(COUNTED, sums, strict=True)
+    }
+    return Estimate(examples, total, **counts)  # type: ignore[arg-type]  # by name, see COUNTED

@@ -10,14 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from explorer.engine.memory import TRIAL_BATCH, best_batch, is_out_of_memory, memory_budget
 from explorer.engine.network import FinalNetwork
 from explorer.engine.program import RECORDING_ERRORS, Plan
 from explorer.engine.replay import INTACT, Pass, PlainPass, Replay
+from explorer.engine.screen import low_precision
 
 logger = logging.getLogger(__name__)
-
-TRIAL_BATCH = 64
-"""Batch of the first recording, which shows how large the values are."""
 
 ROUNDING = 1e-4
 """Share of the largest logit by which a replay may differ: another order of the same sums."""
@@ -25,11 +24,11 @@ ROUNDING = 1e-4
 SAFETY = 8.0
 """How many times the measured difference is allowed for before a label counts as sure."""
 
-PLEASANT_SLICES = 8
-"""Estimates in a run that a reader can follow; fewer only where there are few examples."""
+FEW = 8
+"""Examples on which a pass that is cut at submodules is compared with the plain one."""
 
-BATCH_BYTES = {"cpu": (16e6, 16, 512), "cuda": (512e6, 64, 4096), "mps": (128e6, 32, 1024)}
-"""Device → bytes the largest value may take, and the least and most examples per pass."""
+CHECK_LEAST, CHECK_MOST, CHECK_SHARE = 16, 64, 4
+"""Examples that are computed in float32 at once where the screen is in doubt: a quarter slice."""
 
 
 class Execution:
@@ -43,67 +42,129 @@ class Execution:
         (example, …) all inputs, from which the first are taken to record and compare with.
     batch_size : int, optional
         Examples per slice; default as many as the device works on best.
+    memory : int, optional
+        Bytes that the values of one pass may take.
+    screen : bool
+        Offer a lower precision, where the device has a faster one and the network runs in it.
     """
 
-    def __init__(self, network: FinalNetwork, inputs: Tensor, batch_size: int | None) -> None:
+    def __init__(
+        self,
+        network: FinalNetwork,
+        inputs: Tensor,
+        batch_size: int | None = None,
+        memory: int | None = None,
+        screen: bool = False,
+    ) -> None:
         self._network = network
+        self._budget = memory_budget(network.device, memory)
         self._pass: Pass = PlainPass(network.logits)
+        self._check_pass: Replay | None = None
         self._difference = 0.0
+        self.low_dtype: torch.dtype | None = None
+        self.check_size = 0
         self.words = "reuses what an intervention does not change"
         self.batch_size = batch_size or TRIAL_BATCH
+        wanted = low_precision(network.device) if screen else None
         try:
-            replay = self._record(inputs, batch_size)
+            replay = self._record(inputs, batch_size, wanted)
+            self._difference = self._compare(replay, filled_up(inputs, self.batch_size))
         except RECORDING_ERRORS as error:
-            self._run_plainly(f"it could not be recorded ({first_line(error)})")
+            if is_out_of_memory(error):
+                raise
+            self._reuse_submodules(f"it could not be recorded ({first_line(error)})", inputs)
             return
-        self._difference = self._compare(replay, filled_up(inputs, self.batch_size))
         if self._difference > ROUNDING:
             self._run_plainly("its recorded pass gave other logits than the plain one")
-        else:
-            self._pass = replay
+            return
+        self._pass = replay
+        if screen:
+            self._offer_screen(replay, inputs)
+
+    @property
+    def fixed_size(self) -> bool:
+        """Whether slices have to be of the batch size; else the last may be smaller."""
+        return isinstance(self._pass, Replay)
 
     def plan(self, names: Sequence[str]) -> Plan | None:
         """What runs when these tensors are replaced; None where everything runs."""
         return self._pass.plan(names) if isinstance(self._pass, Replay) else None
 
-    def prepare(self, replacement: Mapping[str, Tensor]) -> Any:
-        """Do what is needed once per intervention."""
-        return self._pass.prepare(replacement)
+    def prepare(self, replacement: Mapping[str, Tensor], *, low: bool = False) -> Any:
+        """Do what is needed once per intervention; `low`: to run it in lower precision."""
+        return self._pass.prepare(replacement, low=low)
 
     def run(
-        self,
-        inputs: Tensor,
-        replacements: Sequence[Mapping[str, Tensor]],
-        prepared: Sequence[Any],
-        intact: bool,
+        self, inputs: Tensor, prepared: Sequence[Any], intact: bool
     ) -> Iterator[tuple[int, Tensor]]:
-        """Yield (position, logits) of one slice for every replacement, in any order.
+        """Yield (position, logits) of one slice for every intervention, in any order.
 
         Parameters
         ----------
         inputs : Tensor
             (example, …), of the batch size.
-        replacements, prepared : sequence
-            The interventions, and what `prepare` made of them.
+        prepared : sequence
+            What `prepare` made of the interventions.
         intact : bool
-            Yield the intact network's logits as well, at position `INTACT`.
+            Yield the intact network's logits as well, last, at position `INTACT`.
 
         Yields
         ------
         tuple of int and Tensor
-            Position, and logits (example, class).
+            Position, and logits (example, …, class). What `unsure` names among those computed in
+            float32 is to be replaced by what `plain` gives.
         """
         for k, logits in self._pass.run(inputs, prepared, intact):
-            yield k, self._sure(logits, inputs, {} if k == INTACT else replacements[k])
+            yield k, self._sure(logits, inputs) if k == INTACT else logits
 
-    def _record(self, inputs: Tensor, batch_size: int | None) -> Replay:
-        replay = self._network.record(filled_up(inputs, self.batch_size))
+    def plain(self, inputs: Tensor, replacement: Mapping[str, Tensor]) -> Tensor:
+        """Logits of the plain pass."""
+        return self._network.logits(inputs, replacement)
+
+    def exact(self, inputs: Tensor, replacement: Mapping[str, Tensor]) -> Tensor:
+        """Logits in float32 of a few examples, at most `check_size`."""
+        assert self._check_pass is not None
+        prepared = self._check_pass.prepare(replacement)
+        padded = filled_up(inputs, self.check_size)
+        ((_, found),) = self._check_pass.run(padded, [prepared], intact=False)
+        logits = found[: len(inputs)]
+        return self.plain(inputs, replacement) if self.unsure(logits.unsqueeze(0)) else logits
+
+    def unsure(self, logits: Tensor) -> list[int]:
+        """Interventions under which rounding could decide a label.
+
+        Two passes that differ by at most d in each logit give the same label wherever the two
+        largest are more than 2 d apart; d is taken as `SAFETY` times what was measured.
+
+        Parameters
+        ----------
+        logits : Tensor
+            (intervention, example, class).
+        """
+        if not self._difference:
+            return []
+        first, second = logits.topk(2, dim=2).values.unbind(2)
+        doubtful = 2 * SAFETY * self._difference * logits.abs().amax((1, 2))
+        thin = (first - second <= doubtful.unsqueeze(1)).any(1)
+        return [int(k) for k in thin.nonzero()]
+
+    def _sure(self, logits: Tensor, inputs: Tensor) -> Tensor:
+        flat = logits.flatten(0, -2).unsqueeze(0)
+        return self.plain(inputs, {}) if self.unsure(flat) else logits
+
+    def _record(
+        self, inputs: Tensor, batch_size: int | None, low_dtype: torch.dtype | None
+    ) -> Replay:
+        replay = self._network.record(filled_up(inputs, self.batch_size), low_dtype)
         if batch_size is None:
-            largest = replay.program.largest / self.batch_size
-            best = best_batch(largest, len(inputs), self._network.device)
+            largest, live = (
+                size / self.batch_size for size in (replay.program.largest, replay.program.live)
+            )
+            device = self._network.device
+            best = best_batch(largest, live, len(inputs), device, self._budget)
             if best != self.batch_size:
                 self.batch_size = best
-                return self._network.record(filled_up(inputs, best))
+                return self._network.record(filled_up(inputs, best), low_dtype)
         return replay
 
     def _compare(self, replay: Replay, inputs: Tensor) -> float:
@@ -119,36 +180,57 @@ class Execution:
             for k, replacement in ((0, changed), (INTACT, {}))
         )
 
+    def _offer_screen(self, replay: Replay, inputs: Tensor) -> None:
+        """Find out whether the network runs in lower precision, and prepare to check it."""
+        if replay.low_dtype is None:
+            self._no_screen("this device has no faster precision than float32")
+            return
+        inputs_low, changed = filled_up(inputs, self.batch_size), self._network.perturbed()
+        try:
+            ((_, low),) = replay.run(inputs_low, [replay.prepare(changed, low=True)], intact=False)
+        except RECORDING_ERRORS as error:
+            self._no_screen(f"the network does not run in it ({first_line(error)})")
+            return
+        if low.ndim != 2:
+            self._no_screen("the network answers at several positions")
+            return
+        self.check_size = min(CHECK_MOST, max(CHECK_LEAST, self.batch_size // CHECK_SHARE))
+        self._check_pass = self._network.record(filled_up(inputs, self.check_size))
+        self.low_dtype = replay.low_dtype
+        name = str(self.low_dtype).removeprefix("torch.")
+        self.words += f"; {name} first, float32 where a margin is thin"
+
+    def _no_screen(self, reason: str) -> None:
+        logger.warning("The engine does not screen in lower precision: %s", reason)
+
+    def _reuse_submodules(self, reason: str, inputs: Tensor) -> None:
+        """Cut at submodules, where that gives the logits of the plain pass."""
+        trial = filled_up(inputs, FEW)
+        changed = self._network.perturbed()
+        modules = dict.fromkeys(name.rpartition(".")[0] for name in changed)
+        replacements = [
+            {name: t for name, t in changed.items() if name.rpartition(".")[0] == module}
+            for module in modules
+        ]
+        try:
+            cut = self._network.submodules()
+            found = dict(cut.run(trial, replacements, intact=True))
+        except RECORDING_ERRORS:
+            self._run_plainly(reason)
+            return
+        expected = {k: self.plain(trial, r) for k, r in enumerate(replacements)}
+        expected[INTACT] = self.plain(trial, {})
+        if all(torch.equal(found[k], expected[k]) for k in found):
+            self._pass = cut
+            self.words = f"reuses the results of unchanged submodules only: {reason}"
+            logger.warning("The engine %s", self.words)
+        else:
+            self._run_plainly(reason)
+
     def _run_plainly(self, reason: str) -> None:
         self._difference = 0.0
         self.words = f"runs the whole network for every cell: {reason}"
         logger.warning("The engine %s", self.words)
-
-    def _sure(self, logits: Tensor, inputs: Tensor, replacement: Mapping[str, Tensor]) -> Tensor:
-        """These logits, or those of the plain pass where rounding could decide a label.
-
-        Two passes that differ by at most d in each logit give the same label wherever the two
-        largest are more than 2 d apart; d is taken as `SAFETY` times what was measured.
-        """
-        if not self._difference:
-            return logits
-        first, second = logits.topk(2, dim=1).values.unbind(1)
-        doubtful = 2 * SAFETY * self._difference * logits.abs().amax()
-        if bool((first - second <= doubtful).any()):
-            return self._network.logits(inputs, replacement)
-        return logits
-
-
-def best_batch(bytes_per_example: float, total: int, device: torch.device) -> int:
-    """Examples per forward pass, a power of two.
-
-    As many as keep the largest value within fast memory, but no more than leave a reader
-    `PLEASANT_SLICES` estimates to watch.
-    """
-    target, least, most = BATCH_BYTES.get(device.type, BATCH_BYTES["cpu"])
-    fitting = min(int(target / max(bytes_per_example, 1.0)), most)
-    watched = max(TRIAL_BATCH, total // PLEASANT_SLICES)
-    return max(least, 1 << max(0, min(fitting, watched).bit_length() - 1))
 
 
 def filled_up(inputs: Tensor, size: int) -> Tensor:

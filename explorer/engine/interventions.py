@@ -86,10 +86,18 @@ class Noise:
 
 
 @dataclass(frozen=True)
+class Skip:
+    """The layer passes its input on unchanged, where its shapes allow that; buffers stay."""
+
+    def __str__(self) -> str:
+        return "skipped"
+
+
+@dataclass(frozen=True)
 class Mixture:
     """A point on the line between a source and the trained layer."""
 
-    source: Epoch | FreshDraw | Moments | Zeros | Noise
+    source: Epoch | FreshDraw | Moments | Zeros | Noise | Skip
     """Where the line starts."""
 
     final_share: float
@@ -107,7 +115,7 @@ class Mixture:
         return f"{self.final_share:g} final + {1 - self.final_share:g} {self.source}"
 
 
-Source = Epoch | FreshDraw | Moments | Zeros | Noise | Mixture
+Source = Epoch | FreshDraw | Moments | Zeros | Noise | Skip | Mixture
 """Where a layer's replacement comes from."""
 
 

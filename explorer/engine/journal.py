@@ -17,7 +17,7 @@ from explorer.engine.estimate import Estimate
 from explorer.engine.interventions import Intervention
 from explorer.errors import CheckpointError, UsageError
 
-FORMAT = "layer-explorer sweep 1"
+FORMAT = "layer-explorer sweep 2"
 
 
 class Journal:
@@ -45,6 +45,10 @@ class Journal:
             self.finished = self._read()
         except OSError as error:
             raise self._unusable(error) from error
+
+    def get(self, intervention: Intervention) -> Estimate | None:
+        """Counts under an intervention, where they are known."""
+        return self.finished.get(key(intervention))
 
     def add(self, outcomes: Mapping[Intervention, Estimate]) -> None:
         """Write finished cells; when this returns they are on the disk."""

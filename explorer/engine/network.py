@@ -11,6 +11,7 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
+from explorer.engine.calibration import Calibration
 from explorer.engine.interventions import (
     BatchNormPolicy,
     Intervention,
@@ -20,10 +21,14 @@ from explorer.engine.interventions import (
 from explorer.engine.program import record
 from explorer.engine.replay import Replay
 from explorer.engine.sources import source_tensors
+from explorer.engine.submodules import SubmodulePass
 from explorer.errors import InterventionError, StackError, UsageError
 from explorer.weights.device import pick_device
 from explorer.weights.families.known import FAMILIES, build_network
 from explorer.weights.stack import epoch_numbers, layer_names, read_epoch
+
+CALIBRATION_BATCH = 128
+"""Examples over which batch normalisation takes one mean and variance, as in training."""
 
 POLICIES = ("with_layer", "weights_only", "recalibrate")
 
@@ -44,7 +49,10 @@ class FinalNetwork:
     device : str
         ``"auto"`` (CUDA, then MPS, then CPU) or a torch device.
     batchnorm : {"with_layer", "weights_only", "recalibrate"}
-        What happens to a layer's buffers when the layer is replaced.
+        What happens to a layer's buffers when the layer is replaced: they move with it, stay, or
+        are taken anew from `calibration`, as are those of all layers that come after it.
+    calibration : Tensor, optional
+        (example, …) training inputs for the policy ``"recalibrate"``.
 
     Raises
     ------
@@ -61,6 +69,7 @@ class FinalNetwork:
         model: nn.Module | None = None,
         device: str = "auto",
         batchnorm: BatchNormPolicy = "with_layer",
+        calibration: Tensor | None = None,
     ) -> None:
         if batchnorm not in POLICIES:
             raise UsageError(
@@ -78,12 +87,10 @@ class FinalNetwork:
         self._tied = _tied_names(self._module)
         tensors = {**dict(self._module.named_parameters()), **dict(self._module.named_buffers())}
         self._state = {name: tensor.detach() for name, tensor in tensors.items()}
-        if batchnorm == "recalibrate" and self._buffers:
-            raise UsageError(
-                "The policy 'recalibrate' was asked for a network with running statistics.",
-                "'with_layer' and 'weights_only' can be used with it so far.",
-                "Choose one of these two.",
-            )
+        self._calibration: Calibration | None = None
+        if batchnorm == "recalibrate" and calibration is not None and self._buffers:
+            batches = calibration.to(self.device).split(CALIBRATION_BATCH)
+            self._calibration = Calibration(self._module, batches)
 
     @property
     def device_label(self) -> str:
@@ -108,6 +115,8 @@ class FinalNetwork:
     def replacement(self, intervention: Intervention) -> dict[str, Tensor]:
         """Tensors that an intervention puts in, by name, on the device.
 
+        None where all are bit for bit what they were: that costs no more than the intact network.
+
         Raises
         ------
         CheckpointError
@@ -119,9 +128,20 @@ class FinalNetwork:
         for layer, source in self.canonical(intervention).changes:
             for name, tensor in source_tensors(self.stack, self._module, layer, source).items():
                 tensors[self._tied.get(name, name)] = tensor
-        if self.batchnorm == "weights_only":
+        if self.batchnorm != "with_layer":
             tensors = {n: t for n, t in tensors.items() if n not in self._buffers}
-        return {name: tensor.to(self.device) for name, tensor in tensors.items()}
+        moved = {name: self._moved(tensor) for name, tensor in tensors.items()}
+        if all(torch.equal(tensor, self._state[name]) for name, tensor in moved.items()):
+            return {}
+        if self._calibration is not None:
+            moved |= self._calibration.statistics(moved)
+        return moved
+
+    def _moved(self, tensor: Tensor) -> Tensor:
+        """Bring a tensor to the device; to a GPU while the processor goes on."""
+        if self.device.type == "cuda":
+            return tensor.pin_memory().to(self.device, non_blocking=True)
+        return tensor.to(self.device)
 
     def logits(self, inputs: Tensor, replacement: Mapping[str, Tensor]) -> Tensor:
         """Run the network in evaluation mode and plain float32.
@@ -136,18 +156,17 @@ class FinalNetwork:
         Returns
         -------
         Tensor
-            (example, class).
+            (example, class), or (example, position, class) where a network answers at several
+            positions, as language models do.
         """
         with torch.inference_mode(), plain_float32():
             output = torch.func.functional_call(self._module, dict(replacement), (inputs,))
-        if not isinstance(output, Tensor) or output.ndim != 2:
-            shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-            raise InterventionError(
-                f"The network's output is {shape}.",
-                "Logits of shape (example, class) are needed.",
-                "Wrap the model in a module that returns the logits.",
-            )
-        return output
+        return _as_logits(output)
+
+    @property
+    def tied(self) -> str:
+        """Tensors that are one and are replaced together, as ``"a = b"``; empty for none."""
+        return ", ".join(f"{a} = {b}" for b, a in self._tied.items() if a != b)
 
     def perturbed(self) -> dict[str, Tensor]:
         """Every floating-point tensor of the network, changed by up to a quarter."""
@@ -158,15 +177,47 @@ class FinalNetwork:
             if tensor.is_floating_point()
         }
 
-    def record(self, example: Tensor) -> Replay:
+    def record(self, example: Tensor, low_dtype: torch.dtype | None = None) -> Replay:
         """Record the forward pass for batches like this one.
+
+        Parameters
+        ----------
+        example : Tensor
+            (example, …) inputs.
+        low_dtype : torch.dtype, optional
+            Precision in which interventions may be run besides float32.
 
         Raises
         ------
         Exception
             One of `explorer.engine.program.RECORDING_ERRORS`, when it cannot be recorded.
         """
-        return Replay(record(self._module, self._state, example), self._state)
+        return Replay(record(self._module, self._state, example), self._state, low_dtype)
+
+    def submodules(self) -> SubmodulePass:
+        """A pass that reuses the results of unchanged submodules; it shares the tensors."""
+        shared = {id(t): t for t in (*self._module.parameters(), *self._module.buffers())}
+        twin = copy.deepcopy(self._module, shared)
+        owned = {
+            path: frozenset(
+                self._tied.get(f"{path}.{name}", f"{path}.{name}")
+                for name in (*dict(part.named_parameters()), *dict(part.named_buffers()))
+            )
+            for path, part in twin.named_modules()
+        }
+        return SubmodulePass(twin, owned, _as_logits)
+
+
+def _as_logits(output: Any) -> Tensor:
+    """Refuse what are no logits."""
+    if not isinstance(output, Tensor) or output.ndim < 2:
+        shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise InterventionError(
+            f"The network's output is {shape}.",
+            "Logits of shape (example, class) or (example, position, class) are needed.",
+            "Wrap the model in a module that returns the logits.",
+        )
+    return output
 
 
 def _tied_names(module: nn.Module) -> dict[str, str]:

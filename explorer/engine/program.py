@@ -88,6 +88,12 @@ class Operation:
         options = {key: _filled(a, values) for key, a in self.options.items()}
         return self.call(*arguments, **options)
 
+    def in_precision(self, dtype: torch.dtype) -> Operation:
+        """Return the same operation, which makes `dtype` where it was recorded to make float32."""
+        if self.options.get("dtype") is not torch.float32:
+            return self
+        return dataclasses.replace(self, options={**self.options, "dtype": dtype})
+
 
 @dataclass(frozen=True)
 class Program:
@@ -103,8 +109,29 @@ class Program:
     """In the order in which they ran."""
     output: int
     """Number of the value that holds the logits."""
-    largest: int
-    """Bytes of the largest value that depends on the examples."""
+    sizes: Mapping[int, int]
+    """Value → its bytes, for values that depend on the examples."""
+    shapes: Mapping[int, tuple[int, ...]]
+    """Value → its shape, for single tensors."""
+
+    @property
+    def largest(self) -> int:
+        """Bytes of the largest value that depends on the examples."""
+        return max(self.sizes.values(), default=0)
+
+    @property
+    def live(self) -> int:
+        """Most bytes of the intact pass and of one intervention that are alive at once."""
+        last = {v: k for k, o in enumerate(self.operations) for v in (*o.reads, o.value)}
+        alive = most = self.sizes.get(self.inputs, 0)
+        ends: dict[int, list[int]] = {}
+        for value, step in last.items():
+            ends.setdefault(step, []).append(value)
+        for step, operation in enumerate(self.operations):
+            alive += self.sizes.get(operation.value, 0)
+            most = max(most, alive)
+            alive -= sum(self.sizes.get(value, 0) for value in ends.get(step, ()))
+        return 2 * most
 
     @property
     def flops(self) -> int:
@@ -271,10 +298,12 @@ def _program(graph: fx.GraphModule, names: tuple[str, ...]) -> Program:
         output = output[0]
     if not isinstance(output, fx.Node):
         raise TypeError("the network's output is not one tensor")
-    program = Program(names, len(names), constants, tuple(operations), numbers[output], 0)
+    program = Program(names, len(names), constants, tuple(operations), numbers[output], {}, {})
     fixed = fixed_values(program)
-    sizes = [_bytes(node.meta.get("val")) for node, k in numbers.items() if k not in fixed]
-    return dataclasses.replace(program, largest=max(sizes))
+    sizes = {k: _bytes(node.meta.get("val")) for node, k in numbers.items() if k not in fixed}
+    values = {k: node.meta.get("val") for node, k in numbers.items()}
+    shapes = {k: tuple(v.shape) for k, v in values.items() if isinstance(v, Tensor)}
+    return dataclasses.replace(program, sizes=sizes, shapes=shapes)
 
 
 def _operation(node: fx.Node, numbers: Mapping[fx.Node, int]) -> Operation:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import platform
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from explorer import __version__
-from explorer.engine.evaluate import Evaluator
+from explorer.engine.evaluator import Evaluator
+from explorer.engine.journal import Journal
 from explorer.weights.stack import content_hash, layers_hash
 
 ORIGIN = (
@@ -18,6 +20,7 @@ ORIGIN = (
     "batch_size",
     "device",
     "dtype",
+    "screen",
     "version_torch",
     "tolerance",
 )
@@ -41,8 +44,24 @@ def provenance_of(evaluator: Evaluator) -> dict[str, Any]:
         "execution": evaluator.execution,
         "device": evaluator.device_label,
         "dtype": "float32",
+        "screen": evaluator.screen,
+        "tied": evaluator.network.tied,
         "platform": f"{platform.system()} {platform.machine()}",
         "version_python": platform.python_version(),
         "version_explorer": __version__,
         **{f"version_{name}": version(name) for name in ("torch", "numpy", "xarray")},
     }
+
+
+def open_journal(path: str | Path, evaluator: Evaluator, tolerance: float = 0.0) -> Journal:
+    """Open the file in which finished counts are kept, or begin it.
+
+    Raises
+    ------
+    UsageError
+        The file holds counts of another stack, dataset, policy, device or batch size.
+    CheckpointError
+        The file cannot be read or written.
+    """
+    known = {**provenance_of(evaluator), "tolerance": tolerance}
+    return Journal(Path(path), {name: known[name] for name in ORIGIN})

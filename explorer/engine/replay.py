@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from explorer.engine.inplace import in_place
 from explorer.engine.program import Operation, Plan, Program, fixed_values, make_plan
 
 INTACT = -1
@@ -18,8 +19,8 @@ INTACT = -1
 class Pass(Protocol):
     """One way to run the forward pass for a batch under several interventions."""
 
-    def prepare(self, replacement: Mapping[str, Tensor]) -> Any:
-        """Do what is needed once per intervention."""
+    def prepare(self, replacement: Mapping[str, Tensor], *, low: bool = False) -> Any:
+        """Do what is needed once per intervention; `low`: to run it in lower precision."""
         ...
 
     def run(
@@ -36,8 +37,10 @@ class PlainPass:
     logits: Callable[[Tensor, Mapping[str, Tensor]], Tensor]
     """(inputs, replacement) → logits."""
 
-    def prepare(self, replacement: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Nothing is to be done."""
+    def prepare(
+        self, replacement: Mapping[str, Tensor], *, low: bool = False
+    ) -> Mapping[str, Tensor]:
+        """Nothing is to be done; a plain pass has no lower precision."""
         return replacement
 
     def run(
@@ -58,6 +61,8 @@ class Prepared:
     """What runs again."""
     values: Mapping[int, Any]
     """Its tensors, and what is made of them alone, by number."""
+    low: bool
+    """Whether it runs in lower precision."""
 
 
 @dataclass
@@ -70,19 +75,23 @@ class Replay:
 
     Images and the kernels of convolutions are laid out channels last, which is faster and rounds
     otherwise than the plain pass does.
+
+    The intact pass is always computed in float32. What depends on an intervention can be computed
+    in a lower precision instead, from values of the intact pass that are rounded once.
     """
 
     program: Program
     """The recorded forward pass."""
     state: Mapping[str, Tensor]
     """The final network's tensors."""
+    low_dtype: torch.dtype | None = None
+    """The lower precision, where there is one."""
     _kernels: frozenset[int] = field(init=False)
     _fixed: dict[int, Any] = field(init=False)
+    _low: _Rounded = field(init=False)
     _plans: dict[tuple[str, ...], Plan] = field(init=False, default_factory=dict)
     _walks: dict[Any, _Walk] = field(init=False, default_factory=dict)
-    _releases: dict[tuple[str, ...], tuple[tuple[int, ...], ...]] = field(
-        init=False, default_factory=dict
-    )
+    _reruns: dict[tuple[str, ...], _Rerun] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self._kernels = self.program.kernels
@@ -94,6 +103,7 @@ class Replay:
         for operation in self.program.operations:
             if operation.value in fixed:
                 self._fixed[operation.value] = operation.run(self._fixed)
+        self._low = _Rounded(self._fixed, self.low_dtype or torch.float32)
 
     def plan(self, names: Sequence[str]) -> Plan:
         """What runs when these tensors are replaced."""
@@ -101,17 +111,22 @@ class Replay:
         if key not in self._plans:
             plan = make_plan(self.program, key)
             self._plans[key] = plan
-            self._releases[plan.names] = _last_reads(plan.rerun, keep={self.program.output})
+            releases = _last_reads(plan.rerun, keep={self.program.output})
+            exact = in_place(plan.rerun, self.program.shapes)
+            low = tuple(operation.in_precision(self._low.dtype) for operation in exact)
+            self._reruns[plan.names] = _Rerun(exact, low, releases)
         return self._plans[key]
 
-    def prepare(self, replacement: Mapping[str, Tensor]) -> Prepared:
+    def prepare(self, replacement: Mapping[str, Tensor], *, low: bool = False) -> Prepared:
         """Compute what depends on the replaced tensors alone."""
         plan = self.plan(tuple(replacement))
         numbers = {self.program.number(name): name for name in plan.names}
         values: dict[int, Any] = {k: self._laid_out(k, replacement[n]) for k, n in numbers.items()}
         for operation in plan.prepare:
             values[operation.value] = operation.run(_Overlay(values, self._fixed))
-        return Prepared(plan, values)
+        if low:
+            values = {k: _rounded(value, self._low.dtype) for k, value in values.items()}
+        return Prepared(plan, values, low)
 
     def run(
         self, inputs: Tensor, prepared: Sequence[Prepared], intact: bool
@@ -122,15 +137,18 @@ class Replay:
             waiting.setdefault(one.plan.names, []).append(position)
         walk = self._walk(tuple(waiting), intact)
         values: dict[int, Any] = {**self._fixed, self.program.inputs: self._images(inputs)}
+        rounded = _Rounded(values, self._low.dtype, self._low)
         for step in range(len(walk.operations) + 1):
             if step:
                 operation = walk.operations[step - 1]
                 values[operation.value] = operation.run(values)
             for names in walk.ready[step]:
                 for position in waiting[names]:
-                    yield position, self._rerun(prepared[position], values)
+                    one = prepared[position]
+                    yield position, self._rerun(one, rounded if one.low else values).float()
             for value in walk.release[step]:
                 del values[value]
+                rounded.forget(value)
         if intact:
             yield INTACT, values[self.program.output]
 
@@ -150,7 +168,9 @@ class Replay:
         plan = prepared.plan
         values = dict(prepared.values)
         known = _Overlay(values, clean)
-        for operation, release in zip(plan.rerun, self._releases[plan.names], strict=True):
+        rerun = self._reruns[plan.names]
+        operations = rerun.low if prepared.low else rerun.exact
+        for operation, release in zip(operations, rerun.releases, strict=True):
             values[operation.value] = operation.run(known)
             for value in release:
                 values.pop(value, None)
@@ -163,6 +183,18 @@ class Replay:
             plans = [self._plans[names] for names in groups]
             self._walks[key] = _make_walk(self.program, plans, set(self._fixed), intact)
         return self._walks[key]
+
+
+@dataclass(frozen=True)
+class _Rerun:
+    """A plan's operations as they are run."""
+
+    exact: tuple[Operation, ...]
+    """In float32."""
+    low: tuple[Operation, ...]
+    """In lower precision."""
+    releases: tuple[tuple[int, ...], ...]
+    """Per operation, the values that no later one reads."""
 
 
 @dataclass(frozen=True)
@@ -227,3 +259,43 @@ class _Overlay(Mapping[int, Any]):
 
     def __len__(self) -> int:
         return len({*self._above, *self._below})
+
+
+class _Rounded(Mapping[int, Any]):
+    """Values of the intact pass in lower precision, each rounded when it is first asked for."""
+
+    def __init__(
+        self, exact: Mapping[int, Any], dtype: torch.dtype, fixed: _Rounded | None = None
+    ) -> None:
+        self.dtype = dtype
+        self._exact, self._fixed = exact, fixed
+        self._known: dict[int, Any] = {}
+
+    def __getitem__(self, value: int) -> Any:
+        if self._fixed is not None and value in self._fixed:
+            return self._fixed[value]
+        if value not in self._known:
+            self._known[value] = _rounded(self._exact[value], self.dtype)
+        return self._known[value]
+
+    def __contains__(self, value: object) -> bool:
+        return value in self._exact
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._exact)
+
+    def __len__(self) -> int:
+        return len(self._exact)
+
+    def forget(self, value: int) -> None:
+        """Let go of a value that nobody will ask for any more."""
+        self._known.pop(value, None)
+
+
+def _rounded(value: Any, dtype: torch.dtype) -> Any:
+    """Round what is floating point, also inside a list of several results."""
+    if isinstance(value, (list, tuple)):
+        return [_rounded(part, dtype) for part in value]
+    if isinstance(value, Tensor) and value.is_floating_point():
+        return value.to(dtype)
+    return value

@@ -15,7 +15,10 @@ DIMS: Mapping[str, tuple[str, ...]] = {
 }
 """Prefix of a sweep's variables → what they are measured over."""
 
-QUANTITIES = ("error", "error_low", "error_high", "loss", "agreement", "examples")
+COUNTS = ("examples", "turned_wrong", "turned_right")
+"""Whole numbers among the `QUANTITIES`; 0 where nothing is measured."""
+
+QUANTITIES = ("error", "error_low", "error_high", "loss", "agreement", *COUNTS)
 """What is measured in each cell; each is an attribute of an `Estimate`."""
 
 _ATTRIBUTES: dict[str, dict[str, Any]] = {
@@ -25,6 +28,8 @@ _ATTRIBUTES: dict[str, dict[str, Any]] = {
     "loss": {"long_name": "mean cross-entropy on the test set", "units": "nat"},
     "agreement": {"long_name": "predictions equal to the intact network's", "units": "1"},
     "examples": {"long_name": "test examples behind the cell", "units": "1"},
+    "turned_wrong": {"long_name": "right with the intact network, wrong now", "units": "1"},
+    "turned_right": {"long_name": "wrong with the intact network, right now", "units": "1"},
     "reason": {"long_name": "why the cell was not measured; empty where it was"},
 }
 
@@ -48,7 +53,7 @@ def empty_results(
     Returns
     -------
     xarray.Dataset
-        For each prefix of `DIMS` the `QUANTITIES`, NaN (``examples``: 0), and ``reason``.
+        For each prefix of `DIMS` the `QUANTITIES`, NaN (`COUNTS`: 0), and ``reason``.
     """
     coords: dict[str, Any] = {
         "layer": np.array(layers, dtype=object),
@@ -59,7 +64,7 @@ def empty_results(
     for prefix, dims in DIMS.items():
         shape = tuple(len(coords[dim]) for dim in dims)
         for quantity in QUANTITIES:
-            integer = quantity == "examples"
+            integer = quantity in COUNTS
             values = np.zeros(shape, np.int64) if integer else np.full(shape, np.nan)
             variables[prefix + quantity] = (dims, values, _ATTRIBUTES[quantity])
         reasons = np.full(shape, reason, dtype=object)

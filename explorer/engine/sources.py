@@ -7,10 +7,25 @@ from collections.abc import Mapping
 import torch
 import xarray as xr
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from explorer.engine.interventions import Epoch, FreshDraw, Mixture, Moments, Noise, Source, Zeros
+from explorer.engine.interventions import (
+    Epoch,
+    FreshDraw,
+    Mixture,
+    Moments,
+    Noise,
+    Skip,
+    Source,
+    Zeros,
+)
+from explorer.errors import InterventionError
+from explorer.weights.families.known import FAMILIES
 from explorer.weights.fresh import fresh_layer, layer_seed
 from explorer.weights.stack import epoch_numbers, layer_variables, read_layer
+
+PROJECTION = ".downsample."
+"""In the names of a projection inside a skip connection, which does not pass on what comes in."""
 
 
 def source_tensors(
@@ -40,7 +55,7 @@ def source_tensors(
     CheckpointError
         An epoch's file is missing or altered.
     InterventionError
-        The layer has no initialiser to draw from.
+        The layer has no initialiser to draw from, or cannot pass its input on unchanged.
     """
     if isinstance(source, Epoch):
         return _at_epoch(stack, layer, source.epoch)
@@ -53,6 +68,8 @@ def source_tensors(
         return _mixed(
             source_tensors(stack, module, layer, source.source), final, source.final_share
         )
+    if isinstance(source, Skip):
+        return _skipped(stack, module, layer)
     return _changed_parameters(_trained_parameters(stack, layer), layer, source)
 
 
@@ -91,3 +108,56 @@ def _mixed(
         else final[name]
         for name, tensor in start.items()
     }
+
+
+def _skipped(stack: xr.DataTree, network: nn.Module, layer: str) -> dict[str, Tensor]:
+    """Parameters with which a layer passes its input on.
+
+    A branch beside a skip connection gives nothing when all its parameters are 0. Elsewhere each
+    module becomes the identity.
+    """
+    trained = _trained_parameters(stack, layer)
+    family = str(stack.attrs.get("family", ""))
+    beside = family in FAMILIES and FAMILIES[family].skips(layer)
+    if beside and not any(PROJECTION in name for name in trained):
+        return {name: torch.zeros_like(tensor) for name, tensor in trained.items()}
+    tensors: dict[str, Tensor] = {}
+    for path in dict.fromkeys(name.rpartition(".")[0] for name in trained):
+        part = network.get_submodule(path)
+        found = _identity(part)
+        if found is None:
+            raise InterventionError(
+                f"{layer} cannot be skipped: {path or 'the network'} is {part!r}.",
+                "As many outputs as inputs, of the same size, or a skip connection around the "
+                "layer are needed.",
+                "Choose another source, for example zeros.",
+            )
+        prefix = f"{path}." if path else ""
+        tensors |= {prefix + name: tensor for name, tensor in found.items()}
+    return {name: tensors[name] for name in trained}
+
+
+def _identity(module: nn.Module) -> dict[str, Tensor] | None:
+    """Parameters with which a module is the identity; None where there are none."""
+    own = {n: torch.zeros(p.shape) for n, p in module.named_parameters(recurse=False)}
+    if isinstance(module, nn.Linear) and module.in_features == module.out_features:
+        return {**own, "weight": torch.eye(module.in_features)}
+    if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) and _keeps_size(module):
+        return {**own, "weight": nn.init.dirac_(own["weight"], module.groups)}
+    if isinstance(module, _BatchNorm) and module.affine and module.running_mean is not None:
+        assert module.running_var is not None
+        spread = (module.running_var + module.eps).sqrt().cpu()
+        return {"weight": spread, "bias": module.running_mean.cpu().clone()}
+    return None
+
+
+def _keeps_size(module: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> bool:
+    """Tell whether a convolution's outputs can be its inputs."""
+    if module.in_channels != module.out_channels or set(module.stride) != {1}:
+        return False
+    reach = [d * (k - 1) for d, k in zip(module.dilation, module.kernel_size, strict=True)]
+    pads = module.padding
+    if isinstance(pads, str):
+        return pads == "same"
+    sizes = zip(pads, reach, module.kernel_size, strict=True)
+    return all(k % 2 == 1 and 2 * p == r for p, r, k in sizes)

@@ -7,21 +7,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import xarray as xr
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from explorer.engine.estimate import Estimate
-from explorer.engine.evaluate import Evaluator
+from explorer.engine.evaluator import Evaluator
 from explorer.engine.interventions import (
     BatchNormPolicy,
     Intervention,
     reinitialise,
     rerandomise,
 )
-from explorer.engine.journal import Journal, key
-from explorer.engine.provenance import ORIGIN, provenance_of
+from explorer.engine.journal import Journal
+from explorer.engine.memory import is_out_of_memory
+from explorer.engine.provenance import open_journal, provenance_of
 from explorer.engine.results import QUANTITIES, empty_results
 from explorer.errors import CheckpointError, InterventionError, UsageError, unknown_name
 from explorer.weights.stack import epoch_numbers, layer_names
@@ -95,6 +95,9 @@ def sweep(
     progress: bool = True,
     store: str | Path | None = None,
     tolerance: float = 0.0,
+    screen: bool = False,
+    memory: int | None = None,
+    calibration: Any = None,
 ) -> xr.Dataset:
     """Measure the test error of every (layer, epoch) and of fresh draws of every layer.
 
@@ -102,7 +105,7 @@ def sweep(
     ----------
     stack : xarray.DataTree
         As `explorer.open_stack` returns it.
-    model, data, device, batch_size, batchnorm
+    model, data, device, batch_size, batchnorm, screen, memory, calibration
         As in `explorer.evaluate`.
     layers : sequence of str, optional
         Layers to sweep; default all.
@@ -125,7 +128,8 @@ def sweep(
     Returns
     -------
     xarray.Dataset
-        error, error_low, error_high (95 % Wilson interval), loss (nats), agreement, examples and
+        error, error_low, error_high (95 % Wilson interval), loss (nats), agreement, examples,
+        turned_wrong and turned_right (against the intact network, of the same examples) and
         reason over (layer, epoch); the same with the prefix ``rerandomized_`` over (layer, draw)
         and ``fullmodel_`` over (epoch). A cell that could not be measured is NaN, and its
         ``reason`` says why. Attributes say what is needed to repeat the numbers. After Ctrl-C
@@ -157,14 +161,21 @@ def sweep(
             f"draws is {draws}.", "0 or more fresh draws per layer will do.", "The default is 3."
         )
     evaluator = Evaluator(
-        stack, model=model, data=data, device=device, batch_size=batch_size, batchnorm=batchnorm
+        stack,
+        model=model,
+        data=data,
+        device=device,
+        batch_size=batch_size,
+        batchnorm=batchnorm,
+        screen=screen,
+        memory=memory,
+        calibration=calibration,
     )
     cells = plan_sweep(layers, every, epochs, draws, seed)
     canonical = [evaluator.network.canonical(cell.intervention) for cell in cells]
     wanted = list(dict.fromkeys([Intervention(()), *canonical]))
     provenance = {**provenance_of(evaluator), "tolerance": tolerance}
-    origin = {name: provenance[name] for name in ORIGIN}
-    journal = None if store is None else Journal(Path(store), origin)
+    journal = None if store is None else open_journal(store, evaluator, tolerance)
     complete = True
     with _progress_bar(len(wanted) * evaluator.total, progress) as bar:
         measuring = _Measuring(evaluator, journal, bar, tolerance)
@@ -209,8 +220,9 @@ class _Measuring:
 
     def _replacement(self, intervention: Intervention) -> dict[str, Tensor] | None:
         """Tensors of an intervention, or None where its outcome is known without a pass."""
-        if self.journal is not None and key(intervention) in self.journal.finished:
-            self.outcomes[intervention] = self.journal.finished[key(intervention)]
+        known = None if self.journal is None else self.journal.get(intervention)
+        if known is not None:
+            self.outcomes[intervention] = known
             return None
         try:
             return self.evaluator.network.replacement(intervention)
@@ -229,10 +241,13 @@ class _Measuring:
                 now = sum(estimate.examples for estimate in estimates)
                 self.bar.update(now - seen)
                 seen = now
-        except torch.OutOfMemoryError:
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
             self.bar.update(-seen)
             if len(group) == 1:
-                advice = f"out of memory on {self.evaluator.device_label}; lower batch_size"
+                place = self.evaluator.device_label
+                advice = f"out of memory on {place}, even with one example at a time"
                 self.outcomes.update(dict.fromkeys(group, advice))
                 return
             for intervention, replacement in group.items():

@@ -35,7 +35,7 @@ def open_evaluator(stack: xr.DataTree, **options: Any) -> Evaluates:
         Passed on to `explorer.engine.evaluate.Evaluator`.
     """
     # torch takes seconds to import, and the first picture does not need it.
-    from explorer.engine.evaluate import Evaluator
+    from explorer.engine.evaluator import Evaluator
 
     return Evaluator(stack, **options)
 

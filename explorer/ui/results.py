@@ -14,7 +14,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from explorer.engine.results import QUANTITIES, empty_results
+from explorer.engine.results import COUNTS, QUANTITIES, empty_results
 from explorer.ui.grid import Cell, Grid
 
 NOT_MEASURED = "not measured"
@@ -41,6 +41,10 @@ class Counts(Protocol):
     def loss(self) -> float: ...
     @property
     def agreement(self) -> float: ...
+    @property
+    def turned_wrong(self) -> int: ...
+    @property
+    def turned_right(self) -> int: ...
     @property
     def failure(self) -> str: ...
 
@@ -144,7 +148,7 @@ def fail(results: xr.Dataset, cell: Cell, draw: int | None, reason: str) -> None
     """
     prefix, at = _place(cell, draw)
     for name in QUANTITIES:
-        results[prefix + name].loc[at] = 0 if name == "examples" else np.nan
+        results[prefix + name].loc[at] = 0 if name in COUNTS else np.nan
     results[f"{prefix}reason"].loc[at] = reason
 
 

@@ -1,0 +1,74 @@
+"""Running statistics taken anew from training examples, after a layer has been replaced."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.modules.batchnorm import _BatchNorm
+
+STATISTICS = ("running_mean", "running_var")
+"""Buffers of batch normalisation that are taken anew."""
+
+CLOSE = 1e-5
+"""Relative difference up to which two statistics come from the same values."""
+
+
+class Calibration:
+    """Batch normalisation's statistics over fixed examples, under any intervention.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        The final network; it is only read.
+    batches : sequence of Tensor
+        (example, …) training inputs, on the network's device.
+    """
+
+    def __init__(self, module: nn.Module, batches: Sequence[Tensor]) -> None:
+        self._module, self._batches = module, batches
+        self._intact = self._statistics({})
+
+    def statistics(self, replacement: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Statistics of the layers whose inputs an intervention changes.
+
+        Layers before the changed one keep those of training: their statistics over the same
+        examples are the same with and without the intervention.
+
+        Parameters
+        ----------
+        replacement : mapping
+            Tensor name → its value.
+
+        Returns
+        -------
+        dict
+            Name of a buffer → mean or variance over all examples, averaged over batches.
+        """
+        return {
+            name: tensor
+            for name, tensor in self._statistics(replacement).items()
+            if not torch.allclose(tensor, self._intact[name], rtol=CLOSE, atol=0.0)
+        }
+
+    @torch.no_grad()
+    def _statistics(self, replacement: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        twin = copy.deepcopy(self._module)
+        normalising = {n: m for n, m in twin.named_modules() if isinstance(m, _BatchNorm)}
+        for module in normalising.values():
+            module.reset_running_stats()
+            module.momentum = None  # the mean over all batches
+            module.train()
+        kept = {n: t for n, t in replacement.items() if n.rpartition(".")[2] not in STATISTICS}
+        with torch.inference_mode(False):
+            for inputs in self._batches:
+                functional_call(twin, kept, (inputs,))
+        return {
+            f"{name}.{part}": getattr(module, part).clone()
+            for name, module in normalising.items()
+            for part in STATISTICS
+            if getattr(module, part) is not None
+        }

@@ -1,0 +1,231 @@
+"""Counting errors under many interventions at once, slice by slice of the test examples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from explorer.engine.estimate import COUNTED, Estimate, estimate, score
+from explorer.engine.execution import Execution, filled_up
+from explorer.engine.replay import INTACT
+from explorer.engine.screen import HOPELESS, Watch, margins
+from explorer.errors import DataError
+
+CHUNK_BYTES = 64_000_000
+"""Logits that are held before they are scored together, which waits for the device once."""
+
+FEW = 8
+"""Interventions whose logits are held until those of the intact network are known, too."""
+
+
+@dataclass(eq=False)
+class _Tally:
+    """One intervention on its way through the slices."""
+
+    replacement: Mapping[str, Tensor]
+    prepared: Any
+    watch: Watch | None
+    """What the screen has left open; None where everything is computed in float32."""
+    labels: int = 0
+    """Labels counted so far."""
+    sums: list[float] = field(default_factory=lambda: [0.0] * len(COUNTED))
+    """What `score` gave, summed over them."""
+
+    def add(self, sums: Sequence[float]) -> None:
+        self.sums = [a + b for a, b in zip(self.sums, sums, strict=True)]
+
+
+class Counting:
+    """The test examples in their order, cut into slices, and the way to run the network on them.
+
+    Parameters
+    ----------
+    execution : Execution
+        Runs slices of its batch size.
+    inputs, labels : Tensor
+        (example, …) and (example,) or (example, position), on the device, in the order in which
+        they are counted.
+    dataset : str
+        Its name, for error messages.
+    """
+
+    def __init__(self, execution: Execution, inputs: Tensor, labels: Tensor, dataset: str) -> None:
+        self.execution = execution
+        self.total = labels.numel()
+        self._dataset = dataset
+        self._examples = len(labels)
+        self._per_example = labels[0].numel()
+        self._labels = labels.flatten()
+        self._size = execution.batch_size
+        self._slices = -(-len(inputs) // self._size)
+        self._inputs = inputs
+        if execution.fixed_size:  # the last slice is filled up, and its logits cut afterwards
+            self._inputs = filled_up(inputs, self._slices * self._size)
+        self._intact = torch.empty_like(self._labels)  # labels the intact network predicts
+        self._known: set[int] = set()  # slices for which they are known
+
+    def count(
+        self, replacements: Sequence[Mapping[str, Tensor]], tolerance: float
+    ) -> Iterator[list[Estimate]]:
+        """Yield the estimates of all interventions after each slice.
+
+        Parameters
+        ----------
+        replacements : sequence of mapping
+            Tensor name → its value.
+        tolerance : float
+            An intervention is left alone when its error is known to ± this fraction.
+
+        Yields
+        ------
+        list of Estimate
+            One per replacement; an intervention's last one holds the labels of float32.
+        """
+        low = self.execution.low_dtype is not None and self._per_example == 1
+        tallies = [
+            self._tally(replacement, low and bool(replacement)) for replacement in replacements
+        ]
+        active, last = list(tallies), self._slices - 1
+        for position in range(self._slices):
+            self._slice(active, position)
+            done = [
+                tally
+                for tally in active
+                if position == last or self._estimate(tally).half_width <= tolerance
+            ]
+            for tally in done:
+                self._settle(tally)
+                active.remove(tally)
+            yield [self._estimate(tally) for tally in tallies]
+            if not active:
+                return
+
+    def _tally(self, replacement: Mapping[str, Tensor], low: bool) -> _Tally:
+        prepared = self.execution.prepare(replacement, low=low)
+        return _Tally(replacement, prepared, Watch() if low else None)
+
+    def _estimate(self, tally: _Tally) -> Estimate:
+        return estimate(tally.labels, self.total, tally.sums)
+
+    def _slice(self, tallies: Sequence[_Tally], position: int) -> None:
+        """Count one slice of the examples for these interventions."""
+        start = position * self._size
+        stop = min(start + self._size, self._examples)
+        counted = range(start * self._per_example, stop * self._per_example)
+        for some, logits in self._logits(tallies, start, stop):
+            scores = self._score(logits, slice(counted.start, counted.stop))
+            screened = [k for k, tally in enumerate(some) if tally.watch is not None]
+            if screened:  # float32 decides about what is not finite
+                scores[:, screened] = scores[:, screened].nan_to_num(0.0, 0.0, 0.0)
+            for tally, part in zip(some, scores.sum(2).t().tolist(), strict=True):
+                tally.add(part)
+                tally.labels = counted.stop
+            if screened:
+                self._watch(some, logits, counted)
+
+    def _logits(
+        self, tallies: Sequence[_Tally], start: int, stop: int
+    ) -> Iterator[tuple[list[_Tally], Tensor]]:
+        """Yield logits of a slice (intervention, label, class) for some interventions at a time.
+
+        The first time, the labels of the intact network are learnt before.
+        """
+        inputs = self._inputs[start : start + self._size]
+        prepared = [tally.prepared for tally in tallies]
+        intact = start not in self._known
+        if intact and len(tallies) > FEW:
+            for _, logits in self.execution.run(inputs, [], intact):
+                self._learn(logits[: stop - start].flatten(0, -2), start)
+            intact = False
+        found: dict[int, Tensor] = {}
+        for k, logits in self.execution.run(inputs, prepared, intact):
+            cut = logits[: stop - start].flatten(0, -2)  # (label, class)
+            if k == INTACT:
+                self._learn(cut, start)
+                continue
+            found[k] = cut
+            if not intact and cut.nbytes * len(found) > CHUNK_BYTES:
+                yield self._sure(tallies, found, inputs)
+                found = {}
+        if found:
+            yield self._sure(tallies, found, inputs)
+
+    def _sure(
+        self, tallies: Sequence[_Tally], found: Mapping[int, Tensor], inputs: Tensor
+    ) -> tuple[list[_Tally], Tensor]:
+        """Run plainly what has been computed in float32 and where rounding could decide a label."""
+        some = [tallies[k] for k in found]
+        logits = torch.stack(list(found.values()))
+        for k in self.execution.unsure(logits):
+            if some[k].watch is None:
+                plain = self.execution.plain(inputs, some[k].replacement).flatten(0, -2)
+                logits[k] = plain[: logits.shape[1]]
+        return some, logits
+
+    def _learn(self, logits: Tensor, start: int) -> None:
+        """Remember the intact network's labels of a slice."""
+        first = start * self._per_example
+        labels = self._labels[first : first + self._size * self._per_example]
+        if len(logits) != len(labels):
+            raise DataError(
+                f"The network gives {len(logits)} rows of logits for {len(labels)} labels.",
+                "One row per label is needed.",
+                "Use the dataset the network was trained on.",
+            )
+        highest, classes = int(self._labels.max()), logits.shape[1]
+        if highest >= classes:
+            raise DataError(
+                f"The dataset {self._dataset} has a label {highest}.",
+                f"The network has {classes} outputs: labels 0 to {classes - 1}.",
+                "Use the dataset the network was trained on.",
+            )
+        self._intact[first : first + len(labels)] = logits.argmax(1)
+        self._known.add(start)
+
+    def _score(self, logits: Tensor, chosen: slice | Tensor) -> Tensor:
+        return score(logits, self._labels[chosen], self._intact[chosen])
+
+    # What the screen leaves open
+
+    def _watch(self, tallies: Sequence[_Tally], logits: Tensor, counted: range) -> None:
+        """Remember the thin margins; check the thinnest of the first slice at once."""
+        margin = margins(logits)
+        numbers = torch.arange(counted.start, counted.stop, device=logits.device)
+        for tally, row, low in zip(tallies, margin, logits, strict=True):
+            if tally.watch is None:
+                continue
+            tally.watch.keep(numbers, row, low)
+            if counted.start == 0:
+                self._decide(tally, tally.watch, at_most=1)
+                if float((row <= tally.watch.doubtful).sum()) > HOPELESS * len(row):
+                    self._recount(tally)
+
+    def _settle(self, tally: _Tally) -> None:
+        """Put float32's counts in the place of the screen's wherever a margin is thin."""
+        if tally.watch is None:
+            return
+        self._decide(tally, tally.watch)
+        if tally.watch.failed:
+            self._recount(tally)
+
+    def _decide(self, tally: _Tally, watch: Watch, at_most: int | None = None) -> None:
+        """Compute doubtful examples in float32, thinnest margin first, in whole batches."""
+        for examples, low in islice(watch.thinnest(self.execution.check_size), at_most):
+            exact = self.execution.exact(self._inputs[examples], tally.replacement)
+            watch.learn(low, exact)
+            before = self._score(low.unsqueeze(0), examples).nan_to_num(0.0, 0.0, 0.0)
+            change = self._score(exact.unsqueeze(0), examples) - before
+            tally.add(change.sum((1, 2)).tolist())
+
+    def _recount(self, tally: _Tally) -> None:
+        """Count in float32 from the start, and go on so."""
+        seen = tally.labels // self._per_example
+        tally.prepared, tally.watch = self.execution.prepare(tally.replacement), None
+        tally.sums = [0.0] * len(COUNTED)
+        for position in range(-(-seen // self._size)):
+            self._slice([tally], position)

@@ -1,0 +1,263 @@
+"""Test set and final network, ready to count errors under any intervention."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+import xarray as xr
+from torch import Tensor, nn
+
+from explorer.data.datasets import as_examples, load_training_set
+from explorer.engine.counting import Counting
+from explorer.engine.estimate import Estimate
+from explorer.engine.execution import Execution
+from explorer.engine.interventions import BatchNormPolicy, Intervention
+from explorer.engine.journal import Journal
+from explorer.engine.memory import TRIAL_BATCH, is_out_of_memory
+from explorer.engine.network import FinalNetwork, plain_float32
+from explorer.engine.program import Plan
+from explorer.errors import DataError, UsageError
+
+logger = logging.getLogger(__name__)
+
+CALIBRATION_EXAMPLES = 1024
+"""Training examples from which running statistics are taken anew."""
+
+ORDER_SEED = 1902_01996
+"""Seed of the fixed random order of the test examples, so that early estimates are unbiased."""
+
+
+class Evaluator:
+    """Test set and final network, held on the device for many interventions.
+
+    Parameters
+    ----------
+    stack : xarray.DataTree
+        An open stack.
+    model : torch.nn.Module, optional
+        The network's architecture, where the stack names no known family.
+    data : str, torch Dataset, pair of arrays, optional
+        Labelled test examples; default the stack's own dataset.
+    device : str
+        ``"auto"`` or a torch device.
+    batch_size : int, optional
+        Examples in one forward pass; default as many as the device works on best.
+    batchnorm : {"with_layer", "weights_only", "recalibrate"}
+        What happens to running statistics when their layer is replaced.
+    screen : bool
+        Compute in a lower precision first (bfloat16 on the CPU, float16 on CUDA), and in float32
+        wherever a label is not settled by it. Labels are those of float32 as far as checks on
+        every intervention show; the loss is that of the lower precision.
+    memory : int, optional
+        Bytes that the values of one forward pass may take; default half of what is free on a
+        GPU, 1 GB elsewhere. Less memory makes smaller slices. Where it runs out all the same,
+        the slices are halved.
+    calibration : Tensor or array, optional
+        (example, …) inputs from which the policy ``"recalibrate"`` takes running statistics;
+        default the first 1,024 training examples of the stack's dataset.
+
+    Attributes
+    ----------
+    journal : Journal, optional
+        Where finished counts are kept beyond this session; set it before the first evaluation.
+
+    Raises
+    ------
+    StackError, DataError, UsageError, UnknownNameError
+        The model, the data or an argument does not fit.
+    """
+
+    def __init__(
+        self,
+        stack: xr.DataTree,
+        *,
+        model: nn.Module | None = None,
+        data: Any = None,
+        device: str = "auto",
+        batch_size: int | None = None,
+        batchnorm: BatchNormPolicy = "with_layer",
+        screen: bool = False,
+        memory: int | None = None,
+        calibration: Any = None,
+    ) -> None:
+        if batch_size is not None and batch_size < 1:
+            raise UsageError(
+                f"The batch size is {batch_size}.",
+                "At least 1 example per forward pass is needed.",
+                "Leave batch_size out to get the default.",
+            )
+        examples = as_examples(_named_dataset(stack) if data is None else data)
+        self.network = FinalNetwork(
+            stack,
+            model=model,
+            device=device,
+            batchnorm=batchnorm,
+            calibration=_calibration(stack, calibration) if batchnorm == "recalibrate" else None,
+        )
+        self.dataset, self.dataset_hash = examples.name, examples.content_hash
+        self.chance_error = examples.chance_error
+        self.total = examples.labels.numel()
+        order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(ORDER_SEED))
+        self._inputs = examples.inputs[order].to(self.network.device)
+        self._labels = examples.labels[order].to(self.network.device)
+        self._screen, self._memory = screen, memory
+        self._counting = self._set_up(batch_size)
+        self.journal: Journal | None = None
+        self._remembered: dict[Intervention, Estimate] = {}
+
+    @property
+    def tied(self) -> str:
+        """Tensors that are one and are replaced together, as ``"a = b"``; empty for none."""
+        return self.network.tied
+
+    @property
+    def batch_size(self) -> int:
+        """Examples in one forward pass."""
+        return self._counting.execution.batch_size
+
+    @property
+    def screen(self) -> str:
+        """Precision in which cells are computed first, or ``"none"``."""
+        low = self._counting.execution.low_dtype
+        return "none" if low is None else str(low).removeprefix("torch.")
+
+    @property
+    def device_label(self) -> str:
+        """The device in words."""
+        return self.network.device_label
+
+    @property
+    def execution(self) -> str:
+        """How the network is run, in words."""
+        return self._counting.execution.words
+
+    def plan(self, intervention: Intervention) -> Plan | None:
+        """Which operations an intervention runs again; None where the whole pass is run."""
+        replacement = self.network.replacement(intervention)
+        return self._counting.execution.plan(tuple(replacement))
+
+    def estimates(self, intervention: Intervention) -> Iterator[Estimate]:
+        """Stream the counts under an intervention; the last estimate is exact.
+
+        To stop, do not ask for the next. Examples come in one fixed random order. What has been
+        counted to the end before is remembered, and comes at once.
+
+        Parameters
+        ----------
+        intervention : Intervention
+            Layers ← sources; no change for the intact network.
+
+        Yields
+        ------
+        Estimate
+
+        Raises
+        ------
+        UnknownNameError, CheckpointError, InterventionError
+            Before the first estimate, when the intervention cannot be carried out.
+        DataError
+            The labels do not fit the network's output.
+        """
+        canonical = self.network.canonical(intervention)
+        known = self.journal.get(canonical) if self.journal else self._remembered.get(canonical)
+        if known is not None:
+            return (estimate for estimate in (known,))
+        return self._measured(canonical, self.network.replacement(canonical))
+
+    def result(self, intervention: Intervention) -> Estimate:
+        """Exact counts under an intervention."""
+        *_, last = self.estimates(intervention)
+        return last
+
+    def count(
+        self, replacements: Sequence[Mapping[str, Tensor]], tolerance: float = 0.0
+    ) -> Iterator[list[Estimate]]:
+        """Stream the counts under many interventions at once, sharing what they share.
+
+        Parameters
+        ----------
+        replacements : sequence of mapping
+            As `FinalNetwork.replacement` returns them; tensors stay on the device meanwhile.
+        tolerance : float
+            An intervention is left alone when its error is known to ± this fraction; 0 counts
+            all examples.
+
+        Yields
+        ------
+        list of Estimate
+            One per replacement, after each slice of the examples; without tolerance the last
+            ones are exact.
+        """
+        while True:
+            stream = self._counting.count(replacements, tolerance)
+            try:
+                while True:
+                    with self._settings():
+                        estimates = next(stream, None)
+                    if estimates is None:
+                        return
+                    yield estimates
+            except (RuntimeError, MemoryError) as error:
+                # of many interventions the caller can drop some, which may be all that it takes
+                if not is_out_of_memory(error) or len(replacements) > 1 or self.batch_size == 1:
+                    raise
+            self._counting = self._set_up(self.batch_size // 2)
+
+    def _measured(
+        self, canonical: Intervention, replacement: Mapping[str, Tensor]
+    ) -> Iterator[Estimate]:
+        for (last,) in self.count([replacement]):
+            yield last
+        self._remembered[canonical] = last
+        if self.journal is not None and not last.failure:
+            self.journal.add({canonical: last})
+
+    def _set_up(self, batch_size: int | None) -> Counting:
+        """Make ready to count in slices; halve them where memory runs out."""
+        while True:
+            try:
+                with self._settings():
+                    execution = Execution(
+                        self.network, self._inputs, batch_size, self._memory, self._screen
+                    )
+                return Counting(execution, self._inputs, self._labels, self.dataset)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error) or batch_size == 1:
+                    raise
+            batch_size = (batch_size or TRIAL_BATCH) // 2
+            logger.warning("Out of memory on %s; slices of %d", self.device_label, batch_size)
+
+    @contextlib.contextmanager
+    def _settings(self) -> Iterator[None]:
+        """Settings of torch that hold while a slice is computed, and not between slices."""
+        with torch.inference_mode(), plain_float32():
+            yield
+
+
+def _named_dataset(stack: xr.DataTree) -> str:
+    name = str(stack.attrs.get("dataset", ""))
+    if not name:
+        raise DataError(
+            f"The stack {stack.attrs.get('name')!r} does not name a dataset.",
+            "Labelled test examples are needed.",
+            "Pass data=, a torch Dataset of (input, label) or a pair (inputs, labels).",
+        )
+    return name
+
+
+def _calibration(stack: xr.DataTree, given: Any) -> Tensor:
+    """Inputs from which running statistics are taken anew."""
+    if given is not None:
+        return torch.as_tensor(given).float()
+    name = str(stack.attrs.get("dataset", ""))
+    if not name:
+        raise DataError(
+            "The policy 'recalibrate' needs training examples, and the stack names no dataset.",
+            "Inputs of the network, about a thousand, are needed; labels are not.",
+            "Pass calibration=, a tensor (example, …) of training inputs.",
+        )
+    return load_training_set(name).evaluation(limit=CALIBRATION_EXAMPLES).inputs

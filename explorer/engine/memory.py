@@ -1,0 +1,94 @@
+"""How much memory a pass may take, how many examples fit into it, and when there was too little."""
+
+from __future__ import annotations
+
+import torch
+
+from explorer.errors import UsageError
+
+TRIAL_BATCH = 64
+"""Batch of the first recording, which shows how large the values are."""
+
+PLEASANT_SLICES = 8
+"""Estimates in a run that a reader can follow; fewer only where there are few examples."""
+
+FAST_BYTES = {"cpu": (16e6, 512), "cuda": (512e6, 4096), "mps": (128e6, 1024)}
+"""Device → bytes that the largest value may take to stay in fast memory, and most examples."""
+
+DEFAULT_BUDGET = 1_000_000_000
+"""Bytes that the values of one pass may take, where the device does not say what is free."""
+
+FREE_SHARE = 0.5
+"""Of a GPU's free memory, what the values of one pass may take."""
+
+
+def memory_budget(device: torch.device, wanted: int | None) -> int:
+    """Bytes that the values of one pass may take.
+
+    Parameters
+    ----------
+    device : torch.device
+        Where they lie.
+    wanted : int, optional
+        What the caller allows; default half of what is free on a GPU, 1 GB elsewhere.
+
+    Returns
+    -------
+    int
+
+    Raises
+    ------
+    UsageError
+        Less than one byte is wanted.
+    """
+    if wanted is not None:
+        if wanted < 1:
+            raise UsageError(
+                f"The memory budget is {wanted} bytes.",
+                "A positive number of bytes is needed.",
+                "Leave memory out to get the default.",
+            )
+        return wanted
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0] * FREE_SHARE)
+    return DEFAULT_BUDGET
+
+
+def best_batch(largest: float, live: float, total: int, device: torch.device, budget: int) -> int:
+    """Examples per forward pass, a power of two.
+
+    As many as keep the largest value within fast memory and all values within the budget, but no
+    more than leave a reader `PLEASANT_SLICES` estimates to watch. Smaller slices are how the
+    budget is kept: every value is still computed only once, and nothing has to be moved away.
+
+    Parameters
+    ----------
+    largest, live : float
+        Bytes per example of the largest value, and of all values that are alive at once.
+    total : int
+        Test examples.
+    device : torch.device
+        Where they are computed.
+    budget : int
+        As `memory_budget` gives it.
+
+    Returns
+    -------
+    int
+    """
+    fast, most = FAST_BYTES.get(device.type, FAST_BYTES["cpu"])
+    watched = max(TRIAL_BATCH, total // PLEASANT_SLICES)
+    wanted = min(int(fast / max(largest, 1.0)), most, watched)
+    return power_of_two(min(max(wanted, 16), int(budget / max(live, 1.0))))
+
+
+def power_of_two(number: int) -> int:
+    """Return the largest power of two up to a number, at least 1."""
+    return 1 << max(0, number.bit_length() - 1)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error says that memory ran out; torch's CPU allocator has no type for it."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)

@@ -1,0 +1,157 @@
+"""Lower precision as a screen: which labels it settles, and which float32 has to.
+
+A pass in lower precision gives each logit with an error. A label can only come out wrong where
+the two largest logits are closer than the errors of both. The error is not bounded in advance but
+measured, for every intervention on the examples with the thinnest margins, which are computed in
+float32 anyway. Margins more than `SAFETY` times wider than the largest error seen settle a label.
+
+Measured, not proven: see docs/decisions/0008.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+SAFETY = 3.0
+"""Margins wider than this many times the largest error seen settle a label."""
+
+KEPT = 4.0
+"""How much larger than at first the error may turn out before the screen is given up."""
+
+HOPELESS = 0.25
+"""Share of doubtful examples above which an intervention is counted in float32 throughout."""
+
+
+def low_precision(device: torch.device) -> torch.dtype | None:
+    """Return the faster precision of a device, or None where there is none.
+
+    bfloat16 on processors that multiply it in hardware, and float16, which has three bits more,
+    on CUDA devices.
+    """
+    if device.type == "cuda":
+        return torch.float16
+    if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported():  # AMX implies it
+        return torch.bfloat16
+    return None
+
+
+def scale(logits: Tensor) -> Tensor:
+    """Largest distance of a logit from the mean of its example's, (…, example)."""
+    return (logits - logits.mean(-1, keepdim=True)).abs().amax(-1)
+
+
+def margins(logits: Tensor) -> Tensor:
+    """Distance between the two largest logits, as a share of the example's `scale`.
+
+    Parameters
+    ----------
+    logits : Tensor
+        (…, example, class).
+
+    Returns
+    -------
+    Tensor
+        (…, example), 0…2; −1 where a logit is not finite.
+    """
+    top = logits.topk(2, dim=-1).values
+    share = (top[..., 0] - top[..., 1]) / scale(logits)
+    return share.nan_to_num(nan=-1.0)  # also 0 / 0: all logits equal
+
+
+def largest_error(low: Tensor, exact: Tensor) -> float:
+    """Largest error of a difference between two logits, as a share of the example's `scale`.
+
+    Parameters
+    ----------
+    low, exact : Tensor
+        (example, class) logits in lower precision and in float32. Examples that are not finite
+        in lower precision are passed over: their margin is −1.
+
+    Returns
+    -------
+    float
+    """
+    off = low - exact
+    share = (off.amax(1) - off.amin(1)) / scale(low)
+    finite = share[torch.isfinite(share)]
+    return float(finite.max()) if len(finite) else 0.0
+
+
+@dataclass
+class Watch:
+    """The examples of one intervention whose label the screen may not settle."""
+
+    error: float = 0.0
+    """Largest error seen, as `largest_error` measures it."""
+    bound: float = math.inf
+    """Margins up to this are remembered; set from the first error seen."""
+    _examples: list[Tensor] = field(default_factory=list)
+    _margins: list[Tensor] = field(default_factory=list)
+    _logits: list[Tensor] = field(default_factory=list)
+
+    @property
+    def doubtful(self) -> float:
+        """Margin up to which float32 decides."""
+        return SAFETY * self.error
+
+    @property
+    def failed(self) -> bool:
+        """Whether the error is so large that examples to be checked were not remembered."""
+        return self.doubtful > self.bound
+
+    def keep(self, examples: Tensor, margin: Tensor, logits: Tensor) -> None:
+        """Remember the examples with a thin margin.
+
+        Parameters
+        ----------
+        examples : Tensor
+            (example,) their numbers.
+        margin : Tensor
+            (example,) as `margins` gives it.
+        logits : Tensor
+            (example, class) in lower precision.
+        """
+        thin = (margin <= self.bound).nonzero()[:, 0]
+        self._examples.append(examples[thin])
+        self._margins.append(margin[thin])
+        self._logits.append(logits[thin])
+
+    def thinnest(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Hand out what float32 has to decide, thinnest margin first; each example once.
+
+        The first batch of all is handed out however wide its margins are. Call `learn` for each.
+
+        Parameters
+        ----------
+        size : int
+            Most examples at a time.
+
+        Yields
+        ------
+        tuple of Tensor
+            (example,) their numbers, and (example, class) their logits in lower precision.
+        """
+        margin = torch.cat(self._margins)
+        order = margin.argsort()
+        examples, logits = (torch.cat(x)[order] for x in (self._examples, self._logits))
+        sorted_margins = margin[order].tolist()
+        start = 0
+        while start < len(order) and (
+            math.isinf(self.bound) or sorted_margins[start] <= self.doubtful
+        ):
+            stop = min(start + size, len(order))
+            self._examples, self._margins = [examples[stop:]], [margin[order[stop:]]]
+            self._logits = [logits[stop:]]
+            yield examples[start:stop], logits[start:stop]
+            start = stop
+
+    def learn(self, low: Tensor, exact: Tensor) -> None:
+        """Learn from examples that have been computed both ways."""
+        self.error = max(self.error, largest_error(low, exact))
+        if math.isinf(self.bound):
+            self.bound = SAFETY * KEPT * self.error

@@ -1,0 +1,268 @@
+"""Lower precision as a screen: float32's labels, and doubt where there is reason to."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+from torch import nn
+
+import explorer as lx
+from explorer.engine import screen as screen_module
+from explorer.engine.evaluator import Evaluator
+from explorer.engine.execution import Execution
+from explorer.engine.interventions import Intervention, Noise
+from explorer.engine.network import FinalNetwork
+from explorer.engine.replay import Replay
+from explorer.engine.screen import Watch, largest_error, low_precision, margins
+from explorer.weights.stack import layer_names
+from tests import toy
+
+INTACT = Intervention(())
+needs_bfloat16 = pytest.mark.skipif(
+    low_precision(torch.device("cpu")) is None, reason="needs a processor that multiplies bfloat16"
+)
+
+
+@pytest.fixture(scope="module")
+def interventions(bundled):
+    layers = layer_names(bundled)
+    single = [lx.reinitialise(layer, e) for layer in layers for e in (0, 2, 40)]
+    fresh = [lx.rerandomise(layer, 0) for layer in layers]
+    noisy = Intervention((("layer2", Noise(0.02)), ("layer3", Noise(0.02))))
+    return [*single, *fresh, noisy, lx.reinitialise(layers, 1), INTACT]
+
+
+def counts(estimate):
+    return estimate.errors, estimate.agreements, estimate.turned_wrong, estimate.nonfinite
+
+
+def counted(run, interventions):
+    replacements = [run.network.replacement(i) for i in interventions]
+    *_, last = run.count(replacements)
+    return last
+
+
+def lowered(monkeypatch, dtype):
+    """Have the processor screen in this precision, fast or not."""
+    monkeypatch.setattr("explorer.engine.execution.low_precision", lambda _device: dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_screen_gives_the_counts_of_float32(bundled, interventions, monkeypatch, dtype):
+    lowered(monkeypatch, dtype)
+    exact = counted(Evaluator(bundled, device="cpu"), interventions)
+    run = Evaluator(bundled, device="cpu", screen=True)
+    assert f"{str(dtype)[6:]} first, float32 where a margin is thin" in run.execution
+    for intervention, found, expected in zip(
+        interventions, counted(run, interventions), exact, strict=True
+    ):
+        assert counts(found) == counts(expected), str(intervention)
+        assert found.loss == pytest.approx(expected.loss, rel=0.02)
+
+
+def test_without_its_checks_the_screen_gives_other_labels(bundled, interventions, monkeypatch):
+    """The test above can fail: bfloat16 alone does get labels wrong here."""
+    lowered(monkeypatch, torch.bfloat16)
+    exact = counted(Evaluator(bundled, device="cpu"), interventions)
+    monkeypatch.setattr(screen_module, "SAFETY", 0.0)
+    run = Evaluator(bundled, device="cpu", screen=True)
+    found = counted(run, interventions)
+    assert any(counts(a) != counts(b) for a, b in zip(found, exact, strict=True))
+
+
+def test_most_examples_are_settled_in_lower_precision(bundled, interventions, monkeypatch):
+    lowered(monkeypatch, torch.bfloat16)
+    run = Evaluator(bundled, device="cpu", screen=True)
+    checked = []
+    original = Execution.exact
+    monkeypatch.setattr(
+        Execution,
+        "exact",
+        lambda self, inputs, r: checked.append(len(inputs)) or original(self, inputs, r),
+    )
+    counted(run, interventions)
+    assert 0 < sum(checked) < 0.2 * len(interventions) * run.total
+
+
+def test_the_intact_pass_stays_in_float32(bundled, monkeypatch):
+    lowered(monkeypatch, torch.bfloat16)
+    run = Evaluator(bundled, device="cpu", screen=True)
+    assert run.result(INTACT).loss == Evaluator(bundled, device="cpu").result(INTACT).loss
+
+
+def overflowing():
+    """Logits that are large for float16 in every second example."""
+    states = toy.switch_states()
+    for state in states:
+        state["first.weight"] *= 3000.0
+    return lx.open_stack(states, model=toy.Switch())
+
+
+def test_what_overflows_in_lower_precision_is_counted_in_float32(monkeypatch):
+    lowered(monkeypatch, torch.float16)
+    inputs, labels = toy.one_hot_examples()
+    inputs[::2] *= 100.0
+    stack, model = overflowing(), toy.Switch()
+    runs = [
+        Evaluator(stack, model=model, data=(inputs, labels), device="cpu", screen=screen)
+        for screen in (False, True)
+    ]
+    plain, screened = (run.result(lx.reinitialise("first", 0)) for run in runs)
+    assert counts(screened) == counts(plain)
+    assert screened.nonfinite == 0
+    assert screened.loss == pytest.approx(plain.loss, abs=1e-3)
+
+
+def test_nan_weights_are_a_failure_also_with_a_screen(monkeypatch):
+    lowered(monkeypatch, torch.bfloat16)
+    states = toy.switch_states()
+    states[0]["first.bias"][0] = float("nan")
+    stack = lx.open_stack(states)
+    run = Evaluator(
+        stack, model=toy.Switch(), data=toy.one_hot_examples(), device="cpu", screen=True
+    )
+    assert run.result(lx.reinitialise("first", 0)).failure.startswith("NaN or infinite logits")
+    assert run.result(lx.reinitialise("second", 1)).failure == ""
+
+
+def test_an_intervention_with_thin_margins_only_is_counted_in_float32(bundled, monkeypatch):
+    """Zero weights in the last layer: all examples have the same logits, nothing is sure."""
+    lowered(monkeypatch, torch.bfloat16)
+    run = Evaluator(bundled, device="cpu", screen=True)
+    passes = []
+    original = Replay._rerun
+    monkeypatch.setattr(
+        Replay, "_rerun", lambda self, p, v: passes.append(p.low) or original(self, p, v)
+    )
+    flat = {name: torch.zeros(s) for name, s in (("layer4.weight", (10, 256)), ("layer4.bias", 10))}
+    *_, (last,) = run.count([flat])
+    assert last.examples == 1800
+    assert passes.count(True) == 1
+
+
+def test_an_error_that_grows_beyond_what_was_remembered_means_counting_again(
+    bundled, interventions, monkeypatch
+):
+    lowered(monkeypatch, torch.bfloat16)
+    exact = counted(Evaluator(bundled, device="cpu"), interventions)
+    monkeypatch.setattr(Watch, "failed", property(lambda self: True))
+    run = Evaluator(bundled, device="cpu", screen=True)
+    found = counted(run, interventions)
+    assert [counts(e) for e in found] == [counts(e) for e in exact]
+    assert [e.loss for e in found] == pytest.approx([e.loss for e in exact], rel=1e-6)
+
+
+def test_tolerance_and_screen_together_stop_early_with_the_labels_of_float32(
+    bundled, interventions, monkeypatch
+):
+    lowered(monkeypatch, torch.bfloat16)
+    runs = [Evaluator(bundled, device="cpu", screen=screen) for screen in (False, True)]
+    lasts = []
+    for run in runs:
+        replacements = [run.network.replacement(i) for i in interventions]
+        *_, last = run.count(replacements, tolerance=0.03)
+        lasts.append(last)
+    for plain, screened in zip(*lasts, strict=True):
+        assert screened.examples == plain.examples < 1800
+        assert counts(screened) == counts(plain)
+
+
+def test_a_processor_without_a_faster_precision_says_so_and_counts_in_float32(
+    bundled, monkeypatch, caplog
+):
+    lowered(monkeypatch, None)
+    with caplog.at_level(logging.WARNING, logger="explorer"):
+        run = Evaluator(bundled, device="cpu", screen=True)
+    assert "does not screen in lower precision: this device has no faster" in caplog.text
+    assert run.screen == "none"
+    assert run.result(INTACT).errors == 53
+
+    def forward(self, x):
+        return super().forward(x) + torch.special.i0e(self.first.bias)
+
+
+class Inverting(toy.Switch):
+    """Needs an operation that has no lower precision."""
+
+    def forward(self, x):
+        y = super().forward(x)
+        return y + 0 * torch.linalg.inv(y.diag_embed() * 0 + torch.eye(toy.CLASSES)).sum(2)
+
+
+def test_a_network_that_does_not_run_in_lower_precision_is_counted_in_float32(monkeypatch, caplog):
+    lowered(monkeypatch, torch.bfloat16)
+    model = Inverting()
+    stack = lx.open_stack(toy.switch_states(), model=model)
+    with caplog.at_level(logging.WARNING, logger="explorer"):
+        run = Evaluator(stack, model=model, data=toy.one_hot_examples(), device="cpu", screen=True)
+    assert "the network does not run in it" in caplog.text
+    assert run.result(lx.reinitialise("first", 0)).errors == 8
+
+
+@needs_bfloat16
+def test_a_sweep_says_whether_it_was_screened(bundled):
+    result = lx.sweep(
+        bundled, layers=["layer4"], draws=1, screen=True, progress=False, device="cpu"
+    )
+    assert result.attrs["screen"] == "bfloat16"
+    assert "float32 where a margin is thin" in result.attrs["execution"]
+
+
+def test_margins_are_shares_of_the_spread_of_the_logits():
+    logits = torch.tensor([[3.0, 1.0, -1.0], [5.0, 5.0, 5.0], [1.0, float("nan"), 0.0]])
+    assert margins(logits).tolist() == [1.0, -1.0, -1.0]  # 2 apart, at most 2 from the mean
+
+
+def test_the_error_is_that_of_a_difference_between_two_logits():
+    low = torch.tensor([[2.0, 0.0, -2.0], [float("inf"), 0.0, 0.0]])
+    exact = torch.tensor([[2.5, 0.5, -2.0], [1.0, 0.0, 0.0]])
+    assert largest_error(low, exact) == 0.25  # an offset of all logits would not count
+
+
+def test_the_screened_network_is_never_written_to(bundled, monkeypatch):
+    lowered(monkeypatch, torch.bfloat16)
+    run = Evaluator(bundled, device="cpu", screen=True)
+    before = {n: t.clone() for n, t in run.network._module.state_dict().items()}
+    run.result(lx.reinitialise("layer1", 0))
+    after = run.network._module.state_dict()
+    assert all(torch.equal(before[n], after[n]) for n in before)
+
+
+class Residual(nn.Module):
+    """Convolutions, normalisation, pooling and a skip connection."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(1, 8, 3, padding=1)
+        self.block = nn.Sequential(
+            nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 1)
+        )
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x):
+        x = torch.relu(self.stem(x))
+        return self.head(torch.relu(x + self.block(x)).amax((2, 3)))
+
+
+def test_convolutions_and_normalisation_are_screened_to_the_labels_of_float32(monkeypatch):
+    lowered(monkeypatch, torch.bfloat16)
+    states = []
+    for seed in range(3):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            states.append(Residual().state_dict())
+    generator = torch.Generator().manual_seed(0)
+    data = torch.randn(500, 1, 8, 8, generator=generator), torch.arange(500) % 5
+    model = Residual()
+    stack = lx.open_stack(states, model=model)
+    plain, screened = (
+        Evaluator(stack, model=model, data=data, device="cpu", screen=screen)
+        for screen in (False, True)
+    )
+    assert screened.screen == "bfloat16"
+    assert isinstance(screened.network, FinalNetwork)
+    wanted = [lx.reinitialise(layer, e) for layer in layer_names(stack) for e in (0, 1)]
+    for found, expected in zip(counted(screened, wanted), counted(plain, wanted), strict=True):
+        assert counts(found) == counts(expected)
