@@ -16,7 +16,7 @@ from torch.nn import functional
 
 import explorer as lx
 from explorer.data.datasets import as_examples, load_test_set
-from explorer.engine.estimate import COUNTED, score, wilson_interval
+from explorer.engine.estimate import COUNTED, score, two_largest, wilson_interval
 from explorer.engine.evaluator import Evaluator
 from explorer.engine.execution import Execution
 from explorer.engine.interventions import Epoch, FreshDraw, Intervention, Noise
@@ -578,3 +578,23 @@ def test_tied_weights_are_replaced_together():
     assert isinstance(model.second, nn.Linear)
     assert run.tied == "first.weight = second.weight"
     assert provenance_of(run)["tied"] == run.tied
+
+
+@given(
+    st.lists(
+        st.lists(st.sampled_from([-3.0, 0.0, 1.0, 2.5]), min_size=3, max_size=3),
+        min_size=1,
+        max_size=5,
+    )
+)
+def test_the_two_largest_logits_are_those_of_a_sort(rows):
+    logits = torch.tensor(rows)
+    first, second = two_largest(logits)
+    in_order = logits.sort(1, descending=True).values
+    assert torch.equal(first, in_order[:, 0])
+    assert torch.equal(second, in_order[:, 1])
+
+
+def test_a_nan_among_the_logits_is_the_largest():
+    first, _ = two_largest(torch.tensor([[0.0, math.nan, 1.0]]))
+    assert first.isnan().all()

@@ -31,6 +31,8 @@ class _Tally:
     prepared: Any
     watch: Watch | None
     """What the screen has left open; None where everything is computed in float32."""
+    check: Any = None
+    """The intervention, prepared for the examples that float32 decides."""
     labels: int = 0
     """Labels counted so far."""
     sums: list[float] = field(default_factory=lambda: [0.0] * len(COUNTED))
@@ -216,11 +218,15 @@ class Counting:
     def _decide(self, tally: _Tally, watch: Watch, at_most: int | None = None) -> None:
         """Compute doubtful examples in float32, thinnest margin first, in whole batches."""
         for examples, low in islice(watch.thinnest(self.execution.check_size), at_most):
-            exact = self.execution.exact(self._inputs[examples], tally.replacement)
+            if tally.check is None:
+                tally.check = self.execution.prepare_check(tally.replacement)
+            inputs = self._inputs[examples]
+            exact = self.execution.exact(inputs, tally.replacement, tally.check)
             watch.learn(low, exact)
-            before = self._score(low.unsqueeze(0), examples).nan_to_num(0.0, 0.0, 0.0)
-            change = self._score(exact.unsqueeze(0), examples) - before
-            tally.add(change.sum((1, 2)).tolist())
+            scores = self._score(torch.stack([low, exact]), examples)
+            scores[:, 0] = scores[:, 0].nan_to_num(0.0, 0.0, 0.0)
+            before, after = scores.sum(2).unbind(1)
+            tally.add((after - before).tolist())
 
     def _recount(self, tally: _Tally) -> None:
         """Count in float32 from the start, and go on so."""

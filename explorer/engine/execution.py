@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from explorer.engine.estimate import two_largest
 from explorer.engine.memory import TRIAL_BATCH, best_batch, is_out_of_memory, memory_budget
 from explorer.engine.network import FinalNetwork
 from explorer.engine.program import RECORDING_ERRORS, Plan
@@ -121,10 +122,14 @@ class Execution:
         """Logits of the plain pass."""
         return self._network.logits(inputs, replacement)
 
-    def exact(self, inputs: Tensor, replacement: Mapping[str, Tensor]) -> Tensor:
+    def prepare_check(self, replacement: Mapping[str, Tensor]) -> Any:
+        """Do what `exact` needs once per intervention."""
+        assert self._check_pass is not None
+        return self._check_pass.prepare(replacement)
+
+    def exact(self, inputs: Tensor, replacement: Mapping[str, Tensor], prepared: Any) -> Tensor:
         """Logits in float32 of a few examples, at most `check_size`."""
         assert self._check_pass is not None
-        prepared = self._check_pass.prepare(replacement)
         padded = filled_up(inputs, self.check_size)
         ((_, found),) = self._check_pass.run(padded, [prepared], intact=False)
         logits = found[: len(inputs)]
@@ -143,7 +148,7 @@ class Execution:
         """
         if not self._difference:
             return []
-        first, second = logits.topk(2, dim=2).values.unbind(2)
+        first, second = two_largest(logits)
         doubtful = 2 * SAFETY * self._difference * logits.abs().amax((1, 2))
         thin = (first - second <= doubtful.unsqueeze(1)).any(1)
         return [int(k) for k in thin.nonzero()]
@@ -236,6 +241,8 @@ class Execution:
 def filled_up(inputs: Tensor, size: int) -> Tensor:
     """As many inputs, the first one again where there are too few."""
     chosen = inputs[:size]
+    if len(chosen) == size:
+        return chosen
     filler = chosen[:1].expand(size - len(chosen), *chosen.shape[1:])
     return torch.cat([chosen, filler])
 

@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from explorer.engine.estimate import two_largest
+
 SAFETY = 3.0
 """Margins wider than this many times the largest error seen settle a label."""
 
@@ -58,8 +60,8 @@ def margins(logits: Tensor) -> Tensor:
     Tensor
         (…, example), 0…2; −1 where a logit is not finite.
     """
-    top = logits.topk(2, dim=-1).values
-    share = (top[..., 0] - top[..., 1]) / scale(logits)
+    first, second = two_largest(logits)
+    share = (first - second) / scale(logits)
     return share.nan_to_num(nan=-1.0)  # also 0 / 0: all logits equal
 
 
