@@ -5,7 +5,7 @@ BIN := .venv/bin
 SET_UP := $(PYTHON) scripts/set_up.py
 
 .DEFAULT_GOAL := help
-.PHONY: help set-up lab demo test test-slow lint format bench bundle clean
+.PHONY: help set-up lab demo test test-slow lint format bench bundle families clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 20
@@ -45,8 +45,11 @@ format: set-up  ## put the code into the project's format
 bench: set-up  ## run the benchmarks
 	for file in benchmarks/bench_*.py; do $(BIN)/python $$file || exit 1; done
 
-bundle: set-up  ## retrain the bundled stack from its recipe and write its manifest entry
+bundle: set-up  ## retrain the bundled stacks from their recipes (ARGS=NAME for one) and write the manifest
 	$(BIN)/python scripts/bundle.py $(ARGS)
+
+families: set-up  ## write docs/families.md from the families and bundled stacks
+	$(BIN)/python scripts/families_page.py
 
 clean:  ## remove caches and results; .venv stays
 	rm -rf build dist explorer-demo test-artifacts

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from explorer.api import distances
     from explorer.engine.evaluate import evaluate
     from explorer.engine.interventions import reinitialise, rerandomise
+    from explorer.engine.results import open_sweep
     from explorer.engine.sweep import sweep
     from explorer.inventory.manifest import catalog
     from explorer.training.train import train
@@ -28,6 +29,7 @@ __all__ = [
     "distances",
     "evaluate",
     "open_stack",
+    "open_sweep",
     "reinitialise",
     "rerandomise",
     "sweep",
@@ -40,6 +42,7 @@ _HOMES = {
     "distances": "explorer.api",
     "evaluate": "explorer.engine.evaluate",
     "open_stack": "explorer.weights.stack",
+    "open_sweep": "explorer.engine.results",
     "reinitialise": "explorer.engine.interventions",
     "rerandomise": "explorer.engine.interventions",
     "sweep": "explorer.engine.sweep",

@@ -302,16 +302,29 @@ def test_the_fingerprint_sees_a_single_changed_bit():
     assert fingerprint(model) != before
 
 
-def test_global_settings_of_torch_are_as_before(bundled):
+def test_global_settings_of_torch_are_as_before(bundled, monkeypatch):
     state, threads = torch.get_rng_state(), torch.get_num_threads()
-    matmul = torch.backends.cuda.matmul
-    before = matmul.fp32_precision
-    matmul.fp32_precision = "tf32"
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.fp32_precision, cudnn.benchmark, cudnn.deterministic
+    matmul.fp32_precision, cudnn.benchmark, cudnn.deterministic = "tf32", True, False
+    seen = []
+    original = Execution.run
+
+    def run(self, *arguments):
+        seen.append((matmul.fp32_precision, cudnn.benchmark, cudnn.deterministic))
+        return original(self, *arguments)
+
+    monkeypatch.setattr(Execution, "run", run)
     try:
         list(lx.evaluate(bundled, lx.rerandomise("layer1"), device="cpu"))
-        assert matmul.fp32_precision == "tf32"
+        assert set(seen) == {("ieee", False, True)}
+        assert (matmul.fp32_precision, cudnn.benchmark, cudnn.deterministic) == (
+            "tf32",
+            True,
+            False,
+        )
     finally:
-        matmul.fp32_precision = before
+        matmul.fp32_precision, cudnn.benchmark, cudnn.deterministic = before
     assert torch.equal(state, torch.get_rng_state())
     assert torch.get_num_threads() == threads
     assert torch.is_grad_enabled()

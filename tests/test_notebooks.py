@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from html import escape
 from pathlib import Path
 
 import nbformat
@@ -96,3 +97,40 @@ def test_the_first_notebook_finds_the_first_layer_critical(run):
     verdicts = dict(re.findall(words, sweep, re.DOTALL))
     assert verdicts["layer1"] == "critical"
     assert verdicts["layer4"] == "robust"
+
+
+def test_the_families_notebook_shows_every_bundled_stack_as_a_coloured_table(run):
+    pages = shown(run("03-families.ipynb"), "text/html")
+    tables = [page for page in pages if "test error in %" in page]
+    titles = {escape(entry.title) for entry in load_manifest().stacks.values()}
+    assert len(tables) == len(titles) == 7
+    assert all(any(title in table for table in tables) for title in titles)
+
+
+def verdict_of(layer, title, notebook):
+    """The last cell of a layer's row in the table of a network."""
+    (table,) = [t for t in shown(notebook, "text/html") if f"<caption>{title}" in t]
+    row = re.search(rf'<th scope="row">{re.escape(layer)}</th>(.*?)</tr>', table)[1]
+    return re.findall(r"<td[^>]*>([^<]*)</td>", row)[-1]
+
+
+@pytest.mark.parametrize(
+    ("title", "critical", "robust"),
+    [
+        ("VGG-11", ["stage1.block1", "stage2.block1", "stage3.block2"], ["fc1", "fc2"]),
+        (
+            "ResNet-18, a tenth as wide, no",
+            ["stage2.resblk1", "stage3.resblk1", "final_linear"],
+            ["stage4.resblk2", "stage0"],
+        ),
+        ("Vision transformer", ["embedding", "layer1.mlp", "head"], ["layer6.mlp"]),
+        ("MLP-Mixer", ["head"], ["embedding", "layer6.mlp"]),
+        ("Transformer", ["embedding", "layer1.attention"], []),
+    ],
+)
+def test_what_the_families_notebook_says_of_a_layer_is_what_it_shows(run, title, critical, robust):
+    notebook = run("03-families.ipynb")
+    for layer in critical:
+        assert verdict_of(layer, title, notebook) == "critical"
+    for layer in robust:
+        assert verdict_of(layer, title, notebook) == "robust"

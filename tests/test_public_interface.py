@@ -16,6 +16,7 @@ NAMES = {
     "distances": "(stack, *, reference=0",
     "evaluate": "(stack, intervention, *",
     "open_stack": "(source, *, model=None, layers=None, epochs=None, reader=None)",
+    "open_sweep": "(source)",
     "reinitialise": "(layers, epoch)",
     "rerandomise": "(layers, draw=0, seed=0)",
     "sweep": "(stack, *, model=None, data=None, layers=None, epochs=None, draws=3, device='auto', "

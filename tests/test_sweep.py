@@ -15,6 +15,7 @@ from explorer.engine.evaluator import Evaluator
 from explorer.engine.verdicts import damage, verdicts
 from explorer.errors import UnknownNameError, UsageError
 from explorer.inventory.manifest import bundled_sweep
+from explorer.ui.table import sweep_html
 from tests import toy
 from tests.test_distances import damage as damage_file
 
@@ -56,6 +57,7 @@ def test_the_attributes_say_what_is_needed_to_repeat_the_numbers(swept):
     assert expected.items() <= swept.attrs.items()
     for key in ("content_hash", "dataset_hash"):
         assert len(swept.attrs[key]) == 64
+    assert swept.attrs["checkpoint_unit"] == "epoch"
     for key in ("batchnorm", "device", "dtype", "version_explorer", "version_torch"):
         assert swept.attrs[key], key
 
@@ -282,3 +284,32 @@ def test_the_threshold_decides(swept):
     assert set(verdicts(swept, 0.0).values) == {"critical"}
     with pytest.raises(UsageError, match=r"threshold is 10(.|\n)*Divide a percentage"):
         verdicts(swept, 10)
+
+
+# --- sweeps from files -----------------------------------------------------------------------
+
+
+def test_the_bundled_sweep_is_the_one_that_is_measured(swept):
+    known = lx.open_sweep("fcn3x256-digits")
+    xr.testing.assert_equal(known.error, swept.error)
+    xr.testing.assert_equal(known.turned_wrong, swept.turned_wrong)
+
+
+def test_a_saved_sweep_opens_again_and_its_file_may_be_replaced(swept, tmp_path):
+    path = save_netcdf(swept, tmp_path / "sweep.nc")
+    xr.testing.assert_equal(lx.open_sweep(path).error, swept.error)
+    path.unlink()
+
+
+def test_a_sweep_that_is_not_there_is_refused_with_those_there_are(tmp_path):
+    with pytest.raises(UnknownNameError, match=r"no sweep 'nothing'(.|\n)*fcn3x256-digits"):
+        lx.open_sweep("nothing")
+
+
+def test_a_table_in_html_has_every_number_on_its_colour_and_escapes_names(swept):
+    page = sweep_html(swept.assign_attrs(stack_title="<b>x</b>"))
+    assert page.count("<tr>") == 1 + 4 + 1
+    assert "&lt;b&gt;x&lt;/b&gt;" in page
+    assert "70.9</td>" in page
+    assert ">–</td>" in page  # the full model is not drawn anew
+    assert 'style="background:#ffffff;color:#111111;text-align:right">2.9' in page

@@ -29,7 +29,7 @@ from explorer.training.loop import Trainer, cross_entropy, measured
 from explorer.training.recipe import Recipe
 from explorer.training.recipes import BUNDLED, EXPERIMENTS, find_experiment
 from explorer.training.settings import with_settings
-from explorer.weights.folder import LOG_FILE, STATE_FILE, checkpoint_name
+from explorer.weights.folder import LOG_FILE, STATE_FILE
 from explorer.weights.stack import epoch_numbers, open_stack, read_epoch
 
 NAME = "fcn3x256-digits"
@@ -169,7 +169,7 @@ def test_an_interrupted_run_does_not_go_on_as_another(tmp_path, monkeypatch):
     ("settings", "wait_for"),
     [
         ({}, checkpoint_file(3)),
-        ({"optimiser": "adam", "steps": "1,2,50"}, checkpoint_name(50, "step")),
+        ({"optimiser": "adam", "steps": "1,2,50"}, checkpoint_file(50, "step")),
     ],
 )
 def test_a_killed_run_goes_on_to_the_same_bytes(settings, wait_for, tmp_path):
@@ -228,7 +228,7 @@ def test_weights_that_a_last_step_has_ruined_are_not_kept(tmp_path):
 def test_a_step_with_an_infinite_loss_before_it_is_not_kept(tmp_path):
     with pytest.raises(TrainingError, match=r"loss is nan in epoch 1, step 2"):
         trained(tmp_path, learning_rate=1e38, steps=[5])
-    assert not (tmp_path / checkpoint_name(5, "step")).exists()
+    assert not (tmp_path / checkpoint_file(5, "step")).exists()
 
 
 def test_a_folder_below_a_file_is_refused(tmp_path):
@@ -445,7 +445,7 @@ def test_the_files_of_an_unfinished_run_say_what_they_count(folder, tmp_path):
     run = trained(tmp_path / "run", steps=[1, 2])
     (run / "stack.json").unlink()
     assert lx.open_stack(run).attrs["checkpoint_unit"] == "step"
-    files = [folder / checkpoint_file(1), run / checkpoint_name(2, "step")]
+    files = [folder / checkpoint_file(1), run / checkpoint_file(2, "step")]
     assert lx.open_stack(files[:1]).attrs["checkpoint_unit"] == "epoch"
     with pytest.raises(StackError, match=r"step-000002 and epoch-0001 among(.|\n)*either"):
         lx.open_stack(files)

@@ -227,19 +227,29 @@ def _tied_names(module: nn.Module) -> dict[str, str]:
     return {name: first.setdefault(id(parameter), name) for name, parameter in pairs}
 
 
+FLOAT32_SETTINGS = "TF32 off, cuDNN deterministic"
+"""What `plain_float32` fixes, in words."""
+
+
 @contextlib.contextmanager
 def plain_float32() -> Iterator[None]:
-    """Switch reduced-precision float32 (TF32) off for matrix products and convolutions."""
-    convolutions = torch.backends.cudnn.conv  # type: ignore[attr-defined]  # made at run time
-    switches: tuple[Any, ...] = (torch.backends.cuda.matmul, convolutions)
-    before = [switch.fp32_precision for switch in switches]
+    """Fix what torch computes float32 with: no TF32, and the same algorithms every time."""
+    cudnn = torch.backends.cudnn
+    convolutions = cudnn.conv  # type: ignore[attr-defined]  # made at run time
+    wanted: tuple[tuple[Any, str, object], ...] = (
+        (torch.backends.cuda.matmul, "fp32_precision", "ieee"),
+        (convolutions, "fp32_precision", "ieee"),
+        (cudnn, "benchmark", False),
+        (cudnn, "deterministic", True),
+    )
+    before = [getattr(owner, name) for owner, name, _ in wanted]
     try:
-        for switch in switches:
-            switch.fp32_precision = "ieee"
+        for owner, name, value in wanted:
+            setattr(owner, name, value)
         yield
     finally:
-        for switch, value in zip(switches, before, strict=True):
-            switch.fp32_precision = value
+        for (owner, name, _), value in zip(wanted, before, strict=True):
+            setattr(owner, name, value)
 
 
 def _final_module(stack: xr.DataTree, model: nn.Module | None) -> nn.Module:

@@ -10,6 +10,7 @@ from typing import Any
 from explorer import __version__
 from explorer.engine.evaluator import Evaluator
 from explorer.engine.journal import Journal
+from explorer.engine.network import FLOAT32_SETTINGS
 from explorer.weights.stack import content_hash, layers_hash
 
 ORIGIN = (
@@ -33,6 +34,7 @@ def provenance_of(evaluator: Evaluator) -> dict[str, Any]:
     return {
         "stack": str(stack.attrs.get("name", "")),
         "stack_title": str(stack.attrs.get("title", "")),
+        "checkpoint_unit": str(stack.attrs.get("checkpoint_unit", "epoch")),
         "content_hash": content_hash(stack),
         "layers_hash": layers_hash(stack),
         "dataset": evaluator.dataset,
@@ -44,6 +46,7 @@ def provenance_of(evaluator: Evaluator) -> dict[str, Any]:
         "execution": evaluator.execution,
         "device": evaluator.device_label,
         "dtype": "float32",
+        "float32_settings": FLOAT32_SETTINGS,
         "screen": evaluator.screen,
         "tied": evaluator.network.tied,
         "platform": f"{platform.system()} {platform.machine()}",

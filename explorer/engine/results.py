@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
+
+from explorer.errors import unknown_name
+from explorer.inventory.manifest import bundled_sweep, load_manifest
 
 DIMS: Mapping[str, tuple[str, ...]] = {
     "": ("layer", "epoch"),
@@ -70,3 +74,36 @@ def empty_results(
         reasons = np.full(shape, reason, dtype=object)
         variables[f"{prefix}reason"] = (dims, reasons, _ATTRIBUTES["reason"])
     return xr.Dataset(variables, coords)
+
+
+def open_sweep(source: str | Path) -> xr.Dataset:
+    """Read a sweep: the one that comes with a bundled stack, or a file that was saved.
+
+    Parameters
+    ----------
+    source : str or Path
+        Name of a stack, or path of a netCDF file.
+
+    Returns
+    -------
+    xarray.Dataset
+        As `explorer.sweep` returns it, in memory.
+
+    Raises
+    ------
+    UnknownNameError
+        There is neither a stack of this name with a sweep nor such a file.
+    CheckpointError
+        The bundled file is missing or altered.
+    """
+    path = bundled_sweep(str(source)) or Path(source)
+    if not path.is_file():
+        stacks = load_manifest().stacks.values()
+        raise unknown_name("sweep", str(source), [entry.name for entry in stacks if entry.sweep])
+    return read_sweep(path)
+
+
+def read_sweep(path: Path) -> xr.Dataset:
+    """Read the netCDF file of a sweep into memory."""
+    with xr.open_dataset(path, engine="h5netcdf") as opened:
+        return opened.load()

@@ -32,6 +32,9 @@ CHUNK = 2**16
 TIMEOUT = 30.0
 """Seconds without an answer after which a download is given up."""
 
+_DIGITS = {"epoch": 4, "step": 6}
+"""What a checkpoint's number counts → least digits of it in a file's name."""
+
 
 @dataclass(frozen=True)
 class FileRecord:
@@ -58,14 +61,14 @@ def manifest_path() -> Path:
     return packaged if packaged.exists() else CATALOG_FOLDER.parents[1] / packaged.name
 
 
-def checkpoint_file(epoch: int) -> str:
-    """Name of the file that holds one epoch; zero-padded so that names sort by epoch."""
-    return f"epoch-{epoch:04d}.safetensors"
+def checkpoint_file(number: int, unit: str = "epoch") -> str:
+    """Name of the file of one epoch or ``"step"``; zero-padded so that names sort by number."""
+    return f"{unit}-{number:0{_DIGITS[unit]}d}.safetensors"
 
 
 def is_checkpoint_file(name: str) -> bool:
     """Tell whether a file is named as `checkpoint_file` names them."""
-    return re.fullmatch(r"epoch-\d{4,}\.safetensors", name) is not None
+    return any(re.fullmatch(rf"{u}-\d{{{d},}}\.safetensors", name) for u, d in _DIGITS.items())
 
 
 def check_relative(path: str, where: str) -> None:

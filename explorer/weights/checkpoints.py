@@ -178,8 +178,10 @@ def snapshot(state: Mapping[str, Any], where: str) -> dict[str, Array]:
     return arrays
 
 
-def write_checkpoint(path: Path, arrays: Mapping[str, Array], epoch: int) -> None:
-    """Write one epoch as a safetensors file, whole or not at all.
+def write_checkpoint(
+    path: Path, arrays: Mapping[str, Array], number: int, unit: str = "epoch"
+) -> None:
+    """Write one epoch or optimiser step as a safetensors file, whole or not at all.
 
     Raises
     ------
@@ -188,7 +190,7 @@ def write_checkpoint(path: Path, arrays: Mapping[str, Array], epoch: int) -> Non
     """
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     with placed(path) as temporary:
-        save_file(contiguous, temporary, metadata={"epoch": str(epoch)})
+        save_file(contiguous, temporary, metadata={unit: str(number)})
 
 
 def numpy_dtype(name: str, tensor: str) -> np.dtype[Any]:

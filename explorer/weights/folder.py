@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from explorer.errors import CheckpointError
-from explorer.inventory.manifest import StackEntry, load_manifest, parse_manifest
+from explorer.inventory.entries import StackEntry
+from explorer.inventory.manifest import load_manifest, parse_manifest
 from explorer.inventory.store import (
     STACK_FILE,
     checkpoint_file,
@@ -36,11 +36,6 @@ STATE_FILE = ".training-state.safetensors"
 LOG_FILE = "log.csv"
 
 
-def checkpoint_name(number: int, unit: str) -> str:
-    """Name of the file of an epoch (``unit="epoch"``) or of an optimiser step (``"step"``)."""
-    return checkpoint_file(number) if unit == "epoch" else f"step-{number:06d}.safetensors"
-
-
 def seed_folder(folder: Path, seed: int) -> Path:
     """Where one of several runs lies that differ in their seed only."""
     return folder / f"seed-{seed}"
@@ -48,12 +43,7 @@ def seed_folder(folder: Path, seed: int) -> Path:
 
 def save_checkpoint(folder: Path, number: int, arrays: Mapping[str, Array], unit: str) -> None:
     """Write one checkpoint of the stack, whole or not at all."""
-    path = folder / checkpoint_name(number, unit)
-    if unit == "epoch":
-        write_checkpoint(path, arrays, number)
-        return
-    with placed(path) as temporary:
-        save_file(_contiguous(arrays), temporary, metadata={unit: str(number)})
+    write_checkpoint(folder / checkpoint_file(number, unit), arrays, number, unit)
 
 
 def save_state(folder: Path, arrays: Mapping[str, Array], notes: Mapping[str, Any]) -> None:
@@ -100,7 +90,7 @@ def clear(folder: Path) -> None:
     if not folder.is_dir():
         return
     for path in folder.iterdir():
-        if path.name in (STACK_FILE, STATE_FILE, LOG_FILE) or _is_checkpoint(path.name):
+        if path.name in (STACK_FILE, STATE_FILE, LOG_FILE) or is_checkpoint_file(path.name):
             path.unlink()
 
 
@@ -148,7 +138,7 @@ def finish(
     -------
     StackEntry
     """
-    files = {n: checkpoint_name(n, str(about.get("unit", "epoch"))) for n in numbers}
+    files = {n: checkpoint_file(n, str(about.get("unit", "epoch"))) for n in numbers}
     specs = SafetensorsCheckpoint(folder / files[numbers[0]]).specs()
     entry = {
         **about,
@@ -174,10 +164,6 @@ def file_entry(folder: Path, file: str) -> dict[str, Any]:
 
 def _contiguous(arrays: Mapping[str, Array]) -> dict[str, Array]:
     return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-
-
-def _is_checkpoint(name: str) -> bool:
-    return is_checkpoint_file(name) or bool(re.fullmatch(r"step-\d{6,}\.safetensors", name))
 
 
 def _tensor(spec: ArraySpec, buffer: bool) -> dict[str, Any]:

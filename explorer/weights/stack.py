@@ -15,7 +15,8 @@ from xarray.backends import BackendArray
 from xarray.core import indexing
 
 from explorer.errors import StackError, UnknownNameError, unknown_name
-from explorer.inventory.manifest import StackEntry, load_manifest
+from explorer.inventory.entries import StackEntry
+from explorer.inventory.manifest import load_manifest
 from explorer.inventory.store import STACK_FILE
 from explorer.weights.checkpoints import (
     Array,
