@@ -138,8 +138,9 @@ def _sweep(options: argparse.Namespace) -> int:
 def _distances(options: argparse.Namespace) -> int:
     from explorer.api import save_netcdf
 
-    result = explorer.distances(explorer.open_stack(options.stack), reference=options.reference)
-    print(f"{options.measure} from epoch {options.reference}")
+    stack = explorer.open_stack(options.stack)
+    result = explorer.distances(stack, reference=options.reference)
+    print(f"{options.measure} from {stack.attrs['checkpoint_unit']} {options.reference}")
     print(result[options.measure].to_pandas().rename_axis(index=None).to_string())
     if options.out:
         print(f"Data: {save_netcdf(result, options.out)}")
@@ -251,7 +252,7 @@ def _add_sweep(commands: Commands) -> None:
     command = _command(commands, "sweep", "measure every (layer, epoch)", example)
     _add_stack(command)
     command.add_argument("--layers", nargs="+", help="layers to sweep; default all")
-    command.add_argument("--epochs", nargs="+", type=int, help="epochs to take; default all")
+    command.add_argument("--epochs", nargs="+", type=int, help="checkpoints to take; default all")
     command.add_argument("--batch-size", type=int, help="examples per forward pass")
     command.add_argument("--out", help="netCDF file for the data")
     command.add_argument(
@@ -278,7 +279,7 @@ def _add_distances(commands: Commands) -> None:
     example = "explorer distances fcn3x256-digits --measure linf --out distances.nc"
     command = _command(commands, "distances", "measure how far weights moved", example)
     _add_stack(command)
-    command.add_argument("--reference", type=int, default=0, help="epoch to measure from")
+    command.add_argument("--reference", type=int, default=0, help="checkpoint to measure from")
     measures = ["l1", "l2", "l2_per_sqrt_m", "l2_per_sqrt_fan_in", "l2_relative", "linf", "cosine"]
     command.add_argument(
         "--measure", choices=measures, default="l2_per_sqrt_m", help="what to print"

@@ -14,7 +14,7 @@ import numpy as np
 import xarray as xr
 
 from explorer.engine.interventions import Intervention
-from explorer.ui.grid import Grid
+from explorer.ui.grid import Grid, Unit
 
 LAYERS = ("first", "second")
 EPOCHS = (0, 1, 5)
@@ -96,7 +96,7 @@ class Gate:
             self.left.set()
 
 
-def stack(content_hash: str = "c0ffee") -> xr.DataTree:
+def stack(content_hash: str = "c0ffee", unit: Unit = "epoch") -> xr.DataTree:
     """A stack as `explorer.open_stack` returns it."""
     rng = np.random.default_rng(0)
     children = {}
@@ -113,12 +113,13 @@ def stack(content_hash: str = "c0ffee") -> xr.DataTree:
         "dataset": "",
         "layers": list(LAYERS),
         "content_hash": content_hash,
+        "checkpoint_unit": unit,
     }
     root = xr.Dataset(coords={"epoch": np.array(EPOCHS)}, attrs=attrs)
     return xr.DataTree(root, children=children)
 
 
-def sweep() -> xr.Dataset:
+def sweep(unit: Unit = "epoch") -> xr.Dataset:
     """A sweep as `explorer.sweep` returns it."""
     measured = {
         "": (("layer", "epoch"), ERRORS),
@@ -141,6 +142,7 @@ def sweep() -> xr.Dataset:
     attrs = {
         "stack": "tiny",
         "stack_title": "Tiny <b>network</b>",
+        "checkpoint_unit": unit,
         "content_hash": "c0ffee",
         "dataset": "made up",
         "dataset_hash": "beef",
@@ -155,6 +157,14 @@ def sweep() -> xr.Dataset:
     }
     coords = {"layer": list(LAYERS), "epoch": list(EPOCHS), "draw": [0, 1]}
     return xr.Dataset(variables, coords=coords, attrs=attrs)
+
+
+def large(small: xr.Dataset) -> xr.Dataset:
+    """The same numbers again and again: 14 layers with long names by 12 epochs."""
+    layers = [f"layer{at // 2 + 1}.{('token_mixing', 'mlp')[at % 2]}" for at in range(14)]
+    epochs = [0, 1, 2, 3, 5, 8, 15, 30, 40, 60, 90, 100]
+    many = small.isel(layer=[0, 1] * 7, epoch=[0, 1, 2] * 4)
+    return many.assign_coords(layer=layers, epoch=epochs)
 
 
 def distances() -> xr.Dataset:

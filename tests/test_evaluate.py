@@ -486,6 +486,20 @@ def test_a_memory_budget_of_nothing_is_refused(bundled):
         Evaluator(bundled, device="cpu", memory=0)
 
 
+def test_a_layer_that_never_changed_costs_nothing():
+    states = toy.switch_states()
+    for state in states:
+        state["first.bias"] = torch.zeros(3)
+    stack = lx.open_stack(states, model=toy.Switch())
+    run = Evaluator(stack, model=toy.Switch(), data=toy.one_hot_examples(), device="cpu")
+    assert run.network.replacement(lx.reinitialise("first", 0)) == {}
+    assert run.plan(lx.reinitialise("first", 0)).flops == 0
+    assert run.result(lx.reinitialise("first", 0)) == run.result(INTACT)
+    assert (
+        run.network.replacement(lx.reinitialise(["first", "second"], 1)).keys() == states[0].keys()
+    )
+
+
 def test_paired_counts_add_up_to_the_change_of_the_error(evaluator):
     intact = evaluator.result(INTACT)
     changed = evaluator.result(lx.reinitialise("layer1", 0))

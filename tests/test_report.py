@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from bokeh.resources import Resources
 
 from explorer.errors import CheckpointError
 from explorer.ui.report import report_page, write_report
@@ -81,6 +82,19 @@ def test_a_cell_without_a_number_is_listed_with_its_reason():
     text = Page(report_page(broken, distances())).text
     assert "second ← epoch 1: out of memory on CPU" in text
     assert "Not measured" in text
+
+
+def test_a_report_on_steps_speaks_of_steps():
+    moved = distances()
+    source = report_page(sweep("step"), moved)
+    text = " ".join(Page(source).text)
+    assert "Test error in % after putting the layer back to the step; ReRnd" in text
+    assert "L2 / √m between the layer at the step and at step 0." in text
+    assert "putting it back to some step takes" in text
+    shown = source.replace(Resources(mode="inline", components=["bokeh"]).render_js(), "")
+    assert len(shown) < len(source) - 500_000
+    assert "epoch" not in shown
+    assert "step the layer is put back to" in shown
 
 
 def test_names_from_data_stay_names(page):

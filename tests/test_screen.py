@@ -93,7 +93,7 @@ def test_the_intact_pass_stays_in_float32(bundled, monkeypatch):
 
 
 def overflowing():
-    """Logits that are large for float16 in every second example."""
+    """Logits that are too large for float16 where the inputs are."""
     states = toy.switch_states()
     for state in states:
         state["first.weight"] *= 3000.0
@@ -102,14 +102,24 @@ def overflowing():
 
 def test_what_overflows_in_lower_precision_is_counted_in_float32(monkeypatch):
     lowered(monkeypatch, torch.float16)
-    inputs, labels = toy.one_hot_examples()
-    inputs[::2] *= 100.0
+    inputs, labels = (
+        tensor.repeat(10, *[1] * (tensor.ndim - 1)) for tensor in toy.one_hot_examples()
+    )
+    inputs[::15] *= 100.0
     stack, model = overflowing(), toy.Switch()
     runs = [
         Evaluator(stack, model=model, data=(inputs, labels), device="cpu", screen=screen)
         for screen in (False, True)
     ]
+    prepared = []
+    original = Execution.prepare
+    monkeypatch.setattr(
+        Execution,
+        "prepare",
+        lambda self, r, *, low=False: prepared.append(low) or original(self, r, low=low),
+    )
     plain, screened = (run.result(lx.reinitialise("first", 0)) for run in runs)
+    assert prepared == [False, True]  # not counted again in float32 as a whole
     assert counts(screened) == counts(plain)
     assert screened.nonfinite == 0
     assert screened.loss == pytest.approx(plain.loss, abs=1e-3)

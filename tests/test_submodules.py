@@ -158,3 +158,33 @@ def test_toy_network_with_decisions_is_right():
     stack = lx.open_stack(toy.switch_states(), model=Branching())
     run = Evaluator(stack, model=Branching(), data=toy.one_hot_examples(), device="cpu")
     assert [run.result(lx.reinitialise("second", e)).errors for e in (0, 1, 2)] == [0, 8, 0]
+
+
+class Adding(nn.Module):
+    """Writes to what it is given."""
+
+    def forward(self, x):
+        x.add_(1.0)
+        return x * 0.5
+
+
+class Writing(nn.Module):
+    """Depends on a submodule's writing to its inputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.adding, self.head = nn.Linear(3, 3), Adding(), nn.Linear(3, 3)
+
+    def forward(self, x):
+        x = self.first(x) * float(bool(x.sum() > -1e9))
+        return self.head(x + self.adding(x))
+
+
+def test_a_submodule_that_writes_to_its_inputs_is_run_again():
+    all_states, (inputs, labels) = states(Writing), examples()
+    stack = lx.open_stack(all_states, model=Writing())
+    run = Evaluator(stack, model=Writing(), data=(inputs, labels), device="cpu")
+    assert "submodules only" in run.execution
+    replaced = {n: t for n, t in all_states[0].items() if n.startswith("head.")}
+    expected = naive.labels(Writing(), all_states[-1], replaced, run._inputs, run.batch_size)
+    assert torch.equal(predicted(run, lx.reinitialise("head", 0)), expected)

@@ -10,7 +10,7 @@ from bokeh.events import DoubleTap, Tap
 from bokeh.models import FixedTicker
 from bokeh.models.glyphs import Text
 
-from explorer.ui.grid import Cell, Choice, Grid, steps
+from explorer.ui.grid import Cell, Choice, Grid, steps, unit_of
 from explorer.ui.painting import (
     BLUES,
     REDS,
@@ -22,12 +22,16 @@ from explorer.ui.painting import (
     palette,
     shade,
 )
+from explorer.ui.report import grid_of
 from explorer.ui.results import NOT_MEASURED, blank, fail, from_sweep, read, record
+from explorer.ui.table import sweep_html, sweep_text
 from explorer.ui.views import Curve, Heatmap
 from explorer.ui.wording import (
     MEASURES,
     complaint,
+    error_legend,
     error_tip,
+    how_to,
     percent,
     short_number,
     short_percent,
@@ -84,6 +88,28 @@ def test_a_choice_says_what_is_evaluated():
     assert asked(Choice(Cell("first", None), draw=1)) == every[1:]
     (step,) = steps(Choice(Cell("first", None), draw=1), GRID, seed=7)
     assert step.intervention.changes[0][1].seed == 7
+
+
+def test_checkpoints_that_count_steps_are_called_steps():
+    grid = grid_of(sweep("step"))
+    assert [str(cell) for cell in grid.cells][:2] == ["first ← fresh draws", "first ← step 0"]
+    assert grid.cell_at(0, 2.3) == grid.cell(None, 0) == Cell(None, 0, "step")
+    assert Cell("first", 0) not in grid.cells
+    axis = Heatmap(grid, REDS, "errors").figure.xaxis[0]
+    assert axis.axis_label == "step the layer is put back to"
+    said = (error_legend("step"), how_to("step"), sweep_text(sweep("step")))
+    for text in (*said, sweep_html(sweep("step"))):
+        assert "step" in text
+        assert "epoch" not in text
+
+
+@pytest.mark.parametrize("attrs", [{}, {"checkpoint_unit": "epoch"}, {"checkpoint_unit": "<b>"}])
+def test_checkpoints_that_do_not_say_what_they_count_are_epochs(attrs):
+    assert unit_of(attrs) == "epoch"
+    older = sweep()
+    older.attrs = {**older.attrs, "checkpoint_unit": ""} | attrs
+    assert "after putting one layer back to an epoch" in sweep_text(older)
+    assert "back to one epoch (column)" in sweep_html(older)
 
 
 # What has been measured
@@ -311,6 +337,15 @@ def test_many_epochs_get_fewer_labels_and_no_numbers():
     assert not [one for one in heatmap.figure.renderers if isinstance(one.glyph, Text)]
 
 
+@pytest.mark.parametrize("rows", [9, 14, 18])
+def test_a_heatmap_of_many_layers_is_not_taller_than_one_of_eight(rows):
+    def height(rows):
+        grid = Grid(tuple(f"layer{at}" for at in range(rows)), EPOCHS, 2)
+        return Heatmap(grid, REDS, "errors").figure.height
+
+    assert height(4) < height(rows) <= height(8)
+
+
 def test_a_figure_tells_a_screen_reader_what_it_is():
     for figure in (Heatmap(GRID, REDS, "errors").figure, Curve("estimate").figure):
         assert figure.html_attributes["role"] == "img"
@@ -326,3 +361,19 @@ def test_the_curve_shows_a_run_and_both_lines():
     assert curve._points.data["low"] == [0.38, 0.41]
     assert (curve._intact.location, curve._chance.location) == (0.1, 0.9)
     assert curve.figure.x_range.end == 100
+
+
+@pytest.mark.parametrize(
+    ("final", "chance", "places"),
+    [
+        (0.1, 0.9, ("bottom", "bottom")),
+        (0.8, 0.9, ("top", "bottom")),
+        (0.4, 0.99, ("bottom", "top")),
+    ],
+)
+def test_the_labels_of_both_lines_keep_clear_of_each_other_and_of_the_edge(final, chance, places):
+    curve = Curve("estimate")
+    curve.baseline(final, chance, 100)
+    labels = (curve._intact_label, curve._chance_label)
+    assert tuple(label.text_baseline for label in labels) == places
+    assert all(label.y_offset == (2 if label.text_baseline == "bottom" else -2) for label in labels)

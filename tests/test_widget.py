@@ -265,6 +265,26 @@ def test_choosing_another_cell_stops_what_runs(on_bench):
     assert bench.curve == "second ← epoch 0 (not run yet)"
 
 
+def test_an_explorer_of_steps_speaks_of_steps(on_bench):
+    bench = on_bench(stack=fakes.stack(unit="step"))
+    explorer, controls = bench.explorer, bench.explorer._controls
+    said = [bench.status, text_of(explorer._heading.value), bench.curve]
+    bench.tap(0, 1)
+    bench.wait()
+    said += [bench.status, bench.curve]
+    controls.layer.index, controls.source.index = 2, 0
+    said += [bench.status, *(name for name, _ in controls.source.options)]
+    for heatmap in (explorer._errors, explorer._moved):
+        said += [*heatmap._cells.data["where"], *heatmap._cells.data["tip"]]
+        said += [heatmap.figure.xaxis[0].axis_label, heatmap.figure.html_attributes["aria-label"]]
+    assert not [text for text in said if "epoch" in text]
+    assert "Click a cell, or choose a layer and a step" in said[0]
+    assert said[3].startswith("second ← step 0: test error 42.0 %")
+    assert "choose a step" in said[5]
+    assert explorer.results.attrs["checkpoint_unit"] == "step"
+    assert bench.error("second", 0) == 0.42
+
+
 def test_the_distance_can_be_shown_in_another_measure(on_bench):
     bench = on_bench()
     menu = bench.explorer._measure

@@ -29,7 +29,8 @@ class _Call:
     result: Any
     """A copy: the network may write to what it was given."""
     versions: tuple[int, ...]
-    """How often each tensor among the arguments had been written to when the call returned."""
+    """How often each tensor among the arguments had been written to when the call began: a
+    submodule that writes to its inputs never counts as known."""
 
     def holds_for(self, arguments: tuple[Any, ...], options: Mapping[str, Any]) -> bool:
         """Tell whether a call with these arguments would give the same."""
@@ -95,9 +96,8 @@ class SubmodulePass:
             if self._changed is None:
                 before = _versions([arguments, options])
                 result = forward(*arguments, **options)
-                if _versions([arguments, options]) == before:  # it does not write to its inputs
-                    call = _Call(arguments, options, copy.deepcopy(result), before)
-                    self._calls.setdefault(name, []).append(call)
+                call = _Call(arguments, options, copy.deepcopy(result), before)
+                self._calls.setdefault(name, []).append(call)
                 return result
             if self._changed.isdisjoint(self.owned[name]):
                 for call in self._calls.get(name, ()):

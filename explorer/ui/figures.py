@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from bokeh.models import (
+    CustomJS,
     FixedTicker,
     HoverTool,
     LinearColorMapper,
@@ -31,13 +32,44 @@ _TIP = """
 """Bokeh escapes what it puts in place of @where and @tip."""
 
 CROWDED = 16
-"""More columns or rows than this get no number in the cell, and not every label."""
+"""More columns than this get no number in the cell, and not every label."""
+
+LONG = 16
+"""Characters of a layer's name above which all names are smaller, to leave room for the cells."""
+
+SMALLEST = 8.5
+"""Pixels below which a number cannot be read; it is hidden, and the hover text has it."""
+
+_FIT = """
+const draw = document.createElement("canvas").getContext("2d")
+const width = (text, size) => {
+  draw.font = `${size}px ${font}`
+  return draw.measureText(text).width
+}
+const cell = plot.inner_width / (plot.x_range.end - plot.x_range.start)
+const room = Math.floor(2 * largest * (cell - 2) / width(widest, largest)) / 2
+const size = `${Math.max(smallest, Math.min(largest, room))}px`
+const fits = size => labels.every(([at, text], n) => n == 0 ||
+  (at - labels[n - 1][0]) * cell >= 3 + (width(text, size) + width(labels[n - 1][1], size)) / 2)
+const fitting = [12, 11].find(fits)
+setTimeout(() => {
+  if (numbers != null) {
+    numbers.visible = room >= smallest
+    if (numbers.glyph.text_font_size.value != size)
+      numbers.glyph.text_font_size = {value: size}
+  }
+  plot.above[0].major_label_text_font_size = `${fitting ?? 11}px`
+  plot.above[0].major_label_orientation = fitting ? "horizontal" : "vertical"
+}, 0)
+"""
+"""Only the page knows how wide a cell and a text are. Bokeh tells a new width in the middle of
+laying out, so what follows from it waits until that is done."""
 
 
 def heatmap_figure(grid: Grid, description: str, whole_network: bool) -> Any:
     """Return a figure with the rows and columns of a grid, layer 1 on top."""
     rows = len(grid.layers)
-    cell = 36 if rows <= 8 else 26 if rows <= CROWDED else 16
+    cell = min(36, max(16, 290 // rows))  # up to 18 rows are no taller than 8
     plot = figure(
         height=round(cell * (rows + 1.5)) + 96,
         min_width=270,
@@ -48,7 +80,7 @@ def heatmap_figure(grid: Grid, description: str, whole_network: bool) -> Any:
         y_range=Range1d(start=grid.y(None) + 0.6, end=-0.6),
         tools=[HoverTool(tooltips=_TIP, point_policy="follow_mouse", show_arrow=False)],
         toolbar_location=None,
-        x_axis_label="epoch the layer is put back to",
+        x_axis_label=f"{grid.unit} the layer is put back to",
         x_axis_location="above",
         html_attributes={"role": "img", "aria-label": description},
     )
@@ -62,12 +94,34 @@ def heatmap_figure(grid: Grid, description: str, whole_network: bool) -> Any:
         axis.ticker = FixedTicker(ticks=list(labels))
         axis.major_label_overrides = dict(labels)
     _plain(plot)
+    if max(map(len, names.values())) > LONG:
+        plot.yaxis.major_label_text_font_size = "11px"
     plot.xgrid.visible = plot.ygrid.visible = False
     plot.axis.axis_line_color = None
     plot.axis.major_tick_line_color = None
     plot.axis.major_label_standoff = 0
     plot.min_border_left, plot.min_border_right = 66, 20
     return plot
+
+
+def fit_to_width(plot: Any, numbers: Any, widest: str, largest: int) -> None:
+    """Let the page keep numbers and column labels from touching, whatever the width.
+
+    Parameters
+    ----------
+    plot : bokeh.models.Plot
+        From `heatmap_figure`.
+    numbers : bokeh.models.GlyphRenderer or None
+        The numbers in the cells: smaller in narrow cells, hidden in very narrow ones.
+    widest : str
+        A number as wide as any that stands in a cell.
+    largest : int
+        Height of the numbers where there is room, in pixels.
+    """
+    labels = sorted(plot.xaxis[0].major_label_overrides.items())
+    known = {"plot": plot, "numbers": numbers, "labels": labels, "font": FONT}
+    sizes = {"widest": widest, "largest": largest, "smallest": SMALLEST}
+    plot.js_on_change("inner_width", CustomJS(args={**known, **sizes}, code=_FIT))
 
 
 def curve_figure(description: str) -> Any:
@@ -129,19 +183,22 @@ def colour_bar(mapper: LinearColorMapper) -> ColorBar:
     )
 
 
-def line_label(baseline: str) -> Label:
-    """Return a label that ends where it is put, above or below a horizontal line."""
+def line_label() -> Label:
+    """Return a label that ends where it is put."""
     return Label(
         x=0,
         y=0,
         text="",
         text_align="right",
-        text_baseline=baseline,
-        y_offset=2 if baseline == "bottom" else -2,
         text_font=FONT,
         text_font_size="11px",
         text_color=QUIET_INK,
     )
+
+
+def put_label(label: Label, above: bool) -> None:
+    """Put a label above or below its horizontal line."""
+    label.update(text_baseline="bottom" if above else "top", y_offset=2 if above else -2)
 
 
 def _shortened(name: str, longest: int = 20) -> str:

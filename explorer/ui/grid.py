@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Literal
 
 from explorer.engine.interventions import Intervention, reinitialise, rerandomise
 
+Unit = Literal["epoch", "step"]
+"""What the numbers of a stack's checkpoints count; the dimension is called `epoch` for both."""
+
 WHOLE_NETWORK = "fullmodel"
-"""The paper's name of the row in which every layer comes from the same epoch."""
+"""The paper's name of the row in which every layer comes from the same checkpoint."""
 
 FRESH = "ReRnd"
 """The paper's name of the column of fresh draws."""
 
 GAP = 0.3
-"""Space, in cells, that sets ReRnd and fullmodel apart from the layers' own epochs."""
+"""Space, in cells, that sets ReRnd and fullmodel apart from the layers' own checkpoints."""
 
 
 @dataclass(frozen=True)
@@ -25,10 +30,13 @@ class Cell:
     """Name of the layer; None for the whole network."""
 
     epoch: int | None
-    """Epoch of the stack; None for the fresh draws (mean of all of them)."""
+    """Checkpoint of the stack, in its unit; None for the fresh draws (mean of all of them)."""
+
+    unit: Unit = "epoch"
+    """What the number counts; a cell of epochs is none of steps."""
 
     def __str__(self) -> str:
-        source = "fresh draws" if self.epoch is None else f"epoch {self.epoch}"
+        source = "fresh draws" if self.epoch is None else f"{self.unit} {self.epoch}"
         return f"{self.layer or WHOLE_NETWORK} ← {source}"
 
 
@@ -40,7 +48,7 @@ class Choice:
     """The chosen cell."""
 
     draw: int | None = None
-    """Number of a single fresh draw, ≥ 0; None for the epoch, or for every draw."""
+    """Number of a single fresh draw, ≥ 0; None for a checkpoint, or for every draw."""
 
     def __str__(self) -> str:
         if self.draw is None:
@@ -56,7 +64,7 @@ class Step:
     """What is put back."""
 
     draw: int | None
-    """Number of the fresh draw; None for an epoch."""
+    """Number of the fresh draw; None for a checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -67,25 +75,32 @@ class Grid:
     """Layers in the order of the network, drawn from the top."""
 
     epochs: tuple[int, ...]
-    """Epochs of the stack, drawn from left to right after ReRnd."""
+    """Checkpoints of the stack, in its unit, drawn from left to right after ReRnd."""
 
     draws: int
     """Number of fresh draws behind one ReRnd cell, ≥ 0."""
+
+    unit: Unit = "epoch"
+    """What the numbers of the checkpoints count."""
 
     @property
     def cells(self) -> tuple[Cell, ...]:
         """All cells, row by row; the whole network has no fresh draws."""
         fresh: tuple[int | None, ...] = (None,) if self.draws else ()
-        by_layer = [Cell(layer, epoch) for layer in self.layers for epoch in fresh + self.epochs]
-        return tuple(by_layer + [Cell(None, epoch) for epoch in self.epochs])
+        by_layer = [self.cell(layer, at) for layer in self.layers for at in fresh + self.epochs]
+        return tuple(by_layer + [self.cell(None, at) for at in self.epochs])
 
     @property
     def rows(self) -> tuple[str | None, ...]:
         """Layers, then None for the whole network."""
         return (*self.layers, None)
 
+    def cell(self, layer: str | None, epoch: int | None) -> Cell:
+        """Return a cell in the unit of this stack."""
+        return Cell(layer, epoch, self.unit)
+
     def x(self, epoch: int | None) -> float:
-        """Return the horizontal centre of an epoch's column; one cell is 1 wide."""
+        """Return the horizontal centre of a checkpoint's column; one cell is 1 wide."""
         return -1 - GAP if epoch is None else float(self.epochs.index(epoch))
 
     def y(self, layer: str | None) -> float:
@@ -100,6 +115,11 @@ class Grid:
             if abs(self.x(cell.epoch) - x) <= 0.5 and abs(self.y(cell.layer) - y) <= 0.5:
                 return cell
         return None
+
+
+def unit_of(attrs: Mapping[Any, Any]) -> Unit:
+    """Return what the numbers along `epoch` count, from the attributes of a stack or a sweep."""
+    return "step" if attrs.get("checkpoint_unit") == "step" else "epoch"
 
 
 def steps(choice: Choice, grid: Grid, seed: int) -> tuple[Step, ...]:
@@ -117,7 +137,7 @@ def steps(choice: Choice, grid: Grid, seed: int) -> tuple[Step, ...]:
     Returns
     -------
     tuple of Step
-        One for an epoch or a single draw, one per draw for a whole ReRnd cell.
+        One for a checkpoint or a single draw, one per draw for a whole ReRnd cell.
     """
     cell = choice.cell
     layers = grid.layers if cell.layer is None else (cell.layer,)

@@ -6,9 +6,8 @@ from html import escape
 
 import ipywidgets as widgets
 
-from explorer.ui.grid import WHOLE_NETWORK, Choice, Grid
-from explorer.ui.grid import Cell as GridCell
-from explorer.ui.wording import DISTANCE_LEGEND, ERROR_LEGEND, MEASURES, percent
+from explorer.ui.grid import WHOLE_NETWORK, Choice, Grid, Unit
+from explorer.ui.wording import DISTANCE_LEGEND, MEASURES, error_legend, percent
 
 STYLE = """<style>
 .layer-explorer {
@@ -39,12 +38,12 @@ STYLE = """<style>
 """Light in a dark page too: the heatmaps' white stands for a number."""
 
 
-def heading(title: str, final_error: float, chance_error: float) -> str:
+def heading(title: str, final_error: float, chance_error: float, unit: Unit) -> str:
     """Return the title and the legend as HTML; every name in it is escaped."""
     facts = f"final test error {percent(final_error)} · chance {percent(chance_error)}"
     return (
         f"{STYLE}<h3>{escape(title)}</h3><p>{escape(facts)}</p>"
-        f"<p>{ERROR_LEGEND} {DISTANCE_LEGEND}</p>"
+        f"<p>{error_legend(unit)} {DISTANCE_LEGEND}</p>"
     )
 
 
@@ -93,6 +92,7 @@ class Controls(widgets.Box):
     """
 
     def __init__(self, grid: Grid) -> None:
+        self._grid = grid
         self._layers: tuple[str | None, ...] = grid.rows
         draws: list[int | None] = [None, *range(grid.draws)] if grid.draws else []
         self._sources: list[tuple[int | None, int | None]] = [
@@ -100,7 +100,8 @@ class Controls(widgets.Box):
             *((epoch, None) for epoch in grid.epochs),
         ]
         self.layer = _menu("Layer", [layer or f"{WHOLE_NETWORK} (all)" for layer in self._layers])
-        self.source = _menu("put back to", [_source_name(*source) for source in self._sources])
+        sources = [_source_name(grid.unit, *source) for source in self._sources]
+        self.source = _menu("put back to", sources)
         self.compute = widgets.Button(description="Compute", button_style="primary")
         self.stop = widgets.Button(description="Stop")
         self.compute.layout.width = self.stop.layout.width = "88px"
@@ -112,7 +113,7 @@ class Controls(widgets.Box):
     def choice(self) -> Choice:
         """What the selectors say."""
         epoch, draw = self._sources[self.source.index]
-        return Choice(GridCell(self._layers[self.layer.index], epoch), draw)
+        return Choice(self._grid.cell(self._layers[self.layer.index], epoch), draw)
 
     def follow(self, choice: Choice) -> None:
         """Set the selectors to what was clicked."""
@@ -148,7 +149,7 @@ def _menu(label: str, names: list[str]) -> widgets.Dropdown:
     return menu
 
 
-def _source_name(epoch: int | None, draw: int | None) -> str:
+def _source_name(unit: Unit, epoch: int | None, draw: int | None) -> str:
     if epoch is not None:
-        return f"epoch {epoch}"
+        return f"{unit} {epoch}"
     return "all fresh draws (ReRnd)" if draw is None else f"fresh draw {draw}"

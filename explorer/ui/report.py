@@ -16,7 +16,7 @@ from bokeh.resources import Resources
 
 from explorer.engine.verdicts import DEFAULT_THRESHOLD, verdicts
 from explorer.inventory.store import placed
-from explorer.ui.grid import FRESH, WHOLE_NETWORK, Grid
+from explorer.ui.grid import FRESH, WHOLE_NETWORK, Grid, Unit, unit_of
 from explorer.ui.painting import (
     BLUES,
     REDS,
@@ -29,9 +29,11 @@ from explorer.ui.results import Reading, from_sweep, readings
 from explorer.ui.views import Heatmap
 from explorer.ui.wording import (
     DISTANCE_LEGEND,
-    ERROR_LEGEND,
     MEASURES,
+    WIDEST_DISTANCE,
+    error_legend,
     percent,
+    size_of,
     tick,
     title_of,
 )
@@ -82,11 +84,11 @@ def report_page(sweep: xr.Dataset, distances: xr.Dataset) -> str:
             f"Final test error {percent(final)} · chance {percent(chance)} · "
             f"{int(sweep.attrs['examples']):,} test examples of {sweep.attrs['dataset']}"
         ),
-        legend=f"{ERROR_LEGEND} {DISTANCE_LEGEND} Hover over a cell for its numbers.",
+        legend=f"{error_legend(grid.unit)} {DISTANCE_LEGEND} Hover over a cell for its numbers.",
         measure=escape(f"Distance from the start, {MEASURES[MEASURE]}"),
         errors=errors,
         distances=moved,
-        rule=escape(_rule(final, chance)),
+        rule=escape(_rule(final, chance, grid.unit)),
         error_table=_error_table(results, grid),
         reasons=_reasons(results, grid),
         distance_table=_distance_table(distances, grid),
@@ -102,6 +104,7 @@ def grid_of(sweep: xr.Dataset) -> Grid:
         tuple(str(layer) for layer in sweep["layer"].values),
         tuple(int(epoch) for epoch in sweep["epoch"].values),
         sweep.sizes["draw"],
+        unit_of(sweep.attrs),
     )
 
 
@@ -110,7 +113,7 @@ def _pictures(
 ) -> tuple[str, tuple[str, str]]:
     """Both heatmaps, with one mark between them that follows the pointer."""
     marker = ColumnDataSource({"x": [], "y": []})
-    size = f"{len(grid.layers)} layers by {len(grid.epochs)} epochs; the table below has them too"
+    size = f"{size_of(grid)}; the table below has them too"
     errors = Heatmap(grid, REDS, f"Heatmap of the test error, {size}", marker=marker)
     moved = Heatmap(
         grid,
@@ -118,6 +121,7 @@ def _pictures(
         f"Heatmap of the distance, {size}",
         whole_network=False,
         number_size=10,
+        widest=WIDEST_DISTANCE,
         marker=marker,
     )
     scale = error_scale(results.attrs["final_error"], results.attrs["chance_error"])
@@ -129,11 +133,11 @@ def _pictures(
     return script, divs
 
 
-def _rule(final: float, chance: float) -> str:
+def _rule(final: float, chance: float, unit: Unit) -> str:
     border = final + DEFAULT_THRESHOLD * (chance - final)
     return (
-        f"A layer is called critical when putting it back to some epoch takes the error more than "
-        f"{tick(DEFAULT_THRESHOLD)} of the way from the final error to chance, here above "
+        f"A layer is called critical when putting it back to some {unit} takes the error more "
+        f"than {tick(DEFAULT_THRESHOLD)} of the way from the final error to chance, here above "
         f"{percent(border)}; else robust. The paper gives no number; this threshold is ours."
     )
 
@@ -152,7 +156,9 @@ def _error_table(results: xr.Dataset, grid: Grid) -> str:
             f'<tr{kind}><th scope="row">{escape(layer or WHOLE_NETWORK)}</th>'
             f'<td class="word {escape(word)}">{escape(word)}</td>{"".join(numbers)}</tr>'
         )
-    caption = "Test error in % after putting the layer back to the epoch; ReRnd: mean of draws."
+    caption = (
+        f"Test error in % after putting the layer back to the {grid.unit}; {FRESH}: mean of draws."
+    )
     return _table(caption, ["layer", "verdict", *_columns(grid)], rows)
 
 
@@ -166,7 +172,8 @@ def _distance_table(distances: xr.Dataset, grid: Grid) -> str:
         ]
         rows.append(f'<tr><th scope="row">{escape(layer)}</th>{"".join(numbers)}</tr>')
     start = int(distances.attrs["reference_epoch"])
-    caption = f"{MEASURES[MEASURE]} between the layer at the epoch and at epoch {start}."
+    unit = grid.unit
+    caption = f"{MEASURES[MEASURE]} between the layer at the {unit} and at {unit} {start}."
     return _table(caption, ["layer", *_columns(grid)], rows)
 
 
@@ -184,7 +191,7 @@ def _error_cell(reading: Reading) -> str:
 def _table(caption: str, head: Iterable[str], rows: Iterable[str]) -> str:
     heads = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
     return (
-        f"<table><caption>{escape(caption)}</caption>"
+        f"<table><caption><span>{escape(caption)}</span></caption>"
         f"<thead><tr>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
     )
 

@@ -19,10 +19,11 @@ from typing import Any, Protocol
 import xarray as xr
 
 from explorer.engine.interventions import BatchNormPolicy, Intervention
+from explorer.engine.results import read_sweep
 from explorer.inventory.manifest import bundled_sweep
 from explorer.ui import background
 from explorer.ui.background import Evaluates
-from explorer.ui.grid import Choice, Grid, steps
+from explorer.ui.grid import Choice, Grid, steps, unit_of
 from explorer.ui.results import Counts, blank, fail, forget_draws, from_sweep, record
 from explorer.ui.wording import complaint
 from explorer.ui.worker import Worker
@@ -97,7 +98,8 @@ class Session:
 
     def __init__(self, stack: xr.DataTree, settings: Settings, listener: Listener) -> None:
         self.lock = threading.RLock()
-        self.grid = Grid(tuple(layer_names(stack)), tuple(epoch_numbers(stack)), settings.draws)
+        layers, epochs = tuple(layer_names(stack)), tuple(epoch_numbers(stack))
+        self.grid = Grid(layers, epochs, settings.draws, unit_of(stack.attrs))
         self.results = known_results(stack, self.grid, settings)
         self.distances: xr.Dataset | None = None
         self.device = ""
@@ -278,6 +280,7 @@ def known_results(stack: xr.DataTree, grid: Grid, settings: Settings) -> xr.Data
     attrs: dict[str, Any] = {
         "stack": str(stack.attrs.get("name", "")),
         "stack_title": str(stack.attrs.get("title", "")),
+        "checkpoint_unit": grid.unit,
         "content_hash": str(stack.attrs.get("content_hash", "")),
         "batchnorm": settings.batchnorm,
         "seed": settings.seed,
@@ -286,13 +289,12 @@ def known_results(stack: xr.DataTree, grid: Grid, settings: Settings) -> xr.Data
     path = None if own or not attrs["content_hash"] else bundled_sweep(attrs["stack"])
     if path is None:
         return blank(grid, attrs)
-    with xr.open_dataset(path, engine="h5netcdf") as opened:
-        sweep = opened.load()
+    sweep = read_sweep(path)
     same = all(sweep.attrs[name] == attrs[name] for name in ("content_hash", "batchnorm"))
     if not same or tuple(str(layer) for layer in sweep["layer"].values) != grid.layers:
         return blank(grid, attrs)
     results = from_sweep(sweep, grid)
     if sweep.attrs["seed"] != settings.seed:
         forget_draws(results)
-    results.attrs["seed"] = settings.seed
+    results.attrs |= {"seed": settings.seed, "checkpoint_unit": grid.unit}
     return results

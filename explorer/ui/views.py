@@ -21,13 +21,21 @@ from explorer.ui.figures import (
     RED,
     colour_bar,
     curve_figure,
+    fit_to_width,
     heatmap_figure,
     line_label,
+    put_label,
 )
 from explorer.ui.grid import Cell, Grid
 from explorer.ui.painting import Columns, Ramp, Scale, palette
 from explorer.ui.results import Counts
 from explorer.ui.wording import interval, percent, tick
+
+CLOSE = 0.25
+"""Nearer than this to chance, the trained network's line has its label below."""
+
+HIGHEST = 0.9
+"""Up to this error there is room for a label above its line."""
 
 _MARK_HOVERED_CELL = """
 const [at] = cb_data.index.indices
@@ -37,7 +45,7 @@ marker.data = at == null ? {x: [], y: []} : {x: [x[at]], y: [y[at]]}
 
 
 class Heatmap:
-    """A heatmap of layers by epochs in the paper's form, with one marked cell.
+    """A heatmap of layers by checkpoints in the paper's form, with one marked cell.
 
     Parameters
     ----------
@@ -50,7 +58,9 @@ class Heatmap:
     whole_network : bool
         Whether the row `fullmodel` has cells here.
     number_size : int
-        Height of the numbers in the cells, in pixels.
+        Height of the numbers in the cells, in pixels, where there is room.
+    widest : str
+        A number as wide as any that stands in a cell.
     marker : bokeh.models.ColumnDataSource, optional
         Place of the marked cell; share one to mark the same cell in several heatmaps of a page.
     """
@@ -63,6 +73,7 @@ class Heatmap:
         *,
         whole_network: bool = True,
         number_size: int = 11,
+        widest: str = "100",
         marker: ColumnDataSource | None = None,
     ) -> None:
         self._grid = grid
@@ -74,7 +85,7 @@ class Heatmap:
         self._bar = colour_bar(self._mapper)
         self.figure = heatmap_figure(grid, description, whole_network)
         self.figure.add_layout(self._bar, "below")
-        self._draw_glyphs(number_size)
+        fit_to_width(self.figure, self._draw_glyphs(number_size), widest, number_size)
 
     def paint(self, columns: Columns, scale: Scale) -> None:
         """Show these cells; only what differs from before is sent to the browser."""
@@ -134,7 +145,8 @@ class Heatmap:
             self._bar.ticker.ticks = list(labels)
             self._bar.major_label_overrides = labels
 
-    def _draw_glyphs(self, number_size: int) -> None:
+    def _draw_glyphs(self, number_size: int) -> Any:
+        """Draw cells and mark; return the numbers, or None if the heatmap has none."""
         cells = self.figure.rect(
             "x",
             "y",
@@ -150,8 +162,9 @@ class Heatmap:
             hatch_scale=7,
             hatch_weight=1,
         )
+        numbers = None
         if len(self._grid.epochs) < CROWDED:
-            self.figure.text(
+            numbers = self.figure.text(
                 "x",
                 "y",
                 text="text",
@@ -175,6 +188,7 @@ class Heatmap:
             )
         hover = self.figure.select_one(HoverTool)
         hover.renderers = [cells]
+        return numbers
 
 
 class Curve:
@@ -194,8 +208,7 @@ class Curve:
         self._chance = Span(
             dimension="width", line_color="#8a8a8a", line_dash="dotted", line_width=1.5
         )
-        self._intact_label = line_label("bottom")
-        self._chance_label = line_label("top")
+        self._intact_label, self._chance_label = line_label(), line_label()
         self.figure = curve_figure(description)
         for line in (self._intact, self._chance, self._intact_label, self._chance_label):
             line.visible = False
@@ -205,13 +218,15 @@ class Curve:
     def baseline(self, final_error: float, chance_error: float, total: int) -> None:
         """Draw the lines of the trained network and of chance, for `total` test examples."""
         self.figure.x_range.end = max(total, 1)
+        apart = not abs(chance_error - final_error) < CLOSE
         lines = (
-            (self._intact, self._intact_label, final_error, "trained network"),
-            (self._chance, self._chance_label, chance_error, "chance"),
+            (self._intact, self._intact_label, final_error, "trained network", apart),
+            (self._chance, self._chance_label, chance_error, "chance", chance_error <= HIGHEST),
         )
-        for line, label, error, name in lines:
+        for line, label, error, name, above in lines:
             if math.isfinite(error):
                 line.update(location=error, visible=True)
+                put_label(label, above)
                 label.update(x=max(total, 1), y=error, visible=True, text=f"{name} {tick(error)}")
 
     def show(self, heading: str, estimates: Sequence[Counts]) -> None:

@@ -13,7 +13,7 @@ import ipywidgets as widgets
 import xarray as xr
 
 from explorer.engine.interventions import BatchNormPolicy
-from explorer.ui.grid import Cell, Choice
+from explorer.ui.grid import Choice
 from explorer.ui.live import LiveBokeh, prepare_page
 from explorer.ui.painting import BLUES, REDS, distance_columns, error_columns, error_scale
 from explorer.ui.panes import Controls, StatusPane, heading, measure_menu, title, under
@@ -22,18 +22,17 @@ from explorer.ui.session import Session, Settings
 from explorer.ui.views import Curve, Heatmap
 from explorer.ui.wording import (
     MEASURES,
+    ONE,
+    WIDEST_DISTANCE,
     complaint,
     draws_outcome,
     error_tip,
+    how_to,
     outcome,
+    size_of,
     title_of,
 )
 from explorer.weights.stack import StackSource, open_stack
-
-_HOW_TO = (
-    "Click a cell, or choose a layer and an epoch and press Compute: "
-    "the layer is put back and the test error measured while you watch."
-)
 
 
 class Explorer(widgets.VBox):
@@ -87,11 +86,11 @@ class Explorer(widgets.VBox):
         self._session = Session(open_stack(stack, model=model), settings, self)
         self._following = False
         self._build_views()
-        first = Cell(self._session.grid.layers[0], self._session.grid.epochs[0])
-        self._select(Choice(first))
+        grid = self._session.grid
+        self._select(Choice(grid.cell(grid.layers[0], grid.epochs[0])))
         self.on_recorded()
         self.on_distances()
-        self._status.say(_HOW_TO)
+        self._status.say(how_to(grid.unit))
         self._arrange()
         self._built = True
         self._session.start()
@@ -118,7 +117,7 @@ class Explorer(widgets.VBox):
 
     def _build_views(self) -> None:
         grid = self._session.grid
-        size = f"{len(grid.layers)} layers by {len(grid.epochs)} epochs"
+        size = size_of(grid)
         self._errors = Heatmap(
             grid, REDS, f"Heatmap of the test error, {size}. The menus below reach every cell."
         )
@@ -128,6 +127,7 @@ class Explorer(widgets.VBox):
             f"Heatmap of the distance from the start, {size}.",
             whole_network=False,
             number_size=10,
+            widest=WIDEST_DISTANCE,
         )
         self._curve = Curve("Curve of the running estimate of the test error")
         self._heading, self._status = widgets.HTML(), StatusPane()
@@ -205,16 +205,16 @@ class Explorer(widgets.VBox):
         """Say that clicks are answered at once from now on."""
         self.on_recorded()
         if idle:
-            self._status.say(f"Ready on {device}. {_HOW_TO}")
+            self._status.say(f"Ready on {device}. {how_to(self._session.grid.unit)}")
 
     def on_recorded(self) -> None:
         """Paint the error heatmap, and what depends on the final error."""
-        results = self._session.results
+        results, grid = self._session.results, self._session.grid
         final, chance = (float(results.attrs[name]) for name in ("final_error", "chance_error"))
         scale = error_scale(final, chance)
-        self._errors.paint(error_columns(results, self._session.grid, scale), scale)
+        self._errors.paint(error_columns(results, grid, scale), scale)
         self._curve.baseline(final, chance, int(results.attrs["examples"]))
-        self._heading.value = heading(title_of(results.attrs), final, chance)
+        self._heading.value = heading(title_of(results.attrs), final, chance, grid.unit)
 
     def on_estimates(self, choice: Choice, estimates: Sequence[Counts]) -> None:
         """Draw a run so far."""
@@ -251,6 +251,6 @@ class Explorer(widgets.VBox):
 def known(choice: Choice, results: xr.Dataset) -> str:
     """Return what is known about a choice before it is measured, for the status line."""
     if choice.cell.layer is None and choice.cell.epoch is None:
-        return "The whole network has no fresh draw here: choose an epoch."
+        return f"The whole network has no fresh draw here: choose {ONE[choice.cell.unit]}."
     facts = error_tip(read(results, choice.cell)).replace("\n", ", ")
     return f"{choice.cell}: {facts}. Press Compute to measure {choice}."

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from explorer.ui.grid import WHOLE_NETWORK, Cell
+from explorer.ui.grid import WHOLE_NETWORK, Cell, Grid, Unit
 from explorer.ui.results import Counts, Reading
 
 _SPACE = "\u00a0"
@@ -22,17 +22,39 @@ MEASURES: Mapping[str, str] = {
 }
 """Variables of the distances that can be shown, in the order of the menu, and their names."""
 
-ERROR_LEGEND = (
-    "Each cell is the test error when <em>only this layer</em> is put back to what it was at that "
-    "epoch, all others staying as trained: white is as good as the trained network, dark red no "
-    "better than guessing. <em>ReRnd</em> gives the layer fresh random values instead (mean over "
-    f"draws); <em>{WHOLE_NETWORK}</em> puts every layer back at once."
-)
-
 DISTANCE_LEGEND = (
     "The blue cells show how far the layer's weights had moved from the start; "
     "<em>ReRnd</em>, the distance of fresh random values, is the yard-stick."
 )
+
+WIDEST_DISTANCE = "8e-8"
+"""A `short_number` as wide as any."""
+
+ONE: Mapping[Unit, str] = {"epoch": "an epoch", "step": "a step"}
+"""One checkpoint, to be read in a sentence."""
+
+
+def error_legend(unit: Unit) -> str:
+    """Return what the error heatmap shows, as HTML."""
+    return (
+        "Each cell is the test error when <em>only this layer</em> is put back to what it was at "
+        f"that {unit}, all others staying as trained: white is as good as the trained network, "
+        "dark red no better than guessing. <em>ReRnd</em> gives the layer fresh random values "
+        f"instead (mean over draws); <em>{WHOLE_NETWORK}</em> puts every layer back at once."
+    )
+
+
+def how_to(unit: Unit) -> str:
+    """Return what the reader of the explorer can do."""
+    return (
+        f"Click a cell, or choose a layer and {ONE[unit]} and press Compute: "
+        "the layer is put back and the test error measured while you watch."
+    )
+
+
+def size_of(grid: Grid) -> str:
+    """Return how many rows and columns a heatmap has, for a screen reader."""
+    return f"{len(grid.layers)} layers by {len(grid.epochs)} {grid.unit}s"
 
 
 def percent(fraction: float) -> str:

@@ -95,6 +95,35 @@ class Watched:
             label,
         )
 
+    def numbers(self, label: str) -> dict[str, Any]:
+        """Return whether the cells of a heatmap show numbers, their size, and if any is too wide.
+
+        The same of the labels of the columns: size, whether they lie, and if any two touch.
+        """
+        found: dict[str, Any] = self.figure(
+            label,
+            """(() => {
+              const draw = document.createElement("canvas").getContext("2d")
+              const width = (text, size, font) => {
+                draw.font = `${size} ${font}`
+                return draw.measureText(text).width
+              }
+              const cell = model.inner_width / (model.x_range.end - model.x_range.start)
+              const {glyph, visible} = model.renderers[1]
+              const {text_font_size: {value: size}, text_font: {value: font}} = glyph
+              const widest = Math.max(...columns(1).text.map(text => width(text, size, font)))
+              const [axis] = model.above
+              const lying = axis.major_label_orientation == "horizontal"
+              const labels = [...axis.major_label_overrides].sort((a, b) => a[0] - b[0])
+              const half = text => lying
+                ? width(text, axis.major_label_text_font_size, axis.major_label_text_font) / 2 : 5
+              const touching = labels.some(([at, text], n) => n &&
+                (at - labels[n - 1][0]) * cell < half(text) + half(labels[n - 1][1]))
+              return {visible, size: parseFloat(size), too_wide: widest > cell, lying, touching}
+            })()""",
+        )
+        return found
+
     def screenshot(self, name: str) -> None:
         """Keep a picture of the page."""
         ARTIFACTS.mkdir(exist_ok=True)

@@ -200,9 +200,18 @@ def test_a_narrow_window_puts_the_pictures_below_each_other(notebook):
     )
     explorer = notebook.page.locator(".layer-explorer")
     assert explorer.evaluate("element => element.scrollWidth - element.clientWidth") <= 0
+    for label in (ERRORS, DISTANCES):
+        notebook.place(0, 0, label)
+        shown = notebook.numbers(label)
+        assert not (shown["visible"] and shown["too_wide"])
+        assert not shown["touching"]
     notebook.place(0, 0)
     notebook.screenshot("lab-700-pixels")
     notebook.page.set_viewport_size({"width": 1280, "height": 900})
+    for label in (ERRORS, DISTANCES):
+        notebook.place(0, 0, label)
+        shown = notebook.numbers(label)
+        assert (shown["visible"], shown["lying"]) == (True, True)
 
 
 def test_stop_ends_a_run_within_a_second_and_the_cell_keeps_its_number(slow):

@@ -6,7 +6,7 @@ import pytest
 
 from explorer.ui.report import write_report
 from tests.browser.pages import DISTANCES, ERRORS, Watched
-from tests.fakes import distances, sweep
+from tests.fakes import distances, large, sweep
 
 pytestmark = pytest.mark.browser
 
@@ -46,3 +46,25 @@ def test_a_name_that_is_code_is_only_shown(report):
     report.page.mouse.move(*report.place(0, 0))
     report.page.locator(".bk-Tooltip").filter(has_text=HOSTILE).wait_for()
     assert report.page.title() == "Tiny <b>network</b>: which layers matter"
+
+
+@pytest.mark.parametrize(
+    ("width", "visible", "lying"), [(1180, True, True), (850, True, True), (390, False, False)]
+)
+def test_many_numbers_and_labels_keep_apart_at_every_width(
+    chromium, tmp_path, width, visible, lying
+):
+    path = write_report(large(sweep()), large(distances()), tmp_path / "large.html")
+    context = chromium.new_context(viewport={"width": width, "height": 900}, offline=True)
+    watched = Watched(context.new_page())
+    watched.page.goto(path.as_uri())
+    watched.wait_for_figures(ERRORS, DISTANCES)
+    for label in (ERRORS, DISTANCES):
+        watched.place(0, 0, label)
+        shown = watched.numbers(label)
+        assert (shown["visible"], shown["lying"], shown["touching"]) == (visible, lying, False)
+        assert not (shown["visible"] and shown["too_wide"])
+    assert watched.page.evaluate("document.documentElement.scrollWidth") == width
+    assert watched.complaints == []
+    watched.screenshot(f"report-of-14-layers-{width}-pixels")
+    context.close()
