@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 import random
@@ -9,6 +10,7 @@ import random
 import numpy as np
 import pytest
 import torch
+import torchvision
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -625,3 +627,13 @@ def test_the_two_largest_logits_are_those_of_a_sort(rows):
 def test_a_nan_among_the_logits_is_the_largest():
     first, _ = two_largest(torch.tensor([[0.0, math.nan, 1.0]]))
     assert first.isnan().all()
+
+
+def test_a_module_that_insists_on_the_version_of_its_format_is_loaded():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = torchvision.models.mnasnet0_5(num_classes=3)
+    states = [copy.deepcopy(model.state_dict()) for _ in range(2)]
+    stack = lx.open_stack(states, model=model)
+    data = torch.randn(4, 3, 32, 32), torch.arange(4) % 3
+    assert Evaluator(stack, model=model, data=data, device="cpu").result(INTACT).exact

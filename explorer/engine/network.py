@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -263,8 +264,11 @@ def _final_module(stack: xr.DataTree, model: nn.Module | None) -> nn.Module:
         )
     module = build_network(family, stack.attrs["sizes"]) if model is None else copy.deepcopy(model)
     arrays = read_epoch(stack, epoch_numbers(stack)[-1])
+    state = OrderedDict((name, torch.from_numpy(array)) for name, array in arrays.items())
+    # the versions of the modules' formats, which some modules insist on (torchvision's MNASNet)
+    state._metadata = module.state_dict()._metadata  # type: ignore[attr-defined]
     try:
-        module.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
+        module.load_state_dict(state)
     except RuntimeError as error:
         raise StackError(
             f"The stack's tensors do not fit the model: {error}",
