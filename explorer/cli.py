@@ -41,11 +41,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _catalog(options: argparse.Namespace) -> int:
     frame = explorer.catalog()
-    stacks = frame[frame["kind"] == "stack"].drop(columns=["folder", "kind"])
-    for column in ("train_error", "test_error"):
-        stacks[column] = [f"{error:.1%}" for error in stacks[column]]
-    stacks["megabytes"] = stacks["megabytes"].round(1)
-    print(stacks.T.to_string())
+    stacks = frame[frame["kind"] == "stack"]
+    print("Stacks (test error, checkpoints, megabytes, parameters, title, dataset):\n")
+    for name, row in stacks.iterrows():
+        size = f"{row['checkpoints']:>4.0f}{row['megabytes']:>6.1f}{row['parameters']:>12,.0f}"
+        print(f"{name:<20}{row['test_error']:>6.1%}{size}  {row['title']} · {row['dataset']}")
     recipes = frame[frame["kind"] == "recipe"]
     if len(recipes):
         print("\nTo be trained with explorer train NAME (parameters, title, dataset):\n")

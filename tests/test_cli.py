@@ -13,10 +13,11 @@ import xarray as xr
 
 from explorer import __version__, cli
 from explorer.engine.evaluator import Evaluator
+from explorer.errors import UsageError
 from explorer.stats.distances import MEASURES
 
 STACK = "fcn3x256-digits"
-COMMANDS = ("catalog", "train", "sweep", "distances", "report", "lab")
+COMMANDS = ("catalog", "data", "train", "sweep", "distances", "report", "lab")
 
 
 def run(capsys, *arguments):
@@ -40,12 +41,48 @@ def test_help_of_a_command_has_an_example(command, capsys):
     assert f"explorer {command}" in capsys.readouterr().out.partition("examples:")[2]
 
 
+def test_data_lists_and_checks_datasets_and_says_how_to_get_what_is_missing(capsys, tmp_path):
+    status, said, _ = run(capsys, "data")
+    assert status == 0
+    assert {"digits28", "mnist", "cifar10"} <= set(said.split())
+    status, said, _ = run(capsys, "data", "digits16")
+    assert (status, said.strip()) == (0, "digits16: 1,800 test examples of 1×16×16")
+    status, _, complaint = run(capsys, "data", "mnist", "--folder", str(tmp_path))
+    assert status == 2
+    assert "explorer data mnist --download" in complaint
+
+
+def test_data_downloads_when_it_is_told_to(capsys, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "explorer.data.datasets.download_dataset",
+        lambda name, folder: asked.append((name, folder)) or tmp_path,
+    )
+    status, said, _ = run(capsys, "data", "cifar10", "--download", "--folder", "here")
+    assert (status, asked) == (0, [("cifar10", "here")])
+    assert str(tmp_path) in said
+
+
+def test_sweep_takes_screen_policy_and_memory(capsys, monkeypatch):
+    asked = {}
+
+    def sweep(stack, **options):
+        asked.update(options)
+        raise UsageError("enough", "seen", "stop")
+
+    monkeypatch.setattr("explorer.sweep", sweep)
+    options = ("--screen", "--batchnorm", "recalibrate", "--memory", "1000")
+    assert run(capsys, "sweep", STACK, *options)[0] == 2
+    assert (asked["screen"], asked["batchnorm"], asked["memory"]) == (True, "recalibrate", 1000)
+
+
 def test_catalog_lists_the_bundled_stack(capsys):
     status, said, _ = run(capsys, "catalog")
     assert status == 0
     stacks, _, recipes = said.partition("To be trained with explorer train NAME")
     assert STACK in stacks
-    assert "335114" in stacks
+    assert "335,114" in stacks
+    assert "2.9%" in stacks
     rows = {line.split()[0]: line for line in recipes.splitlines()[1:] if line}
     assert "9,750,922  VGG-11 on CIFAR-10, no normalisation · cifar10" in rows["vgg11-cifar10"]
     assert STACK not in rows
