@@ -50,6 +50,7 @@ def test_data_lists_and_checks_datasets_and_says_how_to_get_what_is_missing(caps
     status, _, complaint = run(capsys, "data", "mnist", "--folder", str(tmp_path))
     assert status == 2
     assert "explorer data mnist --download" in complaint
+    assert str(tmp_path) in complaint
 
 
 def test_data_downloads_when_it_is_told_to(capsys, tmp_path, monkeypatch):
