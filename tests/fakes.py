@@ -26,7 +26,7 @@ CURVE = np.array([0.9, 0.5, 0.1])
 
 @dataclass(frozen=True)
 class Counted:
-    """What an evaluator yields; see `explorer.engine.evaluate.Estimate`."""
+    """What an evaluator yields; see `explorer.engine.estimate.Estimate`."""
 
     examples: int
     errors: int

@@ -24,7 +24,7 @@ from explorer.engine.replay import Replay
 from explorer.engine.sources import source_tensors
 from explorer.engine.submodules import SubmodulePass
 from explorer.errors import InterventionError, StackError, UsageError
-from explorer.weights.device import pick_device
+from explorer.weights.device import float32_products, pick_device, switched
 from explorer.weights.families.known import FAMILIES, build_network
 from explorer.weights.stack import epoch_numbers, layer_names, read_epoch
 
@@ -236,21 +236,9 @@ FLOAT32_SETTINGS = "TF32 off, cuDNN deterministic"
 def plain_float32() -> Iterator[None]:
     """Fix what torch computes float32 with: no TF32, and the same algorithms every time."""
     cudnn = torch.backends.cudnn
-    convolutions = cudnn.conv  # type: ignore[attr-defined]  # made at run time
-    wanted: tuple[tuple[Any, str, object], ...] = (
-        (torch.backends.cuda.matmul, "fp32_precision", "ieee"),
-        (convolutions, "fp32_precision", "ieee"),
-        (cudnn, "benchmark", False),
-        (cudnn, "deterministic", True),
-    )
-    before = [getattr(owner, name) for owner, name, _ in wanted]
-    try:
-        for owner, name, value in wanted:
-            setattr(owner, name, value)
+    same = switched((cudnn, "benchmark", False), (cudnn, "deterministic", True))
+    with float32_products("ieee"), same:
         yield
-    finally:
-        for (owner, name, _), value in zip(wanted, before, strict=True):
-            setattr(owner, name, value)
 
 
 def _final_module(stack: xr.DataTree, model: nn.Module | None) -> nn.Module:
@@ -266,7 +254,7 @@ def _final_module(stack: xr.DataTree, model: nn.Module | None) -> nn.Module:
     arrays = read_epoch(stack, epoch_numbers(stack)[-1])
     state = OrderedDict((name, torch.from_numpy(array)) for name, array in arrays.items())
     # the versions of the modules' formats, which some modules insist on (torchvision's MNASNet)
-    state._metadata = module.state_dict()._metadata  # type: ignore[attr-defined]
+    state._metadata = module.state_dict()._metadata  # type: ignore[attr-defined]  # torch's own way
     try:
         module.load_state_dict(state)
     except RuntimeError as error:

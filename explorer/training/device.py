@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from explorer.errors import UsageError
+from explorer.weights.device import float32_products, switched
 
 
 def check_precision(precision: str, device: torch.device) -> None:
@@ -41,19 +42,9 @@ def autocast(precision: str, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
-@contextlib.contextmanager
-def arithmetic(precision: str) -> Iterator[None]:
+def arithmetic(precision: str) -> contextlib.AbstractContextManager[None]:
     """Fix whether float32 products on a GPU may be rounded to TF32, whatever the session says."""
-    convolutions = torch.backends.cudnn.conv  # type: ignore[attr-defined]  # made at run time
-    switches: tuple[Any, ...] = (torch.backends.cuda.matmul, convolutions)
-    before = [switch.fp32_precision for switch in switches]
-    try:
-        for switch in switches:
-            switch.fp32_precision = "ieee" if precision == "float32" else "tf32"
-        yield
-    finally:
-        for switch, value in zip(switches, before, strict=True):
-            switch.fp32_precision = value
+    return float32_products("ieee" if precision == "float32" else "tf32")
 
 
 @contextlib.contextmanager
@@ -67,19 +58,19 @@ def reproducible(device: torch.device) -> Iterator[None]:
         return
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
     cudnn = torch.backends.cudnn
-    before = cudnn.deterministic, cudnn.benchmark
+    deterministic: Any = torch.utils.deterministic  # torch makes this module's class at run time
     algorithms = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    filling = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
-    try:
-        cudnn.deterministic, cudnn.benchmark = True, False
+    with switched(
+        (cudnn, "deterministic", True),
+        (cudnn, "benchmark", False),
+        (deterministic, "fill_uninitialized_memory", False),
+    ):
         torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-        yield
-    finally:
-        cudnn.deterministic, cudnn.benchmark = before
-        torch.use_deterministic_algorithms(algorithms, warn_only=warn_only)
-        torch.utils.deterministic.fill_uninitialized_memory = filling  # type: ignore[attr-defined]
+        try:
+            yield
+        finally:
+            torch.use_deterministic_algorithms(algorithms, warn_only=warn_only)
 
 
 @contextlib.contextmanager

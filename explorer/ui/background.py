@@ -13,7 +13,7 @@ from explorer.weights.stack import epoch_numbers
 
 
 class Evaluates(Protocol):
-    """The part of `explorer.engine.evaluate.Evaluator` that the widget asks."""
+    """The part of `explorer.engine.evaluator.Evaluator` that the widget asks."""
 
     @property
     def device_label(self) -> str: ...
@@ -32,7 +32,7 @@ def open_evaluator(stack: xr.DataTree, **options: Any) -> Evaluates:
     stack : xarray.DataTree
         A stack from `explorer.open_stack`.
     **options
-        Passed on to `explorer.engine.evaluate.Evaluator`.
+        Passed on to `explorer.engine.evaluator.Evaluator`.
     """
     # torch takes seconds to import, and the first picture does not need it.
     from explorer.engine.evaluator import Evaluator

@@ -25,7 +25,7 @@ State = Literal["measured", "estimated", "missing", "failed"]
 
 
 class Counts(Protocol):
-    """The part of `explorer.engine.evaluate.Estimate` that a result is made of."""
+    """The part of `explorer.engine.estimate.Estimate` that a result is made of."""
 
     @property
     def examples(self) -> int: ...

@@ -1,6 +1,10 @@
-"""Where networks live: on a GPU if there is one, else on the CPU."""
+"""Where networks live, on a GPU if there is one, and how torch is switched meanwhile."""
 
 from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 
@@ -29,3 +33,25 @@ def pick_device(device: str) -> torch.device:
             "Use device='auto' to take what is there.",
         ) from error
     return chosen
+
+
+@contextlib.contextmanager
+def switched(*wanted: tuple[Any, str, object]) -> Iterator[None]:
+    """Set attributes for a while, such as torch's own switches: (owner, name, value) each."""
+    before = [getattr(owner, name) for owner, name, _ in wanted]
+    try:
+        for owner, name, value in wanted:
+            setattr(owner, name, value)
+        yield
+    finally:
+        for (owner, name, _), value in zip(wanted, before, strict=True):
+            setattr(owner, name, value)
+
+
+def float32_products(precision: str) -> contextlib.AbstractContextManager[None]:
+    """Fix how CUDA multiplies float32, ``"ieee"`` or ``"tf32"``, whatever the session says."""
+    backends: Any = torch.backends  # some of it is made at run time
+    return switched(
+        (backends.cuda.matmul, "fp32_precision", precision),
+        (backends.cudnn.conv, "fp32_precision", precision),
+    )
