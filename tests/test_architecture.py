@@ -18,9 +18,20 @@ AT_LEAST_FILES = 45
 AT_LEAST_IMPORTS = 450
 """What the scan has to have seen: a scan of nothing finds nothing wrong."""
 
-BELOW_UI = {"errors", "inventory", "weights", "data", "training", "engine", "stats", "api"}
+BELOW_UI = {
+    "errors",
+    "colours",
+    "inventory",
+    "weights",
+    "data",
+    "training",
+    "engine",
+    "stats",
+    "api",
+}
 PARTS = {
     "errors": set(),
+    "colours": set(),
     "inventory": {"errors"},
     "weights": {"errors", "inventory"},
     "data": {"errors", "inventory"},

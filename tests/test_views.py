@@ -10,18 +10,9 @@ from bokeh.events import DoubleTap, Tap
 from bokeh.models import FixedTicker
 from bokeh.models.glyphs import Text
 
+from explorer.colours import BLUES, REDS, contrast, ink, palette, shade
 from explorer.ui.grid import Cell, Choice, Grid, steps, unit_of
-from explorer.ui.painting import (
-    BLUES,
-    REDS,
-    contrast,
-    distance_columns,
-    error_columns,
-    error_scale,
-    ink,
-    palette,
-    shade,
-)
+from explorer.ui.painting import distance_columns, error_columns, error_scale
 from explorer.ui.report import grid_of
 from explorer.ui.results import NOT_MEASURED, blank, fail, from_sweep, read, record
 from explorer.ui.table import sweep_html, sweep_text

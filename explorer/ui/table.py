@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from explorer.colours import REDS, ink, shade
 from explorer.engine.verdicts import DEFAULT_THRESHOLD, verdicts
 from explorer.ui.grid import FRESH, WHOLE_NETWORK, unit_of
-from explorer.ui.painting import REDS, Scale, error_scale, ink, shade
+from explorer.ui.painting import Scale, error_scale
 from explorer.ui.wording import ONE
 
 

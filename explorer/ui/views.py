@@ -14,6 +14,7 @@ from bokeh.events import DoubleTap, Tap
 from bokeh.models import ColumnDataSource, CustomJS, HoverTool, LinearColorMapper
 from bokeh.models.annotations import Span
 
+from explorer.colours import Ramp, palette
 from explorer.ui.figures import (
     CROWDED,
     FONT,
@@ -27,7 +28,7 @@ from explorer.ui.figures import (
     put_label,
 )
 from explorer.ui.grid import Cell, Grid
-from explorer.ui.painting import Columns, Ramp, Scale, palette
+from explorer.ui.painting import Columns, Scale
 from explorer.ui.results import Counts
 from explorer.ui.wording import interval, percent, tick
 

@@ -12,10 +12,11 @@ from typing import Any
 import ipywidgets as widgets
 import xarray as xr
 
+from explorer.colours import BLUES, REDS
 from explorer.engine.interventions import BatchNormPolicy
 from explorer.ui.grid import Choice
 from explorer.ui.live import LiveBokeh, prepare_page
-from explorer.ui.painting import BLUES, REDS, distance_columns, error_columns, error_scale
+from explorer.ui.painting import distance_columns, error_columns, error_scale
 from explorer.ui.panes import Controls, StatusPane, heading, measure_menu, title, under
 from explorer.ui.results import Counts, read
 from explorer.ui.session import Session, Settings
