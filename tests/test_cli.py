@@ -98,7 +98,7 @@ def test_sweep_prints_the_table_and_writes_the_data(capsys, tmp_path):
     assert list(rows) == ["layer1", "layer2", "layer3", "layer4"]
     assert rows["layer1"][-1] == "critical"
     assert rows["layer4"][-1] == "robust"
-    assert "critical: at some epoch the error goes more than 10%" in said
+    assert "critical: at the first epoch the error goes more than 10%" in said
     assert "sweep: 100%" in progress
     with xr.open_dataset(tmp_path / "s.nc", engine="h5netcdf") as stored:
         assert stored.attrs["complete"] == 1

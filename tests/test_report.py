@@ -90,7 +90,7 @@ def test_a_report_on_steps_speaks_of_steps():
     text = " ".join(Page(source).text)
     assert "Test error in % after putting the layer back to the step; ReRnd" in text
     assert "L2 / √m between the layer at the step and at step 0." in text
-    assert "putting it back to some step takes" in text
+    assert "putting it back to the first step takes" in text
     shown = source.replace(Resources(mode="inline", components=["bokeh"]).render_js(), "")
     assert len(shown) < len(source) - 500_000
     assert "epoch" not in shown

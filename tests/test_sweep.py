@@ -10,9 +10,10 @@ from torch import nn
 
 import explorer as lx
 from explorer.api import save_netcdf
+from explorer.engine import measuring
 from explorer.engine import sweep as sweep_module
 from explorer.engine.evaluator import Evaluator
-from explorer.engine.verdicts import damage, verdicts
+from explorer.engine.verdicts import damage, not_monotone, recovery, verdicts
 from explorer.errors import UnknownNameError, UsageError
 from explorer.inventory.manifest import bundled_sweep
 from explorer.ui.table import sweep_html
@@ -197,7 +198,7 @@ def test_ctrl_c_keeps_what_was_measured_with_the_examples_behind_it(bundled, mon
 
 
 def test_ctrl_c_marks_the_cells_that_were_not_reached(bundled, monkeypatch):
-    monkeypatch.setattr(sweep_module, "GROUP_BYTES", 3_000_000)
+    monkeypatch.setattr(measuring, "GROUP_BYTES", 3_000_000)
     seen = []
 
     def act(position, _replacements):
@@ -227,7 +228,7 @@ def test_a_tolerance_stops_each_cell_when_its_interval_is_that_narrow(bundled, s
 
 
 def test_small_groups_give_the_same_numbers_as_one(bundled, swept, monkeypatch):
-    monkeypatch.setattr(sweep_module, "GROUP_BYTES", 3_000_000)
+    monkeypatch.setattr(measuring, "GROUP_BYTES", 3_000_000)
     again = lx.sweep(bundled, device="cpu", progress=False)
     xr.testing.assert_equal(again, swept)
 
@@ -272,18 +273,67 @@ def test_damage_is_the_share_of_the_way_to_chance():
     assert damage(result).sel(layer="first", epoch=2).item() == 0.0
 
 
-def test_a_layer_that_is_worse_later_than_at_the_start_is_critical_too():
+def test_a_layer_that_is_worse_later_than_at_the_start_is_mixed():
     """Deciding from τ = 0 alone is a known pitfall."""
     result = toy_sweep(toy.switch_states())
     assert result.error.sel(layer="second", epoch=0).item() == 0
-    assert verdicts(result).sel(layer="second").item() == "critical"
+    assert verdicts(result).values.tolist() == ["critical", "mixed"]
+    assert not_monotone(result).values.tolist() == [False, True]
+    assert recovery(result).values.tolist() == [1, 2]
+
+
+def profile_of(*errors, half=0.01):
+    """A sweep of one layer with these errors; the final error is 0, chance 1."""
+    error = np.array([errors])
+    variables = {"error": error, "error_low": error - half, "error_high": error + half}
+    return xr.Dataset(
+        {name: (("layer", "epoch"), values) for name, values in variables.items()},
+        {"layer": ["one"], "epoch": range(len(errors))},
+        {"final_error": 0.0, "chance_error": 1.0},
+    )
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("errors", "verdict", "since", "rises"),
+    [
+        ((0.05, 0.02, 0.0), "robust", 0, False),
+        ((0.5, 0.05, 0.0), "critical", 1, False),
+        ((0.5, NAN, 0.0), "critical", 2, False),
+        ((0.05, 0.5, 0.0), "mixed", 2, True),
+        ((NAN, 0.5, 0.0), "not known", 2, False),
+        ((0.05, NAN, 0.0), "not known", 2, False),
+        ((0.05, 0.03, 0.04), "robust", 0, False),
+        ((0.5, 0.5, 0.5), "critical", NAN, False),
+        ((0.5, 0.05, NAN), "critical", NAN, False),
+        ((NAN, NAN, NAN), "not known", NAN, False),
+        ((0.3, NAN, 0.4), "critical", NAN, True),
+    ],
+)
+def test_a_profile_gives_a_verdict_since_when_and_whether_it_rises(errors, verdict, since, rises):
+    sweep = profile_of(*errors)
+    assert verdicts(sweep).item() == verdict
+    np.testing.assert_equal(recovery(sweep).item(), float(since))
+    assert not_monotone(sweep).item() == rises
+    backwards = sweep.isel(epoch=[2, 1, 0])
+    assert verdicts(backwards).item() == verdict
+    np.testing.assert_equal(recovery(backwards).item(), float(since))
+    assert not_monotone(backwards).item() == rises
+
+
+def test_a_rise_within_the_intervals_is_no_rise():
+    assert not not_monotone(profile_of(0.30, 0.31, half=0.01)).item()
+    assert not_monotone(profile_of(0.30, 0.33, half=0.01)).item()
 
 
 def test_the_threshold_decides(swept):
     assert set(verdicts(swept, 0.95).values) == {"robust"}
     assert set(verdicts(swept, 0.0).values) == {"critical"}
-    with pytest.raises(UsageError, match=r"threshold is 10(.|\n)*Divide a percentage"):
-        verdicts(swept, 10)
+    for judge in (verdicts, recovery):
+        with pytest.raises(UsageError, match=r"threshold is 10(.|\n)*Divide a percentage"):
+            judge(swept, 10)
 
 
 # --- sweeps from files -----------------------------------------------------------------------

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import xarray as xr
-from torch import Tensor, nn
+from torch import nn
 from tqdm.auto import tqdm
 
 from explorer.engine.estimate import Estimate
@@ -20,17 +20,11 @@ from explorer.engine.interventions import (
     rerandomise,
 )
 from explorer.engine.journal import Journal
-from explorer.engine.memory import is_out_of_memory
+from explorer.engine.measuring import Outcome, measure
 from explorer.engine.provenance import open_journal, provenance_of
 from explorer.engine.results import QUANTITIES, empty_results
-from explorer.errors import CheckpointError, InterventionError, UsageError, unknown_name
+from explorer.errors import UsageError, unknown_name
 from explorer.weights.stack import epoch_numbers, layer_names
-
-GROUP_BYTES = 512_000_000
-"""Tensors of interventions that are held at once; more take another walk along the intact pass."""
-
-Outcome = Estimate | str
-"""Counts, or the reason why there are none."""
 
 NOT_REACHED = "not measured: the sweep was stopped"
 
@@ -176,86 +170,37 @@ def sweep(
     wanted = list(dict.fromkeys([Intervention(()), *canonical]))
     provenance = {**provenance_of(evaluator), "tolerance": tolerance}
     journal = None if store is None else open_journal(store, evaluator, tolerance)
-    complete = True
     with _progress_bar(len(wanted) * evaluator.total, progress) as bar:
-        measuring = _Measuring(evaluator, journal, bar, tolerance)
-        try:
-            measuring.run(wanted)
-        except KeyboardInterrupt:
-            complete = False
+        outcomes, complete = _measure(evaluator, wanted, journal, tolerance, bar)
     result = empty_results(layers, epochs, draws, NOT_REACHED)
     for cell, intervention in zip(cells, canonical, strict=True):
-        _record(result, cell, measuring.outcomes.get(intervention, NOT_REACHED))
+        _record(result, cell, outcomes.get(intervention, NOT_REACHED))
     result.attrs.update(provenance, seed=seed, draws=draws, complete=int(complete))
-    return result.assign_attrs(**_ends(evaluator, measuring.outcomes))
+    return result.assign_attrs(**_ends(evaluator, outcomes))
 
 
-class _Measuring:
-    """One sweep under way: what is known, what is written down, what the reader is shown."""
+def _measure(
+    evaluator: Evaluator,
+    wanted: Sequence[Intervention],
+    journal: Journal | None,
+    tolerance: float,
+    bar: Any,
+) -> tuple[dict[Intervention, Outcome], bool]:
+    """Outcomes, with a progress bar, and whether all are there: Ctrl-C keeps what is known."""
+    outcomes: dict[Intervention, Outcome] = {}
+    try:
+        for some in measure(evaluator, wanted, tolerance=tolerance, journal=journal):
+            outcomes.update(some)
+            bar.update(sum(map(_seen, outcomes.values())) - bar.n)
+    except KeyboardInterrupt:
+        return outcomes, False
+    bar.update(bar.total - bar.n)  # what need not be counted
+    return outcomes, True
 
-    def __init__(
-        self, evaluator: Evaluator, journal: Journal | None, bar: Any, tolerance: float
-    ) -> None:
-        self.evaluator, self.journal, self.bar = evaluator, journal, bar
-        self.tolerance = tolerance
-        self.outcomes: dict[Intervention, Outcome] = {}
 
-    def run(self, interventions: Iterable[Intervention]) -> None:
-        """Measure what is not known yet, in groups whose tensors fit into memory."""
-        group: dict[Intervention, dict[str, Tensor]] = {}
-        size = 0
-        for intervention in interventions:
-            replacement = self._replacement(intervention)
-            if replacement is None:
-                self.bar.update(self.evaluator.total)
-                continue
-            # written down per layer, so that a crash costs no more than one layer's cells
-            new_layer = any(intervention.layers != other.layers for other in group)
-            if size > GROUP_BYTES or (self.journal is not None and new_layer):
-                self._count(group)
-                group, size = {}, 0
-            group[intervention] = replacement
-            size += sum(t.numel() * t.element_size() for t in replacement.values())
-        self._count(group)
-
-    def _replacement(self, intervention: Intervention) -> dict[str, Tensor] | None:
-        """Tensors of an intervention, or None where its outcome is known without a pass."""
-        known = None if self.journal is None else self.journal.get(intervention)
-        if known is not None:
-            self.outcomes[intervention] = known
-            return None
-        try:
-            return self.evaluator.network.replacement(intervention)
-        except (CheckpointError, InterventionError) as error:
-            self.outcomes[intervention] = str(error)
-            return None
-
-    def _count(self, group: Mapping[Intervention, dict[str, Tensor]]) -> None:
-        """Count for a whole group at once; out of memory, one by one, then give the reason."""
-        if not group:
-            return
-        seen = 0
-        try:
-            for estimates in self.evaluator.count(list(group.values()), self.tolerance):
-                self.outcomes.update(zip(group, estimates, strict=True))
-                now = sum(estimate.examples for estimate in estimates)
-                self.bar.update(now - seen)
-                seen = now
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            self.bar.update(-seen)
-            if len(group) == 1:
-                place = self.evaluator.device_label
-                advice = f"out of memory on {place}, even with one example at a time"
-                self.outcomes.update(dict.fromkeys(group, advice))
-                return
-            for intervention, replacement in group.items():
-                self._count({intervention: replacement})
-            return
-        self.bar.update(len(group) * self.evaluator.total - seen)  # what need not be counted
-        if self.journal is not None:
-            self.journal.add(dict(zip(group, estimates, strict=True)))
+def _seen(outcome: Outcome) -> int:
+    """Test examples that an outcome has needed; a cell that fails needs no more."""
+    return outcome.examples if isinstance(outcome, Estimate) else 0
 
 
 def _record(result: xr.Dataset, cell: Cell, outcome: Outcome) -> None:

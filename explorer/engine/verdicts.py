@@ -1,4 +1,4 @@
-"""Robust or critical: how far the error goes towards chance when a layer is put back."""
+"""Robust, mixed or critical: how far the error goes towards chance when a layer is put back."""
 
 from __future__ import annotations
 
@@ -29,20 +29,21 @@ def damage(sweep: xr.Dataset) -> xr.DataArray:
 
 
 def verdicts(sweep: xr.Dataset, threshold: float = DEFAULT_THRESHOLD) -> xr.DataArray:
-    """Call each layer robust or critical, from all of its epochs.
+    """Call each layer robust, mixed or critical, from all of its epochs.
 
     Parameters
     ----------
     sweep : xarray.Dataset
         As `explorer.sweep` returns it.
     threshold : float
-        A layer is critical when at any epoch the damage is larger; in 0…1.
+        Damage up to which a layer is good enough; in 0…1.
 
     Returns
     -------
     xarray.DataArray
-        (layer) str: ``"critical"``, ``"robust"``, or ``"not known"`` where cells are missing
-        and none of those measured is critical.
+        (layer) str. ``"critical"``: the values of the first epoch do more damage. ``"mixed"``:
+        those would do, but the values of some later epoch would not. ``"robust"``: those of no
+        epoch do more damage. ``"not known"``: too little is measured to say so.
 
     Raises
     ------
@@ -53,14 +54,73 @@ def verdicts(sweep: xr.Dataset, threshold: float = DEFAULT_THRESHOLD) -> xr.Data
     ----------
     The words are those of Zhang, Bengio, Singer, JMLR 23(67), 2022; the threshold is not.
     """
+    share = _checked(sweep, threshold).sortby("epoch")
+    worse = share > threshold
+    first, later = worse.isel(epoch=0), worse.any("epoch")
+    known = share.notnull()
+    words = np.select(
+        [first, later & known.isel(epoch=0), ~later & known.all("epoch")],
+        ["critical", "mixed", "robust"],
+        "not known",
+    )
+    return xr.DataArray(words, dims="layer", coords={"layer": sweep["layer"]}, name="verdict")
+
+
+def recovery(sweep: xr.Dataset, threshold: float = DEFAULT_THRESHOLD) -> xr.DataArray:
+    """Since when each layer is good enough: the first epoch from which on no damage is larger.
+
+    Parameters
+    ----------
+    sweep : xarray.Dataset
+        As `explorer.sweep` returns it.
+    threshold : float
+        Damage up to which a layer is good enough; in 0…1.
+
+    Returns
+    -------
+    xarray.DataArray
+        (layer) float64, an epoch; NaN where the last measured epoch is not good enough, or an
+        epoch in between is not measured.
+
+    Raises
+    ------
+    UsageError
+        The threshold is outside 0…1.
+    """
+    enough = _checked(sweep, threshold).sortby("epoch") <= threshold  # False where not measured
+    from_here = enough.values[:, ::-1].cumprod(1)[:, ::-1]  # (layer, epoch) 1 from recovery on
+    epochs = enough["epoch"].values
+    found = [epochs[row.argmax()] if row.any() else np.nan for row in from_here]
+    return xr.DataArray(
+        np.array(found, float), dims="layer", coords={"layer": sweep["layer"]}, name="recovery"
+    )
+
+
+def not_monotone(sweep: xr.Dataset) -> xr.DataArray:
+    """Tell of each layer whether values of a later epoch are worse than those of an earlier one.
+
+    Parameters
+    ----------
+    sweep : xarray.Dataset
+        As `explorer.sweep` returns it.
+
+    Returns
+    -------
+    xarray.DataArray
+        (layer) bool: True where some 95 % interval lies wholly above that of an earlier epoch.
+    """
+    ordered = sweep.sortby("epoch")
+    best = np.fmin.accumulate(ordered["error_high"].values, 1)  # (layer, epoch) best until then
+    rises = (ordered["error_low"].values > best).any(1)
+    return xr.DataArray(rises, dims="layer", coords={"layer": sweep["layer"]}, name="not_monotone")
+
+
+def _checked(sweep: xr.Dataset, threshold: float) -> xr.DataArray:
+    """Damage of every cell, (layer, epoch), for a threshold that is a fraction."""
     if not 0 <= threshold <= 1:
         raise UsageError(
             f"The threshold is {threshold}.",
             "A fraction from 0 to 1 is needed: 0.1 is a tenth of the way to chance.",
             "Divide a percentage by 100.",
         )
-    share = damage(sweep)
-    critical = (share > threshold).any("epoch")
-    known = share.notnull().all("epoch")
-    words = np.where(critical, "critical", np.where(known, "robust", "not known"))
-    return xr.DataArray(words, dims="layer", coords={"layer": sweep["layer"]}, name="verdict")
+    return damage(sweep)

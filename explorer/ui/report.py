@@ -130,9 +130,10 @@ def _pictures(
 def _rule(final: float, chance: float, unit: Unit) -> str:
     border = final + DEFAULT_THRESHOLD * (chance - final)
     return (
-        f"A layer is called critical when putting it back to some {unit} takes the error more "
-        f"than {tick(DEFAULT_THRESHOLD)} of the way from the final error to chance, here above "
-        f"{percent(border)}; else robust. The paper gives no number; this threshold is ours."
+        f"A layer is called critical when putting it back to the first {unit} takes the error "
+        f"more than {tick(DEFAULT_THRESHOLD)} of the way from the final error to chance, here "
+        f"above {percent(border)}; mixed when only the values of a later {unit} do; else robust. "
+        "The paper gives no number; this threshold is ours."
     )
 
 

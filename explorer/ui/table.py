@@ -57,8 +57,8 @@ def sweep_text(sweep: xr.Dataset, threshold: float = DEFAULT_THRESHOLD) -> str:
         "",
         f"{FRESH}: mean of {sweep.sizes['draw']} fresh draws. {WHOLE_NETWORK}: every layer from "
         f"that {unit}, the learning curve.",
-        f"critical: at some {unit} the error goes more than {threshold:.0%} of the way from the "
-        f"final {final:.1%} to chance, {chance:.1%}.",
+        f"critical: at the first {unit} the error goes more than {threshold:.0%} of the way from "
+        f"the final {final:.1%} to chance, {chance:.1%}; mixed: only at a later {unit}.",
         *_missing(sweep),
     ]
     return "\n".join(lines)

@@ -1,0 +1,105 @@
+"""Many interventions as a stream: what comes when, and what stopping leaves undone."""
+
+from __future__ import annotations
+
+import pytest
+
+import explorer as lx
+from explorer.engine import measuring
+from explorer.engine.estimate import Estimate
+from explorer.engine.evaluator import Evaluator
+from explorer.engine.interventions import reinitialise, rerandomise
+from explorer.engine.measuring import measure
+from explorer.errors import CheckpointError
+from tests import toy
+
+
+@pytest.fixture
+def evaluator(bundled):
+    return Evaluator(bundled, device="cpu", batch_size=600)
+
+
+CELLS = [
+    reinitialise("layer4", 0),
+    reinitialise("layer4", 8),
+    rerandomise("layer4"),
+    reinitialise("layer3", 0),
+]
+
+
+def test_everything_under_way_comes_after_every_slice_and_the_last_is_exact(evaluator):
+    stream = list(measure(evaluator, CELLS))
+    assert [[one.examples for one in some.values()] for some in stream] == [
+        [600] * 4,
+        [1200] * 4,
+        [1800] * 4,
+    ]
+    for intervention, outcome in stream[-1].items():
+        assert outcome == evaluator.result(intervention)
+
+
+def test_by_layer_one_layer_is_finished_before_the_next_is_begun(evaluator):
+    stream = list(measure(evaluator, CELLS, by_layer=True))
+    assert [list(some) for some in stream] == [CELLS[:3]] * 3 + [CELLS[3:]] * 3
+    assert stream[2] | stream[5] == dict(list(measure(evaluator, CELLS))[-1])
+
+
+def test_what_is_not_asked_for_is_not_measured(evaluator, monkeypatch):
+    counted = []
+    original = Evaluator.count
+    monkeypatch.setattr(Evaluator, "count", lambda s, r, t: counted.append(r) or original(s, r, t))
+    stream = measure(evaluator, CELLS, by_layer=True)
+    next(stream)
+    stream.close()
+    assert [len(replacements) for replacements in counted] == [3]
+
+
+def test_an_intervention_without_tensors_gives_its_reason_and_the_others_go_on():
+    stack = lx.open_stack(toy.switch_states(), model=toy.Switch(), layers={"all": ".*"})
+    evaluator = Evaluator(stack, model=toy.Switch(), data=toy.one_hot_examples(), device="cpu")
+    skipped = lx.reinitialise("all", 0), lx.reinitialise("all", 1)
+
+    def broken(intervention):
+        if intervention == skipped[0]:
+            raise CheckpointError("It is gone.", "A file is needed.", "Put it back.")
+        return original(intervention)
+
+    original = evaluator.network.replacement
+    evaluator.network.replacement = broken
+    first, *others = measure(evaluator, skipped)
+    assert first == {skipped[0]: "It is gone.\nA file is needed.\nPut it back."}
+    assert isinstance(others[-1][skipped[1]], Estimate)
+
+
+def test_out_of_memory_in_a_group_is_tried_one_by_one(evaluator, monkeypatch):
+    original = Evaluator.count
+
+    def short_of_memory(self, replacements, tolerance):
+        if len(replacements) > 1 or "layer3.weight" in replacements[0]:
+            raise MemoryError
+        return original(self, replacements, tolerance)
+
+    monkeypatch.setattr(Evaluator, "count", short_of_memory)
+    found = {}
+    for some in measure(evaluator, CELLS):
+        found |= some
+    assert [isinstance(found[cell], Estimate) for cell in CELLS] == [True, True, True, False]
+    assert "out of memory on CPU" in found[CELLS[3]]
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory(evaluator, monkeypatch):
+    def broken(*_arguments):
+        raise RuntimeError("shapes do not fit")
+
+    monkeypatch.setattr(Evaluator, "count", broken)
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        list(measure(evaluator, CELLS))
+
+
+def test_small_groups_give_the_same_outcomes(evaluator, monkeypatch):
+    whole = dict(list(measure(evaluator, CELLS))[-1])
+    monkeypatch.setattr(measuring, "GROUP_BYTES", 1)
+    again = {}
+    for some in measure(evaluator, CELLS):
+        again |= some
+    assert again == whole
