@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from explorer.api import distances
-    from explorer.engine.evaluate import evaluate
+    from explorer.engine.evaluate import evaluate, predictions
     from explorer.engine.interventions import reinitialise, rerandomise
+    from explorer.engine.joint import reset_order
     from explorer.engine.results import open_sweep
     from explorer.engine.sweep import sweep
     from explorer.inventory.manifest import catalog
@@ -30,8 +31,10 @@ __all__ = [
     "evaluate",
     "open_stack",
     "open_sweep",
+    "predictions",
     "reinitialise",
     "rerandomise",
+    "reset_order",
     "sweep",
     "train",
 ]
@@ -43,8 +46,10 @@ _HOMES = {
     "evaluate": "explorer.engine.evaluate",
     "open_stack": "explorer.weights.stack",
     "open_sweep": "explorer.engine.results",
+    "predictions": "explorer.engine.evaluate",
     "reinitialise": "explorer.engine.interventions",
     "rerandomise": "explorer.engine.interventions",
+    "reset_order": "explorer.engine.joint",
     "sweep": "explorer.engine.sweep",
     "train": "explorer.training.train",
 }

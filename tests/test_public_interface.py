@@ -17,8 +17,10 @@ NAMES = {
     "evaluate": "(stack, intervention, *",
     "open_stack": "(source, *, model=None, layers=None, epochs=None, reader=None)",
     "open_sweep": "(source)",
+    "predictions": "(stack, intervention, **options)",
     "reinitialise": "(layers, epoch)",
     "rerandomise": "(layers, draw=0, seed=0)",
+    "reset_order": "(stack, *, epoch=None, threshold=0.1, layers=None, progress=True",
     "sweep": "(stack, *, model=None, data=None, layers=None, epochs=None, draws=3, device='auto', "
     "batch_size=None, seed=0",
     "train": "(name, *, out, device='auto', resume=True",

@@ -98,7 +98,11 @@ def digits_test(name: str) -> LabelledExamples:
     pixels = framed(pixels, shifts, form.side)
     inputs = _normalise(pixels, scaled(split("train")[0], form.scaled))
     return LabelledExamples(
-        inputs, torch.from_numpy(labels), name, _integer_hash(name, pixels, labels)
+        inputs,
+        torch.from_numpy(labels),
+        name,
+        _integer_hash(name, pixels, labels),
+        tuple(map(str, range(CLASSES))),
     )
 
 

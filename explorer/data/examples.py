@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -29,6 +29,8 @@ class LabelledExamples:
     """Name of the dataset."""
     content_hash: str
     """sha256 over inputs and labels, hexadecimal."""
+    class_names: tuple[str, ...] = ()
+    """Name of each label, of texts the text of each token; empty where they have none."""
 
     @property
     def chance_error(self) -> float:
@@ -83,11 +85,13 @@ def spread(count: int, limit: int | None) -> Tensor:
     return torch.arange(limit) * count // limit
 
 
-def examples_of(inputs: Tensor, labels: Tensor, name: str) -> LabelledExamples:
+def examples_of(
+    inputs: Tensor, labels: Tensor, name: str, class_names: tuple[str, ...] = ()
+) -> LabelledExamples:
     """Put inputs and labels that are known to fit together with their hash."""
     digest = hashlib.sha256(inputs.contiguous().numpy().data)
     digest.update(labels.contiguous().numpy().data)
-    return LabelledExamples(inputs, labels, name, digest.hexdigest())
+    return LabelledExamples(inputs, labels, name, digest.hexdigest(), class_names)
 
 
 # --- what users bring ------------------------------------------------------------------------
@@ -142,7 +146,14 @@ def from_dataset(dataset: Any) -> LabelledExamples:
             "Wrap the dataset so that dataset[i] returns (input, label).",
         )
     inputs, labels = ([pair[side] for pair in pairs] for side in (0, 1))
-    return from_arrays(_stacked(inputs, "inputs", name), _stacked(labels, "labels", name), name)
+    found = from_arrays(_stacked(inputs, "inputs", name), _stacked(labels, "labels", name), name)
+    return replace(found, class_names=_class_names(dataset))
+
+
+def _class_names(dataset: Any) -> tuple[str, ...]:
+    """Names of the classes, where a dataset lists them as torchvision's do."""
+    names = getattr(dataset, "classes", ())
+    return tuple(map(str, names)) if isinstance(names, (list, tuple)) else ()
 
 
 def _stacked(items: list[Any], what: str, name: str) -> Tensor:

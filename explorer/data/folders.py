@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -200,7 +200,8 @@ def folder_test(form: FolderForm) -> LabelledExamples:
             f"Up to {most} of them fit into {MEMORY_BUDGET / 2**30:.0f} GiB.",
             f"Write '{form.name},limit={most}' for an evenly spread part of them.",
         )
-    return _held(form, samples, chosen, _scale(form))
+    held = _held(form, samples, chosen, _scale(form))
+    return replace(held, class_names=tuple(classes))
 
 
 def folder_training(

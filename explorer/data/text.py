@@ -129,7 +129,8 @@ def text_test(form: TextForm) -> LabelledExamples:
     tokens = _part(form, test=True)
     count = (len(tokens) - 1) // form.length
     chosen = torch.arange(count if form.limit is None else min(count, form.limit))
-    return examples_of(*windows(tokens, tokens, chosen, form.length), form.name)
+    inputs, labels = windows(tokens, tokens, chosen, form.length)
+    return examples_of(inputs, labels, form.name, form.tokenizer.names)
 
 
 def text_training(form: TextForm, augment: bool, label_noise: float, seed: int) -> TextTraining:

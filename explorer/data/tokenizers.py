@@ -21,6 +21,10 @@ class Tokenizer(Protocol):
     def vocabulary(self) -> int:
         """Number of different tokens."""
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The text that each token stands for."""
+
     def encode(self, text: bytes, where: str) -> Tensor:
         """Tokens of a text, (token,) uint8 or int32; `where` names it in an error."""
 
@@ -30,6 +34,10 @@ class ByteTokenizer:
     """Each byte is a token."""
 
     vocabulary: int = 256
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(map(chr, range(256)))
 
     def encode(self, text: bytes, where: str) -> Tensor:
         # frombuffer refuses an empty buffer
@@ -47,6 +55,10 @@ class CharacterTokenizer:
     def vocabulary(self) -> int:
         return len(self.alphabet)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(map(chr, self.alphabet))
+
     def encode(self, text: bytes, where: str) -> Tensor:
         table = torch.zeros(256, dtype=torch.uint8)
         table[list(self.alphabet)] = torch.arange(len(self.alphabet), dtype=torch.uint8)
@@ -63,6 +75,11 @@ class SentencePieceTokenizer:
     @property
     def vocabulary(self) -> int:
         return int(_processor(self.model).vocab_size())
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        pieces = map(_processor(self.model).id_to_piece, range(self.vocabulary))
+        return tuple(piece.replace("▁", " ") for piece in pieces)  # how it writes a space
 
     def encode(self, text: bytes, where: str) -> Tensor:
         try:

@@ -35,6 +35,8 @@ class _Tally:
     """The intervention, prepared for the examples that float32 decides."""
     labels: int = 0
     """Labels counted so far."""
+    predicted: Tensor | None = None
+    """(label,) int32 predicted labels as far as they are counted; None where nobody asked."""
     sums: list[float] = field(default_factory=lambda: [0.0] * len(COUNTED))
     """What `score` gave, summed over them."""
 
@@ -72,7 +74,10 @@ class Counting:
         self._known: set[int] = set()  # slices for which they are known
 
     def count(
-        self, replacements: Sequence[Mapping[str, Tensor]], tolerance: float
+        self,
+        replacements: Sequence[Mapping[str, Tensor]],
+        tolerance: float,
+        predicted: Sequence[Tensor] = (),
     ) -> Iterator[list[Estimate]]:
         """Yield the estimates of all interventions after each slice.
 
@@ -82,6 +87,8 @@ class Counting:
             Tensor name → its value.
         tolerance : float
             An intervention is left alone when its error is known to ± this fraction.
+        predicted : sequence of Tensor
+            One per replacement, or none: (label,) int32, filled with the predicted labels.
 
         Yields
         ------
@@ -92,6 +99,8 @@ class Counting:
         tallies = [
             self._tally(replacement, low and bool(replacement)) for replacement in replacements
         ]
+        for tally, labels in zip(tallies, predicted, strict=False):
+            tally.predicted = labels
         active, last = list(tallies), self._slices - 1
         for position in range(self._slices):
             self._slice(active, position)
@@ -127,6 +136,9 @@ class Counting:
             for tally, part in zip(some, scores.sum(2).t().tolist(), strict=True):
                 tally.add(part)
                 tally.labels = counted.stop
+            for tally, row in zip(some, logits, strict=True):
+                if tally.predicted is not None:
+                    tally.predicted[counted.start : counted.stop] = row.argmax(1)
             if screened:
                 self._watch(some, logits, counted)
 
@@ -189,6 +201,11 @@ class Counting:
         self._intact[first : first + len(labels)] = logits.argmax(1)
         self._known.add(start)
 
+    @property
+    def intact(self) -> Tensor:
+        """(label,) what the intact network predicts; all are known once anything was counted."""
+        return self._intact
+
     def _score(self, logits: Tensor, chosen: slice | Tensor) -> Tensor:
         return score(logits, self._labels[chosen], self._intact[chosen])
 
@@ -227,6 +244,8 @@ class Counting:
             scores[:, 0] = scores[:, 0].nan_to_num(0.0, 0.0, 0.0)
             before, after = scores.sum(2).unbind(1)
             tally.add((after - before).tolist())
+            if tally.predicted is not None:
+                tally.predicted[examples] = exact.argmax(1).to(tally.predicted.dtype)
 
     def _recount(self, tally: _Tally) -> None:
         """Count in float32 from the start, and go on so."""

@@ -1,4 +1,4 @@
-"""The test error under an intervention, as a stream of partial counts that ends exact."""
+"""The test error under an intervention as a stream that ends exact, and the answers behind it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import nn
 from explorer.engine.estimate import Estimate
 from explorer.engine.evaluator import Evaluator
 from explorer.engine.interventions import BatchNormPolicy, Intervention
-from explorer.engine.provenance import open_journal
+from explorer.engine.provenance import open_journal, provenance_of
 
 
 def evaluate(
@@ -83,3 +83,52 @@ def evaluate(
     if store is not None:
         evaluator.journal = open_journal(store, evaluator)
     return evaluator.estimates(intervention)
+
+
+def predictions(stack: xr.DataTree, intervention: Intervention, **options: Any) -> xr.Dataset:
+    """What the network answers to every test example, before and after an intervention.
+
+    Parameters
+    ----------
+    stack : xarray.DataTree
+        As `explorer.open_stack` returns it.
+    intervention : Intervention
+        As in `evaluate`.
+    **options
+        Passed on to `explorer.engine.evaluator.Evaluator`: model, data, device, batch_size, …
+
+    Returns
+    -------
+    xarray.Dataset
+        ``label``, ``intact`` (answer of the trained network) and ``patched`` (answer under the
+        intervention), class numbers over (example) or (example, position), in the order of the
+        dataset. The attribute ``class_names`` is a list, empty where the classes have no names;
+        the others say what is needed to repeat the answers.
+
+    Raises
+    ------
+    UnknownNameError, StackError, CheckpointError, InterventionError, DataError, UsageError
+        Something does not fit.
+
+    Examples
+    --------
+    >>> import explorer as lx
+    >>> stack = lx.open_stack("fcn3x256-digits")
+    >>> answers = lx.predictions(stack, lx.reinitialise("layer1", epoch=0))
+    >>> int((answers.patched != answers.label).sum())
+    1277
+    """
+    evaluator = Evaluator(stack, **options)
+    found = evaluator.predictions(intervention)
+    dims = ("example", "position")[: found.labels.ndim]
+    variables = {
+        "label": (dims, found.labels, {"long_name": "true class"}),
+        "intact": (dims, found.intact, {"long_name": "answer of the trained network"}),
+        "patched": (dims, found.patched, {"long_name": "answer under the intervention"}),
+    }
+    attrs = {
+        **provenance_of(evaluator),
+        "intervention": str(intervention),
+        "class_names": list(evaluator.class_names),
+    }
+    return xr.Dataset(variables, attrs=attrs)

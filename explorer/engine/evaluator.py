@@ -7,8 +7,10 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import xarray as xr
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from explorer.data.datasets import as_examples, load_training_set
@@ -19,6 +21,7 @@ from explorer.engine.interventions import BatchNormPolicy, Intervention
 from explorer.engine.journal import Journal
 from explorer.engine.memory import TRIAL_BATCH, is_out_of_memory
 from explorer.engine.network import FinalNetwork, plain_float32
+from explorer.engine.predictions import Order, Predictions, Remembered
 from explorer.engine.program import Plan
 from explorer.errors import DataError, UsageError
 
@@ -101,13 +104,16 @@ class Evaluator:
         self.dataset, self.dataset_hash = examples.name, examples.content_hash
         self.chance_error = examples.chance_error
         self.total = examples.labels.numel()
+        self.class_names = examples.class_names
         order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(ORDER_SEED))
+        self._order = Order(order, tuple(examples.labels.shape))
         self._inputs = examples.inputs[order].to(self.network.device)
         self._labels = examples.labels[order].to(self.network.device)
         self._screen, self._memory = screen, memory
         self._counting = self._set_up(batch_size)
         self.journal: Journal | None = None
         self._remembered: dict[Intervention, Estimate] = {}
+        self._predicted = Remembered()
 
     @property
     def tied(self) -> str:
@@ -173,8 +179,46 @@ class Evaluator:
         *_, last = self.estimates(intervention)
         return last
 
+    def predictions(self, intervention: Intervention) -> Predictions:
+        """What the network answers to every example, before and after an intervention.
+
+        No pass through the network is needed where `estimates` has just come to its end.
+
+        Parameters
+        ----------
+        intervention : Intervention
+            Layers ← sources.
+
+        Returns
+        -------
+        Predictions
+            In the order of the dataset, with the labels that are counted as errors or not.
+
+        Raises
+        ------
+        UnknownNameError, CheckpointError, InterventionError, DataError
+            As in `estimates`.
+        """
+        canonical = self.network.canonical(intervention)
+        predicted = self._predicted.get(canonical)
+        if predicted is None:
+            for _ in self._measured(canonical, self.network.replacement(canonical)):
+                pass
+            predicted = self._predicted.get(canonical)
+        assert predicted is not None  # _measured has put it there
+        counted = (self._labels.flatten(), self._counting.intact, predicted)
+        return Predictions(*(self._order.restored(numbers) for numbers in counted))
+
+    def inputs_of(self, examples: Sequence[int]) -> NDArray[Any]:
+        """Inputs (example, …) as the network sees them, of examples numbered as in the dataset."""
+        places = self._order.places(examples).to(self._inputs.device)
+        return np.asarray(self._inputs[places].cpu())
+
     def count(
-        self, replacements: Sequence[Mapping[str, Tensor]], tolerance: float = 0.0
+        self,
+        replacements: Sequence[Mapping[str, Tensor]],
+        tolerance: float = 0.0,
+        predicted: Sequence[Tensor] = (),
     ) -> Iterator[list[Estimate]]:
         """Stream the counts under many interventions at once, sharing what they share.
 
@@ -185,6 +229,9 @@ class Evaluator:
         tolerance : float
             An intervention is left alone when its error is known to ± this fraction; 0 counts
             all examples.
+        predicted : sequence of Tensor
+            One per replacement, or none: (label,) int32 on the device, filled with the predicted
+            labels.
 
         Yields
         ------
@@ -193,7 +240,7 @@ class Evaluator:
             ones are exact.
         """
         while True:
-            stream = self._counting.count(replacements, tolerance)
+            stream = self._counting.count(replacements, tolerance, predicted)
             try:
                 while True:
                     with self._settings():
@@ -210,9 +257,11 @@ class Evaluator:
     def _measured(
         self, canonical: Intervention, replacement: Mapping[str, Tensor]
     ) -> Iterator[Estimate]:
-        for (last,) in self.count([replacement]):
+        predicted = torch.empty(self.total, dtype=torch.int32, device=self._labels.device)
+        for (last,) in self.count([replacement], predicted=[predicted]):
             yield last
         self._remembered[canonical] = last
+        self._predicted.put(canonical, predicted)
         if self.journal is not None and not last.failure:
             self.journal.add({canonical: last})
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,17 @@ def layer_variables(stack: xr.DataTree, layer: str) -> dict[str, xr.DataArray]:
     """Variables of one layer, by their names in the state dict; nothing is read."""
     variables = stack.children[layer].to_dataset(inherit=False).data_vars.values()
     return {str(array.attrs["parameter"]): array for array in variables}
+
+
+def layer_sizes(stack: xr.DataTree) -> dict[str, int]:
+    """Trained numbers of each layer, its buffers left out; no tensor is read."""
+    sizes = {}
+    for layer in layer_names(stack):
+        trained = [a for a in layer_variables(stack, layer).values() if not a.attrs["buffer"]]
+        sizes[layer] = sum(
+            math.prod(n for dim, n in array.sizes.items() if dim != "epoch") for array in trained
+        )
+    return sizes
 
 
 def read_layer(stack: xr.DataTree, layer: str, epoch: int) -> dict[str, Array]:

@@ -1,0 +1,263 @@
+"""How many layers can be reset together: the least harmful first, one more at each step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from tqdm.auto import tqdm
+
+from explorer.engine.estimate import Estimate
+from explorer.engine.evaluator import Evaluator
+from explorer.engine.interventions import Epoch, Intervention, Source
+from explorer.engine.measuring import Outcome, measure
+from explorer.engine.provenance import provenance_of
+from explorer.engine.verdicts import DEFAULT_THRESHOLD
+from explorer.errors import UsageError
+from explorer.weights.stack import epoch_numbers, layer_names, layer_sizes
+
+
+@dataclass(frozen=True)
+class ResetStep:
+    """One layer more that is reset together with those of the steps before."""
+
+    layer: str
+    """The layer that this step adds."""
+    layers: tuple[str, ...]
+    """All layers that are reset now, in the order in which they were added."""
+    error: float
+    """Test error with all of them reset, 0…1; exact."""
+    error_low: float
+    """Lower end of its 95 % interval."""
+    error_high: float
+    """Upper end of its 95 % interval."""
+    parameters_left: int
+    """Trained parameters that are still in place."""
+
+
+@dataclass(frozen=True)
+class ResetOrder:
+    """How far the search has come."""
+
+    steps: tuple[ResetStep, ...]
+    """Steps whose error is within what is allowed."""
+    beyond: ResetStep | None
+    """The step that went beyond it, once it has been found; None if every layer can be reset, or
+    those left cannot be measured."""
+    tried: int
+    """Interventions measured so far."""
+    to_try: int
+    """Interventions that the search needs if it does not end early."""
+    finished: bool
+    """Whether the search has come to its end."""
+    parameters: int
+    """Trained parameters of the layers that may be reset, and of all others."""
+
+
+def find_order(
+    evaluator: Evaluator, sources: Mapping[str, Source], allowed_error: float
+) -> Iterator[ResetOrder]:
+    """Reset layers together, at each step the one that leaves the smallest error.
+
+    To stop, do not ask for the next.
+
+    Parameters
+    ----------
+    evaluator : Evaluator
+        Test set and final network.
+    sources : mapping
+        Layer → what it is reset to; layers that are not named stay.
+    allowed_error : float
+        Test error, 0…1, up to which a step counts.
+
+    Yields
+    ------
+    ResetOrder
+        After each slice of the test examples; the last one is finished. Of two layers that do
+        equally little harm the one with more parameters goes first, then the earlier one.
+
+    Raises
+    ------
+    UsageError
+        No layer may be reset, or none of them can be measured.
+
+    References
+    ----------
+    Joint re-initialisation is in Zhang, Bengio, Singer, JMLR 23(67), 2022; the greedy order is
+    ours, and it need not find the largest set.
+    """
+    if not sources:
+        raise UsageError(
+            "There is no layer to reset.",
+            "At least one layer with a source is needed.",
+            "Leave layers= out to try all of them.",
+        )
+    sizes = layer_sizes(evaluator.network.stack)
+    left = sum(sizes.values())
+    found = ResetOrder((), None, 0, _most(len(sources)), False, left)
+    while len(found.steps) < len(sources) and found.beyond is None:
+        chosen = found.steps[-1].layers if found.steps else ()
+        candidates = {
+            layer: Intervention(tuple((name, sources[name]) for name in (*chosen, layer)))
+            for layer in sources
+            if layer not in chosen
+        }
+        outcomes: dict[Intervention, Outcome] = {}
+        for some in measure(evaluator, candidates.values()):
+            outcomes |= some
+            yield _with_tried(found, sum(map(_is_final, outcomes.values())))
+        harm = _harm(candidates, outcomes)
+        if not harm and found.steps:
+            break  # the layers left cannot be measured
+        layer = _least_harmful(harm, outcomes, sizes)
+        best = harm[layer]
+        kept = found.steps[-1].parameters_left if found.steps else left
+        step = ResetStep(
+            layer,
+            (*chosen, layer),
+            best.error,
+            best.error_low,
+            best.error_high,
+            kept - sizes[layer],
+        )
+        within = best.error <= allowed_error
+        found = ResetOrder(
+            (*found.steps, step) if within else found.steps,
+            None if within else step,
+            found.tried + len(candidates),
+            found.to_try,
+            False,
+            left,
+        )
+    yield ResetOrder(found.steps, found.beyond, found.tried, found.tried, True, left)
+
+
+def reset_order(
+    stack: xr.DataTree,
+    *,
+    epoch: int | None = None,
+    threshold: float = DEFAULT_THRESHOLD,
+    layers: Sequence[str] | None = None,
+    progress: bool = True,
+    **options: Any,
+) -> xr.Dataset:
+    """Reset layers together to an early epoch, the least harmful first, within an allowed error.
+
+    Parameters
+    ----------
+    stack : xarray.DataTree
+        As `explorer.open_stack` returns it.
+    epoch : int, optional
+        Epoch to which the layers are reset; default the first of the stack.
+    threshold : float
+        Share of the way from the final error to chance up to which a step counts; in 0…1.
+    layers : sequence of str, optional
+        Layers that may be reset; default all.
+    progress : bool
+        Show a progress bar.
+    **options
+        Passed on to `explorer.engine.evaluator.Evaluator`: model, data, device, batch_size, …
+
+    Returns
+    -------
+    xarray.Dataset
+        Over ``step``: layer, error, error_low, error_high (95 % Wilson interval),
+        parameters_left (trained parameters still in place) and within (False only for the last
+        step, which went too far). Attributes say what is needed to repeat it.
+
+    Raises
+    ------
+    UnknownNameError, StackError, DataError, UsageError
+        Something does not fit.
+
+    Examples
+    --------
+    >>> import explorer as lx
+    >>> order = lx.reset_order(lx.open_stack("fcn3x256-digits"), progress=False)
+    >>> order["layer"].values[0].item()
+    'layer3'
+    """
+    if not 0 <= threshold <= 1:
+        raise UsageError(
+            f"The threshold is {threshold}.",
+            "A fraction from 0 to 1 is needed: 0.1 is a tenth of the way to chance.",
+            "Divide a percentage by 100.",
+        )
+    epoch = epoch_numbers(stack)[0] if epoch is None else epoch
+    chosen = layer_names(stack) if layers is None else list(layers)
+    evaluator = Evaluator(stack, **options)
+    final, chance = evaluator.result(Intervention(())).error, evaluator.chance_error
+    allowed = final + threshold * (chance - final)
+    sources = dict.fromkeys(chosen, Epoch(epoch))
+    with tqdm(desc="joint resets", unit=" interventions", disable=not progress) as bar:
+        for found in find_order(evaluator, sources, allowed):
+            bar.total = found.to_try
+            bar.update(found.tried - bar.n)
+    attrs = {
+        **provenance_of(evaluator),
+        "epoch": epoch,
+        "threshold": threshold,
+        "final_error": final,
+        "chance_error": chance,
+        "parameters": found.parameters,
+    }
+    return _as_dataset(found, attrs)
+
+
+def _as_dataset(found: ResetOrder, attrs: Mapping[str, Any]) -> xr.Dataset:
+    steps = [*found.steps, *([] if found.beyond is None else [found.beyond])]
+    columns: dict[str, Any] = {
+        name: ("step", np.array([getattr(step, name) for step in steps], dtype))
+        for name, dtype in (
+            ("layer", object),
+            ("error", float),
+            ("error_low", float),
+            ("error_high", float),
+            ("parameters_left", np.int64),
+        )
+    }
+    within = np.arange(len(steps)) < len(found.steps)
+    numbers = {"step": np.arange(1, len(steps) + 1)}
+    return xr.Dataset({**columns, "within": ("step", within)}, numbers, attrs)
+
+
+def _most(layers: int) -> int:
+    return layers * (layers + 1) // 2
+
+
+def _with_tried(found: ResetOrder, more: int) -> ResetOrder:
+    tried = found.tried + more
+    return ResetOrder(found.steps, found.beyond, tried, found.to_try, False, found.parameters)
+
+
+def _is_final(outcome: Outcome) -> bool:
+    return isinstance(outcome, str) or outcome.exact
+
+
+def _harm(
+    candidates: Mapping[str, Intervention], outcomes: Mapping[Intervention, Outcome]
+) -> dict[str, Estimate]:
+    """Layer → counts with it reset as well, of the layers that could be measured."""
+    counted: dict[str, Estimate] = {}
+    for layer, intervention in candidates.items():
+        outcome = outcomes[intervention]
+        if isinstance(outcome, Estimate) and not outcome.failure:
+            counted[layer] = outcome
+    return counted
+
+
+def _least_harmful(
+    harm: Mapping[str, Estimate], outcomes: Mapping[Intervention, Outcome], sizes: Mapping[str, int]
+) -> str:
+    if not harm:
+        reasons = {one if isinstance(one, str) else one.failure for one in outcomes.values()}
+        raise UsageError(
+            f"No layer can be measured: {'; '.join(sorted(reasons))}",
+            "Values that are finite and can be read are needed.",
+            "Choose another epoch or other layers.",
+        )
+    order = list(harm)
+    return min(order, key=lambda name: (harm[name].error, -sizes[name], order.index(name)))

@@ -1,0 +1,162 @@
+"""How many layers can be reset together, against a search by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import explorer as lx
+from explorer.engine.evaluator import Evaluator
+from explorer.engine.interventions import Epoch, FreshDraw
+from explorer.engine.joint import find_order
+from explorer.errors import UnknownNameError, UsageError
+from explorer.weights.stack import layer_sizes
+from tests import toy
+
+
+@pytest.fixture(scope="module")
+def order(bundled):
+    return lx.reset_order(bundled, threshold=1.0, device="cpu", progress=False)
+
+
+def error_of(evaluator, layers, epoch=0):
+    return evaluator.result(lx.reinitialise(layers, epoch)).error
+
+
+def test_every_step_is_the_best_that_there_is_given_those_before(bundled, order):
+    evaluator = Evaluator(bundled, device="cpu")
+    chosen, left = [], ["layer1", "layer2", "layer3", "layer4"]
+    for step in range(4):
+        errors = {layer: error_of(evaluator, [*chosen, layer]) for layer in left}
+        best = min(errors, key=errors.get)
+        assert order["layer"].values[step] == best
+        assert order["error"].values[step] == errors[best]
+        chosen.append(best)
+        left.remove(best)
+
+
+def test_the_last_step_is_the_whole_network_at_that_epoch(bundled, order):
+    sweep = lx.open_sweep("fcn3x256-digits")
+    assert order["error"].values[-1] == pytest.approx(sweep["fullmodel_error"].sel(epoch=0).item())
+
+
+def test_parameters_left_are_those_of_the_layers_that_stay(bundled, order):
+    sizes = layer_sizes(bundled)
+    left = order.attrs["parameters"]
+    assert left == sum(sizes.values()) == 335_114
+    for layer, found in zip(order["layer"].values, order["parameters_left"].values, strict=True):
+        left -= sizes[layer]
+        assert found == left
+    assert left == 0
+
+
+def test_the_search_ends_with_the_step_that_goes_too_far(bundled):
+    found = lx.reset_order(bundled, device="cpu", progress=False)
+    assert found["layer"].values.tolist() == ["layer3", "layer4"]
+    assert found["within"].values.tolist() == [True, False]
+    border = 0.1 * (found.attrs["chance_error"] - found.attrs["final_error"])
+    damage = found["error"].values - found.attrs["final_error"]
+    assert (damage <= border).tolist() == [True, False]
+
+
+def test_layers_that_are_robust_one_by_one_need_not_be_so_together(bundled):
+    """Layer 3 and layer 4 of the bundled network each stand epoch 0, but not both."""
+    evaluator = Evaluator(bundled, device="cpu")
+    border = 0.0294 + 0.1 * (0.878 - 0.0294)
+    assert error_of(evaluator, "layer3") < border
+    assert error_of(evaluator, "layer4") < border
+    assert error_of(evaluator, ["layer3", "layer4"]) > 2 * border
+
+
+def test_only_chosen_layers_and_another_epoch(bundled):
+    found = lx.reset_order(
+        bundled, epoch=8, layers=["layer4", "layer2"], device="cpu", threshold=1.0, progress=False
+    )
+    assert set(found["layer"].values) == {"layer2", "layer4"}
+    assert found.attrs["epoch"] == 8
+    evaluator = Evaluator(bundled, device="cpu")
+    assert found["error"].values[1] == error_of(evaluator, ["layer2", "layer4"], 8)
+
+
+def test_the_search_tells_how_far_it_is_and_stops_when_nobody_asks(bundled, monkeypatch):
+    evaluator = Evaluator(bundled, device="cpu", batch_size=900)
+    sources = {"layer3": Epoch(0), "layer4": FreshDraw()}
+    stream = find_order(evaluator, sources, 1.0)
+    first = next(stream)
+    assert (first.tried, first.to_try, first.finished) == (0, 3, False)
+    *_, last = stream
+    assert (last.tried, last.to_try, last.finished) == (3, 3, True)
+    counted = []
+    original = Evaluator.count
+    monkeypatch.setattr(
+        Evaluator, "count", lambda s, r, t: counted.append(len(r)) or original(s, r, t)
+    )
+    stopped = find_order(evaluator, sources, 1.0)
+    next(stopped)
+    stopped.close()
+    assert counted == [2]
+
+
+class Three(nn.Module):
+    """Three layers of which the first does nothing at any epoch."""
+
+    def __init__(self):
+        super().__init__()
+        self.idle = nn.Linear(3, 3)
+        self.first = nn.Linear(3, 3)
+        self.second = nn.Linear(3, 3, bias=False)
+
+    def forward(self, x):
+        return self.second(self.first(x + 0 * self.idle(x)))
+
+
+def three_states():
+    def state(noise):
+        eye = torch.eye(3)
+        return {
+            "idle.weight": noise * eye,
+            "idle.bias": torch.zeros(3),
+            "first.weight": eye,
+            "first.bias": noise * eye[0],
+            "second.weight": eye,
+        }
+
+    return [state(5.0), state(0.0)]
+
+
+def toy_order(states, **options):
+    stack = lx.open_stack(states, model=Three(), layers="fine")
+    data = toy.one_hot_examples()
+    return lx.reset_order(stack, model=Three(), data=data, device="cpu", progress=False, **options)
+
+
+def test_of_equal_harm_the_larger_layer_goes_first():
+    found = toy_order(three_states())
+    assert found["layer"].values.tolist() == ["idle", "second", "first"]
+    assert found["parameters_left"].values.tolist() == [21, 12, 0]
+    assert found["within"].values.tolist() == [True, True, False]
+
+
+def test_a_layer_that_cannot_be_measured_is_left_out_and_alone_it_is_an_error():
+    states = three_states()
+    states[0]["second.weight"] = torch.full((3, 3), float("nan"))
+    found = toy_order(states, threshold=1.0, layers=["second", "idle"])
+    assert found["layer"].values.tolist() == ["idle"]
+    assert found["within"].values.tolist() == [True]
+    with pytest.raises(UsageError, match=r"No layer can be measured: NaN(.|\n)*another epoch"):
+        toy_order(states, layers=["second"])
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "match"),
+    [
+        ({"threshold": 10}, UsageError, r"threshold is 10(.|\n)*Divide a percentage"),
+        ({"layers": []}, UsageError, r"no layer to reset(.|\n)*Leave layers= out"),
+        ({"layers": ["layre1"]}, UnknownNameError, "Did you mean 'layer1'"),
+        ({"epoch": 7}, UnknownNameError, "no epoch 7"),
+    ],
+)
+def test_what_is_not_there_is_refused(bundled, options, error, match):
+    with pytest.raises(error, match=match):
+        lx.reset_order(bundled, device="cpu", progress=False, **options)
