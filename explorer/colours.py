@@ -6,13 +6,22 @@ Pure functions without any drawing library; heatmaps, tables and reports share t
 from __future__ import annotations
 
 Ramp = tuple[tuple[int, int, int], ...]
-"""Colours at equal steps, from low to high; luminance falls throughout, so it reads in grey."""
+"""Colours at equal steps, from low to high."""
 
 REDS: Ramp = ((255, 255, 255), (253, 212, 194), (251, 106, 74), (190, 22, 28), (88, 0, 13))
-"""White to dark red, the paper's colours for the error."""
+"""White to dark red, the paper's colours for the error; luminance falls, so it reads in grey."""
 
 BLUES: Ramp = ((255, 255, 255), (204, 224, 241), (107, 174, 214), (24, 100, 170), (8, 37, 87))
 """White to dark blue, for distances."""
+
+BLUE_TO_RED: Ramp = (
+    (20, 82, 150),
+    (82, 156, 206),
+    (255, 255, 255),
+    (251, 106, 74),
+    (88, 0, 13),
+)
+"""Blue below, white in the middle, red above: told apart with any kind of colour vision."""
 
 
 def shade(ramp: Ramp, share: float) -> str:

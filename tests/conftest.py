@@ -38,3 +38,11 @@ def copied(tmp_path):
 def switch():
     """Return a hand-computable stack of three epochs."""
     return open_stack(toy.switch_states(), model=toy.Switch())
+
+
+@pytest.fixture
+def on_bench(monkeypatch, tmp_path):
+    """Return a function that puts an explorer of the tiny stack on the bench."""
+    from tests.bench import workbench  # bokeh and ipywidgets, which few tests need
+
+    yield from workbench(monkeypatch, tmp_path)

@@ -7,7 +7,7 @@ on 10 of them, guessing on 90. The numbers are made up, so that each can be told
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,9 +67,81 @@ class ScriptedEvaluator:
         self.answer = answer
         self.asked: list[str] = []
 
+    class_names = ("zero", "<one>", "two")
+
     def estimates(self, intervention: Intervention) -> Iterator[Counted]:
         self.asked.append(str(intervention))
         return self.answer(intervention)
+
+    def predictions(self, _intervention: Intervention) -> Answers:
+        return ANSWERS
+
+    def inputs_of(self, examples: Sequence[int]) -> np.ndarray:
+        return np.stack([np.full((1, 2, 2), float(number)) for number in examples])
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Predictions; see `explorer.engine.predictions.Predictions`."""
+
+    labels: np.ndarray
+    intact: np.ndarray
+    patched: np.ndarray
+
+
+ANSWERS = Answers(
+    labels=np.array([0, 0, 1, 1, 2, 2]),
+    intact=np.array([0, 0, 1, 2, 2, 0]),
+    patched=np.array([0, 1, 2, 1, 2, 1]),
+)
+"""Examples 1 and 2 turn wrong, example 3 turns right, example 5 is wrong in another way."""
+
+
+def measure_many(
+    evaluator: ScriptedEvaluator, interventions: Sequence[Intervention]
+) -> Iterator[dict[Intervention, Counted]]:
+    """One layer after another, all its interventions at once; see `explorer.engine.measuring`."""
+    by_layer: dict[tuple[str, ...], list[Intervention]] = {}
+    for intervention in interventions:
+        by_layer.setdefault(intervention.layers, []).append(intervention)
+    for group in by_layer.values():
+        for counts in zip(*(evaluator.estimates(one) for one in group), strict=True):
+            yield dict(zip(group, counts, strict=True))
+
+
+@dataclass(frozen=True)
+class OrderStep:
+    """See `explorer.engine.joint.ResetStep`."""
+
+    layer: str
+    layers: tuple[str, ...]
+    error: float
+    parameters_left: int
+    error_low: float = 0.0
+    error_high: float = 1.0
+
+
+@dataclass(frozen=True)
+class Order:
+    """See `explorer.engine.joint.ResetOrder`."""
+
+    steps: tuple[OrderStep, ...]
+    beyond: OrderStep | None
+    tried: int
+    to_try: int
+    finished: bool
+    parameters: int = 8
+
+
+def find_order(
+    _evaluator: ScriptedEvaluator, _sources: Mapping[str, object], _allowed_error: float
+) -> Iterator[Order]:
+    """`second` can be put back, `first` cannot as well."""
+    yield Order((), None, 1, 3, finished=False)
+    second = OrderStep("second", ("second",), 0.12, 4)
+    yield Order((second,), None, 2, 3, finished=False)
+    first = OrderStep("<first>", ("second", "<first>"), 0.9, 0)
+    yield Order((second,), first, 3, 3, finished=True)
 
 
 def at_once(_intervention: Intervention) -> Iterator[Counted]:
@@ -96,22 +168,27 @@ class Gate:
             self.left.set()
 
 
-def stack(content_hash: str = "c0ffee", unit: Unit = "epoch") -> xr.DataTree:
+def stack(
+    content_hash: str = "c0ffee",
+    unit: Unit = "epoch",
+    name: str = "tiny",
+    layers: Sequence[str] = LAYERS,
+) -> xr.DataTree:
     """A stack as `explorer.open_stack` returns it."""
     rng = np.random.default_rng(0)
     children = {}
-    for layer in LAYERS:
+    for layer in layers:
         values = rng.standard_normal((len(EPOCHS), 2, 2)).astype(np.float32)
         attrs = {"parameter": f"{layer}.weight", "buffer": False, "fan_in": 2}
         variable = xr.Variable(("epoch", "weight_0", "weight_1"), values, attrs)
         children[layer] = xr.DataTree(xr.Dataset({"weight": variable}))
     attrs = {
-        "name": "tiny",
+        "name": name,
         "title": "Tiny <b>network</b>",
         "family": "",
         "sizes": {},
         "dataset": "",
-        "layers": list(LAYERS),
+        "layers": list(layers),
         "content_hash": content_hash,
         "checkpoint_unit": unit,
     }
@@ -167,8 +244,11 @@ def large(small: xr.Dataset) -> xr.Dataset:
     return many.assign_coords(layer=layers, epoch=epochs)
 
 
-def distances() -> xr.Dataset:
+def distances(layers: Sequence[str] = LAYERS) -> xr.Dataset:
     """Distances as `explorer.distances` returns them."""
+    if len(layers) != len(LAYERS):
+        many = distances().isel(layer=[at % len(LAYERS) for at in range(len(layers))])
+        return many.assign_coords(layer=list(layers))
     moved = np.array([[0.0, 0.5, 1.0], [0.0, 2.0, 4.0]])
     fresh = np.array([[2.0, 4.0], [1.0, 1.0]])
     measures = ("l1", "l2", "l2_per_sqrt_m", "l2_per_sqrt_fan_in", "l2_relative", "linf", "cosine")

@@ -10,13 +10,20 @@ from bokeh.events import DoubleTap, Tap
 from bokeh.models import FixedTicker
 from bokeh.models.glyphs import Text
 
-from explorer.colours import BLUES, REDS, contrast, ink, palette, shade
-from explorer.ui.grid import Cell, Choice, Grid, steps, unit_of
-from explorer.ui.painting import distance_columns, error_columns, error_scale
+from explorer.colours import BLUE_TO_RED, BLUES, REDS, contrast, ink, palette, shade
+from explorer.ui.curves import Curve, ProfileView, RelationView
+from explorer.ui.grid import Cell, Grid, unit_of
+from explorer.ui.painting import (
+    difference_scale,
+    distance_columns,
+    error_columns,
+    error_scale,
+)
+from explorer.ui.relations import profile, relation
 from explorer.ui.report import grid_of
-from explorer.ui.results import NOT_MEASURED, blank, fail, from_sweep, read, record
+from explorer.ui.results import NOT_MEASURED, Reading, blank, fail, from_sweep, read, record
 from explorer.ui.table import sweep_html, sweep_text
-from explorer.ui.views import Curve, Heatmap
+from explorer.ui.views import Heatmap
 from explorer.ui.wording import (
     MEASURES,
     complaint,
@@ -24,12 +31,16 @@ from explorer.ui.wording import (
     error_tip,
     how_to,
     percent,
+    short_difference,
     short_number,
     short_percent,
+    spoken,
+    time_left,
 )
 from tests.fakes import EPOCHS, GRID, LAYERS, Counted, distances, sweep
 
 SCALE = error_scale(0.1, 0.9)
+SIDEWAYS = Grid(LAYERS, EPOCHS, 2, sideways=True)
 
 
 def painted(results, cell):
@@ -42,8 +53,28 @@ def painted(results, cell):
 
 
 def test_the_first_layer_is_on_top_and_fresh_draws_stand_first():
-    assert GRID.y("first") < GRID.y("second") < GRID.y(None)
-    assert GRID.x(None) < GRID.x(0) < GRID.x(1) < GRID.x(5)
+    rows = [GRID.place(Cell(layer, 0))[1] for layer in GRID.rows]
+    columns = [GRID.place(Cell("first", epoch))[0] for epoch in (None, *EPOCHS)]
+    assert rows == sorted(rows) == [0, 1, 2.3]
+    assert columns == sorted(columns) == [-1.3, 0, 1, 2]
+
+
+def test_sideways_layers_run_from_left_to_right_and_sources_downwards():
+    assert SIDEWAYS.place(Cell("second", 0)) == (1.0, 0.0)
+    assert SIDEWAYS.place(Cell("first", None)) == (0.0, -1.3)
+    assert SIDEWAYS.place(Cell(None, 5)) == (2.3, 2.0)
+
+
+@pytest.mark.parametrize("grid", [GRID, SIDEWAYS])
+def test_the_table_has_every_cell_once_where_the_picture_has_it(grid):
+    table = grid.table
+    cells = [cell for line in table for cell in line if cell is not None]
+    assert sorted(map(str, cells)) == sorted(map(str, grid.cells))
+    for line in table:
+        along = [grid.place(cell) for cell in line if cell is not None]
+        assert len({y for _, y in along}) == 1
+        assert [x for x, _ in along] == sorted(x for x, _ in along)
+    assert sum(cell is None for line in table for cell in line) == 1
 
 
 def test_the_whole_network_has_no_fresh_draws():
@@ -51,9 +82,11 @@ def test_the_whole_network_has_no_fresh_draws():
     assert len(GRID.cells) == len(LAYERS) * (1 + len(EPOCHS)) + len(EPOCHS)
 
 
-def test_every_cell_is_found_at_its_own_place():
-    for cell in GRID.cells:
-        assert GRID.cell_at(GRID.x(cell.epoch) + 0.4, GRID.y(cell.layer) - 0.4) == cell
+@pytest.mark.parametrize("grid", [GRID, SIDEWAYS])
+def test_every_cell_is_found_at_its_own_place(grid):
+    for cell in grid.cells:
+        x, y = grid.place(cell)
+        assert grid.cell_at(x + 0.4, y - 0.4) == cell
 
 
 @pytest.mark.parametrize(
@@ -65,20 +98,6 @@ def test_every_cell_is_found_at_its_own_place():
 )
 def test_a_place_outside_or_between_the_cells_is_no_cell(x, y):
     assert GRID.cell_at(x, y) is None
-
-
-def test_a_choice_says_what_is_evaluated():
-    def asked(choice):
-        return [(str(step.intervention), step.draw) for step in steps(choice, GRID, seed=7)]
-
-    assert asked(Choice(Cell("first", 0))) == [("first ← epoch 0", None)]
-    both = "first ← epoch 1, second ← epoch 1"
-    assert asked(Choice(Cell(None, 1))) == [(both, None)]
-    every = [("first ← fresh draw 0", 0), ("first ← fresh draw 1", 1)]
-    assert asked(Choice(Cell("first", None))) == every
-    assert asked(Choice(Cell("first", None), draw=1)) == every[1:]
-    (step,) = steps(Choice(Cell("first", None), draw=1), GRID, seed=7)
-    assert step.intervention.changes[0][1].seed == 7
 
 
 def test_checkpoints_that_count_steps_are_called_steps():
@@ -184,6 +203,42 @@ def test_the_final_error_is_white_and_chance_is_darkest():
     assert SCALE.share(0.99) == 1
 
 
+def test_differences_are_white_at_the_final_error_and_blue_only_below_it():
+    scale = difference_scale(0.1, 0.9, lowest=0.07)
+    assert scale.colour(0.1) == "#ffffff"
+    assert scale.colour(0.9) == "#58000d"
+    assert scale.colour(0.07) == scale.colour(0.0) == "#145296"
+    assert [label for _, label in scale.ticks] == ["better −3.0", "trained 10\u00a0%", "chance +80"]
+
+
+def test_noise_below_the_final_error_stays_pale():
+    scale = difference_scale(0.1, 0.9, lowest=0.0999)
+    assert contrast(scale.colour(0.0999), "#ffffff") < 1.1
+
+
+def test_a_cell_of_differences_shows_its_sign():
+    columns = error_columns(from_sweep(sweep(), GRID), GRID, difference_scale(0.1, 0.9, 0.1))
+    texts = dict(zip(columns["where"], columns["text"], strict=True))
+    assert texts["first ← epoch 0"] == "+60"
+    assert texts["second ← epoch 1"] == "+5.0"
+    assert texts["second ← epoch 5"] == "0"
+    assert short_difference(-0.003) == "−0.3"
+
+
+def test_the_hover_text_of_an_error_has_its_loss_and_distance():
+    results = from_sweep(sweep(), GRID)
+    columns = error_columns(results, GRID, SCALE, distances(), "l2")
+    tips = dict(zip(columns["where"], columns["tip"], strict=True))
+    assert "loss 0.6 nats" in tips["second ← epoch 0"]
+    assert tips["second ← epoch 1"].endswith("L2 from the start: 4")
+    assert "from the start" not in tips["fullmodel ← epoch 0"]
+    broken = distances()
+    broken["reason"].loc["second", 1] = "altered"
+    columns = error_columns(results, GRID, SCALE, broken, "l2")
+    tips = dict(zip(columns["where"], columns["tip"], strict=True))
+    assert tips["second ← epoch 1"].endswith("distance: altered")
+
+
 def test_the_scale_spans_everything_while_the_final_error_is_unknown():
     scale = error_scale(math.nan, math.nan)
     assert (scale.low, scale.high) == (0.0, 1.0)
@@ -198,7 +253,7 @@ def test_colours_differ_in_lightness_so_that_they_need_not_be_told_apart_by_hue(
     assert against_white[-1] > 12
 
 
-@pytest.mark.parametrize("ramp", [REDS, BLUES])
+@pytest.mark.parametrize("ramp", [REDS, BLUES, BLUE_TO_RED])
 def test_numbers_stand_out_from_their_cell(ramp):
     assert min(contrast(colour, ink(colour)) for colour in palette(ramp)) >= 4.3
 
@@ -290,15 +345,24 @@ def test_only_what_changed_is_sent_and_with_python_integers(monkeypatch):
 
 def test_a_mark_is_put_around_one_cell_and_taken_away():
     heatmap = Heatmap(GRID, REDS, "errors")
-    heatmap.mark(Cell("second", 5))
+    heatmap.mark([Cell("second", 5)])
     assert heatmap.marked == ([2.0], [1.0])
-    heatmap.mark(None)
+    heatmap.mark([])
     assert heatmap.marked == ([], [])
+
+
+def test_the_cursor_is_marked_in_another_way_when_it_stands_beside_the_chosen_cells():
+    heatmap = Heatmap(GRID, REDS, "errors")
+    heatmap.mark([Cell("first", 0), Cell("second", 1)], Cell("second", 5))
+    assert heatmap.marked == ([0.0, 1.0], [0.0, 1.0])
+    assert dict(heatmap._cursor.data) == {"x": [2.0], "y": [1.0]}
+    heatmap.mark([Cell("second", 5)], Cell("second", 5))
+    assert dict(heatmap._cursor.data) == {"x": [], "y": []}
 
 
 def test_the_whole_network_is_not_marked_where_it_has_no_cells():
     heatmap = Heatmap(GRID, BLUES, "distances", whole_network=False)
-    heatmap.mark(Cell(None, 5))
+    heatmap.mark([Cell(None, 5)])
     assert heatmap.marked == ([], [])
 
 
@@ -306,9 +370,20 @@ def test_the_whole_network_is_not_marked_where_it_has_no_cells():
 def test_a_click_is_heard_also_when_it_follows_another_at_once(event):
     heatmap = Heatmap(GRID, REDS, "errors")
     heard = []
-    heatmap.on_tap(lambda x, y: heard.append((x, y)))
-    heatmap.figure._trigger_event(event(heatmap.figure, sx=1, sy=1, x=0.2, y=0.1))
-    assert heard == [(0.2, 0.1)]
+    heatmap.on_tap(lambda *place: heard.append(place))
+    for held in (None, {"shift": False, "ctrl": False, "alt": False}, {"ctrl": True}):
+        tap = event(heatmap.figure, sx=1, sy=1, x=0.2, y=0.1, modifiers=held)
+        heatmap.figure._trigger_event(tap)
+    assert heard == [(0.2, 0.1, False), (0.2, 0.1, False), (0.2, 0.1, True)]
+
+
+def test_other_colours_come_with_another_scale():
+    heatmap = Heatmap(GRID, REDS, "errors")
+    results = from_sweep(sweep(), GRID)
+    for scale in (SCALE, difference_scale(0.1, 0.9, 0.1), SCALE):
+        heatmap.paint(error_columns(results, GRID, scale), scale)
+        assert heatmap._mapper.palette == palette(scale.ramp)
+        assert heatmap._bar.ticker.ticks[-1] == 1.0
 
 
 def test_axes_name_layers_and_epochs_as_they_are_spaced_in_the_stack():
@@ -318,6 +393,12 @@ def test_axes_name_layers_and_epochs_as_they_are_spaced_in_the_stack():
     rows = heatmap.figure.yaxis[0].major_label_overrides
     assert list(rows.values()) == ["first", "second", "fullmodel"]
     assert heatmap.figure.y_range.start > heatmap.figure.y_range.end
+
+
+def test_sideways_the_axes_change_places():
+    figure = Heatmap(SIDEWAYS, REDS, "errors").figure
+    assert list(figure.xaxis[0].major_label_overrides.values()) == ["first", "second", "fullmodel"]
+    assert list(figure.yaxis[0].major_label_overrides.values()) == ["ReRnd", "0", "1", "5"]
 
 
 def test_many_epochs_get_fewer_labels_and_no_numbers():
@@ -368,3 +449,89 @@ def test_the_labels_of_both_lines_keep_clear_of_each_other_and_of_the_edge(final
     labels = (curve._intact_label, curve._chance_label)
     assert tuple(label.text_baseline for label in labels) == places
     assert all(label.y_offset == (2 if label.text_baseline == "bottom" else -2) for label in labels)
+
+
+def test_the_profile_shows_a_layer_its_draws_and_since_when_it_is_good_enough():
+    view = ProfileView(GRID, "profile")
+    results = from_sweep(sweep(), GRID)
+    view.show(profile(results, GRID, "first", 0.1), 0.1, 0.9, 0.1)
+    assert view.figure.title.text == "first: critical\ngood enough from epoch 5 on"
+    assert view._line.data["error"] == [0.7, 0.3, 0.1]
+    assert view._line.data["low"] == pytest.approx([0.65, 0.25, 0.05])
+    assert view._draws.data["error"] == [0.8, 0.9]
+    assert view._draws.data["x"] == [-1.3, -1.3]
+    assert view._enough.location == pytest.approx(0.18)
+    assert view._since.location == 1.5
+    view.show(profile(results, GRID, "second", 0.2), 0.1, 0.9, 0.2)
+    assert view.figure.title.text == "second: robust\ngood enough from the start on"
+
+
+def test_a_profile_of_nothing_measured_is_empty_and_says_so():
+    found = profile(blank(GRID, {}), GRID, "first", 0.1)
+    assert found.title == "first: not known\n "
+    assert found.line["x"] == found.draws["x"] == []
+    assert found.good_from is None
+    view = ProfileView(GRID, "profile")
+    view.show(found, math.nan, math.nan, 0.1)
+    assert not any(line.visible for line in (view._intact, view._enough, view._since))
+
+
+def test_a_layer_whose_error_rises_again_is_not_monotone():
+    results = from_sweep(sweep(), GRID)
+    record(results, Cell("second", 1), None, Counted(100, 60))
+    assert "not monotone" in profile(results, GRID, "second", 0.5).title
+
+
+def test_distance_and_error_are_set_against_each_other():
+    found = relation(from_sweep(sweep(), GRID), distances(), GRID, "l2")
+    points = list(zip(found.points["layer"], found.points["x"], found.points["y"], strict=True))
+    assert points == [
+        ("first", 2.0, 0.7),
+        ("first", 6.0, pytest.approx(0.85)),
+        ("second", 8.0, 0.2),
+        ("second", 2.0, pytest.approx(0.7)),
+    ]
+    assert found.title.endswith("Too few layers are measured to say.")
+
+
+def test_the_rank_correlation_is_that_of_the_layers_own_values():
+    grid = Grid(("a", "b", "c"), (0, 5), 0)
+    results = blank(grid, {"examples": 100})
+    moved = distances().isel(epoch=[0, 2], layer=[0, 1, 1]).assign_coords(layer=list("abc"))
+    moved["l2"].loc[{"epoch": 5}] = [1.0, 2.0, 3.0]
+    for layer, errors in zip("abc", (90, 50, 10), strict=True):
+        record(results, grid.cell(layer, 0), None, Counted(100, errors))
+    found = relation(results, moved, grid, "l2")
+    assert found.title.endswith("Rank correlation over 3 layers: -1.00")
+
+
+def test_a_click_near_a_point_chooses_its_layer_and_one_elsewhere_none():
+    view = RelationView("relation")
+    heard = []
+    view.on_tap(heard.append)
+    view.show(relation(from_sweep(sweep(), GRID), distances(), GRID, "l2"), "L2")
+    for x, y in ((2.1, 0.71), (7.9, 0.2), (5.0, 0.5), (None, None)):
+        view.figure._trigger_event(Tap(view.figure, sx=1, sy=1, x=x, y=y))
+    assert heard == ["first", "second"]
+    view.mark("second")
+    assert dict(view._marked.data) == {"x": [8.0, 2.0], "y": [0.2, pytest.approx(0.7)]}
+
+
+@pytest.mark.parametrize(
+    ("reading", "words"),
+    [
+        (Reading("measured", 0.379), "layer1, epoch 0, error 38\u00a0%, critical"),
+        (Reading("estimated", 0.379), "layer1, epoch 0, error about 38\u00a0%, critical"),
+        (Reading("missing", math.nan), "layer1, epoch 0, not measured, critical"),
+        (Reading("failed", math.nan), "layer1, epoch 0, failed, critical"),
+    ],
+)
+def test_every_cell_has_a_spoken_name(reading, words):
+    assert spoken(Cell("layer1", 0), reading, "critical") == words
+
+
+def test_the_time_left_is_said_roughly():
+    assert time_left(12.3) == "about 12\u00a0s left"
+    assert time_left(0.1) == "about 1\u00a0s left"
+    assert time_left(200) == "about 3\u00a0min left"
+    assert time_left(math.nan) == "time left not known yet"

@@ -2,109 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import logging
+import re
 import subprocess
 import sys
 import threading
 import time
-from html.parser import HTMLParser
-from types import SimpleNamespace
 
 import pytest
 from bokeh.events import DoubleTap, Tap
-from bokeh.models import ColumnDataSource
-from bokeh.plotting import figure
 
-from explorer.errors import CheckpointError, UnknownNameError
-from explorer.ui import background, session
-from explorer.ui.live import LiveBokeh, prepare_page
+from explorer.errors import CheckpointError, UnknownNameError, UsageError
+from explorer.ui import background, exploration, widget
+from explorer.ui.selection import steps
 from explorer.ui.widget import Explorer
 from tests import fakes
+from tests.bench import PATIENCE, text_of
 from tests.fakes import Counted, Gate, ScriptedEvaluator, at_once
-
-PATIENCE = 20
-"""Seconds that a condition may take on a slow machine."""
-
-
-class TextOnly(HTMLParser):
-    def __init__(self):
-        super().__init__()
-        self.text = ""
-
-    def handle_data(self, data):
-        self.text += data
-
-
-def text_of(html):
-    parser = TextOnly()
-    parser.feed(html)
-    return parser.text.replace("\u00a0", " ")
-
-
-class Bench:
-    """An explorer on the workbench: its evaluator is scripted, its clicks are sent by hand."""
-
-    def __init__(self, explorer, evaluator):
-        self.explorer = explorer
-        self.evaluator = evaluator
-
-    def tap(self, x, y, view="_errors", event=Tap):
-        plot = getattr(self.explorer, view).figure
-        plot._trigger_event(event(plot, sx=1, sy=1, x=x, y=y))
-
-    def wait(self):
-        assert self.explorer._session.wait_until_idle(PATIENCE)
-
-    def eventually(self, condition):
-        deadline = time.monotonic() + PATIENCE
-        while not condition():
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-
-    @property
-    def status(self):
-        return text_of(self.explorer._status.text)
-
-    @property
-    def alert(self):
-        return text_of(self.explorer._status.alert)
-
-    @property
-    def curve(self):
-        return self.explorer._curve.figure.title.text
-
-    def error(self, layer, epoch):
-        return float(self.explorer.results["error"].loc[layer, epoch])
-
-    def in_cell(self, cell):
-        shown = self.explorer._errors._cells.data
-        return shown["text"][shown["where"].index(cell)]
-
-
-@pytest.fixture
-def on_bench(monkeypatch, tmp_path):
-    """Return a function that puts an explorer of the tiny stack on the bench."""
-    path = tmp_path / "sweep.nc"
-    fakes.sweep().to_netcdf(path, engine="h5netcdf")
-    monkeypatch.setattr(session, "bundled_sweep", lambda _name: path)
-    monkeypatch.setattr(background, "measure_distances", lambda _s, **_options: fakes.distances())
-    opened = []
-
-    def put(answer=at_once, *, stack=None, opened_by=None, **options):
-        evaluator = ScriptedEvaluator(answer)
-        opens = opened_by or (lambda _s, **_options: evaluator)
-        monkeypatch.setattr(background, "open_evaluator", opens)
-        bench = Bench(Explorer(stack or fakes.stack(), **options), evaluator)
-        opened.append(bench.explorer)
-        if opened_by is None:
-            bench.eventually(lambda: bench.explorer._session.distances is not None)
-            bench.wait()
-        return bench
-
-    yield put
-    for explorer in opened:
-        explorer.close()
 
 
 def test_the_first_picture_needs_neither_torch_nor_numba():
@@ -139,18 +53,18 @@ def test_a_click_measures_the_cell_and_shows_it_everywhere(on_bench):
     assert bench.status == (
         "second ← epoch 1: test error 42.0 % (95 % interval 41.0–43.0 %), 100 of 100 examples, CPU"
     )
-    assert bench.explorer._errors.marked == bench.explorer._moved.marked == ([1.0], [1.0])
-    assert bench.explorer._controls.layer.label == "second"
-    assert bench.explorer._controls.source.label == "epoch 1"
+    assert bench.pictures.errors.marked == bench.pictures.moved.marked == ([1.0], [1.0])
+    assert bench.controls.layer.label == "second"
+    assert bench.controls.source.label == "epoch 1"
     assert bench.alert == ""
 
 
 def test_a_click_on_the_distances_does_the_same(on_bench):
     bench = on_bench()
-    bench.tap(2, 1, view="_moved")
+    bench.tap(2, 1, view="moved")
     bench.wait()
     assert bench.evaluator.asked == ["second ← epoch 5"]
-    assert bench.explorer._errors.marked == ([2.0], [1.0])
+    assert bench.pictures.errors.marked == ([2.0], [1.0])
 
 
 @pytest.mark.parametrize("second", [Tap, DoubleTap])
@@ -177,12 +91,12 @@ def test_a_click_on_the_whole_network_puts_every_layer_back(on_bench):
     bench.wait()
     assert bench.evaluator.asked == ["first ← epoch 0, second ← epoch 0"]
     assert float(bench.explorer.results["fullmodel_error"].loc[0]) == 0.42
-    assert bench.explorer._moved.marked == ([], [])
+    assert bench.pictures.moved.marked == ([], [])
 
 
 @pytest.mark.parametrize(
     ("x", "y", "view"),
-    [(-9, 0, "_errors"), (0, 99, "_moved"), (None, None, "_errors"), (-1.3, 2.3, "_errors")],
+    [(-9, 0, "errors"), (0, 99, "moved"), (None, None, "errors"), (-1.3, 2.3, "errors")],
 )
 def test_a_click_beside_the_cells_changes_nothing(on_bench, x, y, view):
     bench = on_bench()
@@ -218,39 +132,44 @@ def test_stop_ends_a_run_at_once_and_keeps_what_was_measured_before(on_bench):
     bench.tap(0, 0)
     assert gate.reached.wait(PATIENCE)
     started = time.monotonic()
-    bench.explorer._controls.stop.click()
+    bench.controls.stop.click()
     assert time.monotonic() - started < 0.5
-    assert bench.status == "Stopped. first ← epoch 0 keeps what was measured before."
+    assert bench.status == "Stopped. What was measured so far is kept."
     gate.opened.set()
     bench.wait()
     assert gate.left.is_set()
     assert bench.error("first", 0) == 0.7
     assert bench.status.startswith("Stopped.")
-    bench.explorer._controls.stop.click()
+    bench.controls.stop.click()
     assert bench.status == "Nothing is running."
 
 
 def test_the_menus_and_compute_do_the_same_as_a_click(on_bench):
     bench = on_bench()
-    bench.explorer._controls.layer.index = 1
+    bench.controls.layer.index = 1
     assert bench.evaluator.asked == []
     assert bench.status.startswith("second ← epoch 0: test error 20.0 %, 95 % interval 15.0")
-    assert bench.explorer._errors.marked == ([0.0], [1.0])
-    bench.explorer._controls.source.index = 1
-    bench.explorer._controls.compute.click()
+    assert bench.pictures.errors.marked == ([0.0], [1.0])
+    bench.controls.source.index = 1
+    bench.controls.compute.click()
     bench.wait()
     assert bench.evaluator.asked == ["second ← fresh draw 0"]
     assert bench.status.startswith("second ← fresh draw 0: test error 42.0 %")
     assert bench.explorer.results["rerandomized_error"].loc["second"].values[0] == 0.42
 
 
-def test_the_menus_say_when_there_is_nothing_to_compute(on_bench):
+def test_the_whole_network_can_be_drawn_anew_though_it_has_no_cell_for_that(on_bench):
     bench = on_bench()
-    bench.explorer._controls.layer.index = 2
-    bench.explorer._controls.source.index = 0
-    bench.explorer._controls.compute.click()
-    assert bench.status == "The whole network has no fresh draw here: choose an epoch."
-    assert bench.evaluator.asked == []
+    bench.controls.layer.index = 2
+    bench.controls.source.index = 0
+    bench.controls.compute.click()
+    bench.wait()
+    assert bench.evaluator.asked == [
+        f"first ← fresh draw {draw}, second ← fresh draw {draw}" for draw in range(3)
+    ]
+    assert bench.status.startswith("fullmodel ← fresh draws: test error 42.0 %")
+    assert list(bench.explorer.measured["error"]) == [0.42] * 3
+    assert bench.pictures.errors.marked == ([], [])
 
 
 def test_choosing_another_cell_stops_what_runs(on_bench):
@@ -258,7 +177,7 @@ def test_choosing_another_cell_stops_what_runs(on_bench):
     bench = on_bench(gate)
     bench.tap(0, 0)
     assert gate.reached.wait(PATIENCE)
-    bench.explorer._controls.layer.index = 1
+    bench.controls.layer.index = 1
     gate.opened.set()
     bench.wait()
     assert bench.error("first", 0) == 0.7
@@ -267,31 +186,30 @@ def test_choosing_another_cell_stops_what_runs(on_bench):
 
 def test_an_explorer_of_steps_speaks_of_steps(on_bench):
     bench = on_bench(stack=fakes.stack(unit="step"))
-    explorer, controls = bench.explorer, bench.explorer._controls
-    said = [bench.status, text_of(explorer._heading.value), bench.curve]
+    pictures, controls = bench.pictures, bench.controls
+    said = [bench.status, text_of(bench.shown._heading.value)]
     bench.tap(0, 1)
     bench.wait()
-    said += [bench.status, bench.curve]
-    controls.layer.index, controls.source.index = 2, 0
-    said += [bench.status, *(name for name, _ in controls.source.options)]
-    for heatmap in (explorer._errors, explorer._moved):
+    said += [bench.status, bench.curve, pictures.profile.figure.title.text]
+    said += [name for name, _ in controls.source.options]
+    said += [name for line in pictures.cells.names for name in line]
+    for heatmap in (pictures.errors, pictures.moved):
         said += [*heatmap._cells.data["where"], *heatmap._cells.data["tip"]]
         said += [heatmap.figure.xaxis[0].axis_label, heatmap.figure.html_attributes["aria-label"]]
     assert not [text for text in said if "epoch" in text]
     assert "Click a cell, or choose a layer and a step" in said[0]
-    assert said[3].startswith("second ← step 0: test error 42.0 %")
-    assert "choose a step" in said[5]
-    assert explorer.results.attrs["checkpoint_unit"] == "step"
+    assert said[2].startswith("second ← step 0: test error 42.0 %")
+    assert bench.explorer.results.attrs["checkpoint_unit"] == "step"
     assert bench.error("second", 0) == 0.42
 
 
 def test_the_distance_can_be_shown_in_another_measure(on_bench):
     bench = on_bench()
-    menu = bench.explorer._measure
-    shown = bench.explorer._moved._cells.data
+    menu = bench.shown.shown.measure
+    shown = bench.pictures.moved._cells.data
     assert shown["text"][shown["where"].index("second ← epoch 5")] == "12"
     menu.index = [name for name, _ in menu.options].index("L2")
-    shown = bench.explorer._moved._cells.data
+    shown = bench.pictures.moved._cells.data
     assert shown["text"][shown["where"].index("second ← epoch 5")] == "8.0"
 
 
@@ -306,7 +224,7 @@ def test_an_error_is_shown_logged_and_marked_in_its_cell(on_bench, caplog):
         bench.tap(0, 0)
         bench.wait()
     assert bench.alert == "It was <altered>.\nA hash is expected.\nPut it back."
-    assert 'role="alert"' in bench.explorer._status.alert
+    assert 'role="alert"' in bench.shown.status.alert
     assert bench.status == "first ← epoch 0 could not be measured."
     assert bench.in_cell("first ← epoch 0") == "!"
     assert bench.explorer.results["reason"].loc["first", 0].item().startswith("It was <altered>")
@@ -340,7 +258,7 @@ def test_a_network_that_cannot_be_opened_leaves_the_numbers_that_are_known(on_be
 
 def test_an_error_in_a_callback_is_shown_too(on_bench, monkeypatch):
     bench = on_bench()
-    monkeypatch.setattr(bench.explorer._errors, "mark", lambda _cell: 1 / 0)
+    monkeypatch.setattr(bench.pictures.errors, "mark", lambda *_cells: 1 / 0)
     bench.tap(0, 0)
     assert bench.alert == "ZeroDivisionError: division by zero"
 
@@ -399,7 +317,7 @@ def test_closing_ends_the_thread_and_what_still_runs_writes_nothing(on_bench):
     assert gate.reached.wait(PATIENCE)
     gate.opened.set()
     bench.explorer.close()
-    bench.eventually(lambda: not bench.explorer._session.alive)
+    bench.eventually(lambda: not bench.session.alive)
     assert bench.error("first", 0) == 0.7
     bench.explorer.close()
 
@@ -414,105 +332,8 @@ def test_an_unknown_stack_is_refused_at_once_with_the_known_names(monkeypatch):
 
 def test_names_from_data_are_escaped_in_the_heading(on_bench):
     bench = on_bench()
-    assert "Tiny &lt;b&gt;network&lt;/b&gt;" in bench.explorer._heading.value
-    assert "<b>" not in bench.explorer._heading.value
-
-
-# Bokeh and the browser
-
-
-@pytest.fixture
-def live():
-    """A figure with one point that notes its taps, what is sent for it, and its data source."""
-    source = ColumnDataSource({"x": [1], "y": [1]})
-    plot = figure()
-    sent, taps = [], []
-    plot.on_event(Tap, lambda tap: taps.append((tap.x, tap.y)))
-    plot.scatter("x", "y", source=source)
-    view = LiveBokeh(plot, threading.RLock())
-    view.send = lambda content, buffers=None: sent.append(content)
-    yield SimpleNamespace(view=view, sent=sent, taps=taps, source=source)
-    view.close()
-
-
-def from_browser(view, content):
-    view._handle_custom_msg({**content, "event": "jsevent"}, [])
-
-
-def test_a_change_goes_to_the_browser_and_its_echo_changes_nothing(live):
-    live.source.stream({"x": [2], "y": [2]})
-    (event,) = json.loads(live.sent[2]["payload"])["events"]
-    assert event["kind"] == "ColumnsStreamed"
-    from_browser(live.view, event)
-    assert live.source.data["x"] == [1, 2]
-
-
-def test_an_event_of_the_browser_is_heard_once(live):
-    values = {"model": {"id": live.view._model.id}, "sx": 1, "sy": 1, "x": 0.5, "y": 0.25}
-    entries = [list(entry) for entry in values.items()]
-    tap = {"type": "event", "name": "tap", "values": {"type": "map", "entries": entries}}
-    from_browser(live.view, {"kind": "MessageSent", "msg_type": "bokeh_event", "msg_data": tap})
-    assert live.taps == [(0.5, 0.25)]
-
-
-def test_a_page_that_is_reloaded_gets_the_figure_as_it_is_now(live):
-    live.source.data = {"x": [1, 7], "y": [1, 7]}
-    assert '["x", [1, 7]]' not in json.dumps(live.view.render_bundle)
-    assert '["x", [1, 7]]' in json.dumps(json.loads(live.view.get_state()["render_bundle"]))
-    assert "render_bundle" not in live.view.get_state("combine_events")
-
-
-def test_a_view_that_is_drawn_late_is_drawn_again_as_the_figure_is_now(live):
-    ready = {"type": "event", "name": "document_ready", "values": {"type": "map", "entries": []}}
-
-    def say_ready():
-        from_browser(
-            live.view, {"kind": "MessageSent", "msg_type": "bokeh_event", "msg_data": ready}
-        )
-
-    first = live.view.render_bundle
-    say_ready()
-    assert live.view.render_bundle is first
-    live.source.data = {"x": [1, 7], "y": [1, 7]}
-    say_ready()
-    second = live.view.render_bundle
-    assert '["x", [1, 7]]' in json.dumps(second)
-    live.source.data = {"x": [8], "y": [8]}
-    say_ready()  # from drawing the second; what came after it has been sent to that view
-    assert live.view.render_bundle is second
-    say_ready()  # from another view
-    assert '["x", [8]]' in json.dumps(live.view.render_bundle)
-
-
-def test_two_threads_never_mix_the_messages_of_their_updates(live):
-    sources = [ColumnDataSource({"x": [0]}) for _ in range(2)]
-    for source in sources:
-        live.view._model.scatter("x", "x", source=source)
-    sent = []
-    live.view.send = lambda _content: (sent.append(threading.get_ident()), time.sleep(1e-4))
-
-    def update(source):
-        for number in range(50):
-            source.data = {"x": [number]}
-
-    threads = [threading.Thread(target=update, args=[source]) for source in sources]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(sent) == 2 * 50 * 3
-    groups = [sent[at : at + 3] for at in range(0, len(sent), 3)]
-    assert all(len(set(group)) == 1 for group in groups)
-
-
-def test_bokehjs_comes_from_this_computer_and_is_left_alone_where_it_is(monkeypatch):
-    published = []
-    monkeypatch.setattr("explorer.ui.live.publish_display_data", published.append)
-    prepare_page()
-    code = published[0]["application/javascript"]
-    assert code.startswith("if (!window.Bokeh)")
-    assert len(code) > 500_000
-    assert "cdn.bokeh.org" not in code[:1000]
+    assert "Tiny &lt;b&gt;network&lt;/b&gt;" in bench.shown._heading.value
+    assert "<b>" not in bench.shown._heading.value
 
 
 def test_displaying_an_explorer_brings_bokehjs_along(on_bench, monkeypatch):
@@ -534,3 +355,420 @@ def test_a_stack_that_names_itself_and_is_not_in_the_catalog_opens_unmeasured(co
         assert opened.results["error"].isnull().all()
     finally:
         opened.close()
+
+
+# Several layers together
+
+
+def held(**keys):
+    return {"shift": False, "ctrl": False, "alt": False, **keys}
+
+
+def test_a_click_with_a_key_puts_layers_back_together(on_bench):
+    bench = on_bench()
+    bench.tap(0, 0)
+    bench.wait()
+    bench.tap(1, 1, held=held(ctrl=True))
+    bench.wait()
+    assert bench.evaluator.asked[1:] == ["first ← epoch 0, second ← epoch 1"]
+    assert bench.pictures.errors.marked == ([0.0, 1.0], [0.0, 1.0])
+    assert [layer["ticked"] for layer in bench.pictures.strip.layers] == [True, True]
+    assert bench.status.startswith("first ← epoch 0, second ← epoch 1: test error 42.0 %")
+    assert bench.explorer.measured["intervention"].tolist()[-1] == bench.evaluator.asked[-1]
+    assert bench.error("second", 1) == 0.15  # a joint result is no cell's
+    bench.tap(2, 0)
+    bench.wait()
+    assert bench.pictures.errors.marked == ([2.0], [0.0])
+
+
+def test_ticking_layers_selects_them_in_the_column_of_the_cursor(on_bench):
+    bench = on_bench()
+    bench.controls.source.index = bench.controls.source.index + 1  # epoch 1
+    for layer in ("first", "second"):
+        message = {"kind": "tick", "layer": layer, "ticked": True}
+        bench.pictures.strip._handle_custom_msg(message, [])
+    assert bench.evaluator.asked == []
+    assert "first, second ← epoch 1" in bench.status
+    bench.controls.compute.click()
+    bench.wait()
+    assert bench.evaluator.asked == ["first ← epoch 1, second ← epoch 1"]
+    message = {"kind": "tick", "layer": "first", "ticked": False}
+    bench.pictures.strip._handle_custom_msg(message, [])
+    assert bench.shown.selection.layers == ("second",)
+
+
+def test_a_preset_selects_layers_and_the_source_menu_holds_for_all_of_them(on_bench):
+    layers = tuple(f"stage{at}.block" for at in range(4))
+    bench = on_bench(stack=fakes.stack(layers=layers, content_hash=""))
+    names = [name for name, _ in bench.controls.preset.options]
+    assert names[:2] == ["one layer", "all but the first (3)"]
+    bench.controls.preset.index = 1
+    assert bench.shown.selection.layers == layers[1:]
+    bench.controls.source.index = [name for name, _ in bench.controls.source.options].index("zeros")
+    bench.controls.compute.click()
+    bench.wait()
+    assert bench.evaluator.asked[-1] == ", ".join(f"{layer} ← zeros" for layer in layers[1:])
+    bench.controls.preset.index = 0
+    assert bench.shown.selection.cells == ()
+
+
+def test_the_code_of_the_selection_is_at_hand_and_means_the_same(on_bench):
+    bench = on_bench(stack=fakes.stack(name="tiny"), batchnorm="weights_only")
+    bench.tap(1, 0)
+    code = bench.pictures.exports.code
+    assert "lx.open_stack('tiny')" in code
+    assert "lx.evaluate(stack, lx.reinitialise('first', epoch=1), batchnorm='weights_only')" in code
+    bench.tap(-1.3, 1, held=held(shift=True))
+    code = bench.pictures.exports.code
+    names = {}
+    exec("\n".join(line for line in code.splitlines() if line.startswith("from ")), names)
+    (expression,) = re.findall(r"lx\.evaluate\(stack, (.*), batchnorm", code)
+    assert (
+        eval(expression, names)
+        == steps(bench.shown.selection.choice, bench.session.grid, 0)[0].intervention
+    )
+
+
+# Sweeps
+
+
+def test_a_sweep_fills_what_is_missing_layer_by_layer_and_says_how_far_it_is(on_bench):
+    bench = on_bench(stack=fakes.stack(content_hash=""), draws=1)
+    bench.controls.sweep.click()
+    bench.wait()
+    assert bench.explorer.results["error"].notnull().all()
+    assert bench.explorer.results["rerandomized_error"].notnull().all()
+    assert bench.explorer.results["fullmodel_error"].notnull().all()
+    asked = [one for one in bench.evaluator.asked if one != "intact network"]
+    assert asked[:4] == [
+        "first ← fresh draw 0",
+        *(f"first ← epoch {epoch}" for epoch in (0, 1, 5)),
+    ]
+    assert len(asked) == 2 * 4 + 3
+    assert bench.status == "11 cells measured, CPU."
+
+
+def test_a_sweep_of_the_selection_measures_its_layers_only(on_bench):
+    bench = on_bench(stack=fakes.stack(content_hash=""), draws=0)
+    bench.controls.layer.index = 1
+    bench.controls.sweep_row.click()
+    bench.wait()
+    assert bench.explorer.results["error"].notnull().all("epoch").values.tolist() == [False, True]
+
+
+def test_cells_that_are_known_are_not_measured_again_unless_all_are(on_bench):
+    bench = on_bench(seed=1)  # the draws of the bundled sweep have another seed
+    bench.controls.sweep.click()
+    bench.wait()
+    assert {asked.split(" ← ")[1] for asked in bench.evaluator.asked} == {
+        f"fresh draw {draw}" for draw in range(3)
+    }
+    bench.evaluator.asked.clear()
+    bench.controls.sweep.click()
+    bench.wait()
+    assert "first ← epoch 0" in bench.evaluator.asked
+
+
+def test_while_a_sweep_runs_its_cells_are_shown_as_estimates(on_bench):
+    gate = Gate()
+    gate.opened.set()
+    bench = on_bench(gate, stack=fakes.stack(content_hash=""), draws=0)
+    gate.opened.clear()
+    gate.reached.clear()
+    bench.controls.sweep.click()
+    assert gate.reached.wait(PATIENCE)
+    bench.eventually(lambda: bench.in_cell("first ← epoch 0") == "≈40")
+    bench.controls.stop.click()
+    assert bench.status == "Stopped. What was measured so far is kept."
+    gate.opened.set()
+    bench.wait()
+    assert bench.in_cell("first ← epoch 0") == "≈40"
+    assert bench.in_cell("second ← epoch 0") == "–"
+
+
+def test_a_click_comes_before_the_rest_of_a_sweep_which_then_goes_on(on_bench):
+    gate = Gate()
+    gate.opened.set()
+    bench = on_bench(gate, stack=fakes.stack(content_hash=""), draws=0)
+    gate.opened.clear()
+    gate.reached.clear()
+    bench.evaluator.asked.clear()
+    bench.controls.sweep.click()
+    assert gate.reached.wait(PATIENCE)
+    bench.tap(0, 1)
+    gate.opened.set()
+    bench.eventually(lambda: bench.status == "9 cells measured, CPU.")
+    asked = bench.evaluator.asked
+    assert asked.index("second ← epoch 0") == 3  # after the row that was under way
+    assert bench.explorer.results["error"].notnull().all()
+
+
+def test_a_sweep_that_fails_says_so_and_is_not_tried_for_ever(on_bench, caplog):
+    def broken(_intervention):
+        raise CheckpointError("It was <altered>.", "A hash is expected.", "Put it back.")
+
+    bench = on_bench(broken)
+    bench.controls.sweep.click()
+    bench.wait()
+    assert bench.alert.startswith("It was <altered>.")
+    bench.evaluator.answer = at_once
+    bench.tap(0, 0)
+    bench.wait()
+    assert bench.evaluator.asked[-1] == "first ← epoch 0"
+
+
+# How far, what changed, what was measured
+
+
+def test_the_order_of_joint_resets_is_found_and_shown(on_bench):
+    bench = on_bench()
+    bench.shown._order.find.click()
+    bench.wait()
+    html = bench.shown._order.text.value
+    assert "1 layers can be put back to epoch 0 together" in html
+    assert "4 of 8 trained parameters" in html
+    assert 'class="beyond"' in html
+    assert "&lt;first&gt; (too much)" in html
+    assert bench.status == "1 layers can be put back together to epoch 0."
+
+
+def test_a_click_shows_what_it_turned_wrong_and_a_failure_there_keeps_the_number(
+    on_bench, monkeypatch
+):
+    bench = on_bench()
+    bench.tap(0, 0)
+    bench.wait()
+    assert "2 of 6 answers turned wrong, 1 turned right" in bench.shown._changed.value
+    assert bench.shown._changed.value.count("<img") == 3
+
+    def broken(_intervention):
+        raise RuntimeError("no answers")
+
+    bench.evaluator.predictions = broken
+    bench.tap(1, 0)
+    bench.wait()
+    assert bench.alert == "RuntimeError: no answers"
+    assert bench.error("first", 1) == 0.42
+    assert bench.in_cell("first ← epoch 1") == "42"
+
+
+def test_everything_measured_is_listed_newest_first(on_bench):
+    bench = on_bench()
+    bench.tap(0, 0)
+    bench.wait()
+    bench.tap(0, 1)
+    bench.wait()
+    text = text_of(bench.shown._list.value)
+    assert text.index("second ← epoch 0") < text.index("first ← epoch 0")
+    assert bench.explorer.measured["error"].tolist() == [0.42, 0.42]
+
+
+@pytest.mark.parametrize(
+    ("kind", "beginning", "name"),
+    [
+        ("html", b"<!doctype html>", "tiny.html"),
+        ("nc", b"\x89HDF", "tiny.nc"),
+        ("csv", b"layer,epoch,", "tiny.csv"),
+        ("list", b"intervention,error,", "tiny-measured.csv"),
+    ],
+)
+def test_files_are_handed_to_the_browser(on_bench, monkeypatch, kind, beginning, name):
+    bench = on_bench()
+    sent = []
+    monkeypatch.setattr(bench.pictures.exports, "send", lambda *message: sent.append(message))
+    bench.pictures.exports._handle_custom_msg({"kind": kind}, [])
+    ((message, (content,)),) = sent
+    assert message["name"] == name
+    assert content.startswith(beginning)
+    assert bench.alert == ""
+
+
+def test_a_report_before_the_distances_are_known_says_so(on_bench, monkeypatch):
+    bench = on_bench()
+    bench.session.distances = None
+    sent = []
+    monkeypatch.setattr(bench.pictures.exports, "send", lambda *message: sent.append(message))
+    bench.pictures.exports._handle_custom_msg({"kind": "html"}, [])
+    assert sent[0][0]["failure"].startswith("The distances are not known yet.")
+
+
+# Without a pointer
+
+
+def test_every_cell_has_its_spoken_name_at_its_place(on_bench):
+    bench = on_bench()
+    names = bench.pictures.cells.names
+    assert names[0][1] == "first, epoch 0, error 70\u00a0%, critical"
+    assert names[2] == [
+        "",
+        *(
+            f"whole network, epoch {at}, error {error}\u00a0%"
+            for at, error in ((0, 90), (1, 50), (5, 10))
+        ),
+    ]
+    assert bench.pictures.cells.active == [0, 1]
+
+
+def test_keys_move_add_compute_and_stop(on_bench):
+    bench = on_bench()
+    bench.press("move", 1, 2)
+    assert bench.controls.layer.label == "second"
+    assert bench.evaluator.asked == []
+    bench.press("toggle", 1, 2)
+    bench.press("move", 0, 1)
+    assert bench.pictures.errors.marked == ([1.0], [1.0])
+    assert dict(bench.pictures.errors._cursor.data) == {"x": [0.0], "y": [0.0]}
+    bench.press("toggle", 0, 1)
+    assert bench.pictures.cells.selected == [[0, 1], [1, 2]]
+    assert "first ← epoch 0, second ← epoch 1" in bench.status
+    bench.press("compute", 0, 1)
+    bench.wait()
+    assert bench.evaluator.asked == ["first ← epoch 0, second ← epoch 1"]
+    bench.press("compute", 2, 2)
+    bench.wait()
+    assert bench.evaluator.asked[-1] == "first ← epoch 1, second ← epoch 1"
+    assert float(bench.explorer.results["fullmodel_error"].loc[1]) == 0.42
+    bench.press("stop")
+    assert bench.status == "Nothing is running."
+    bench.press("compute", 2, 0)  # the gap: the whole network has no fresh draws there
+    assert bench.alert == ""
+
+
+# Another look, other settings, another stack
+
+
+def test_the_heatmap_can_show_differences_and_the_distances_a_scatter(on_bench):
+    bench = on_bench()
+    bench.shown.shown.error.index = 1
+    assert bench.in_cell("first ← epoch 0") == "+60"
+    bench.shown.shown.picture.index = 1
+    shown = bench.pictures._second.children[1]
+    assert shown is bench.pictures._live["Distance against error"]
+    bench.shown.shown.picture.index = 0
+    assert bench.pictures._second.children[1] is bench.pictures._live["Distance heatmap"]
+
+
+def test_what_is_good_enough_can_be_chosen(on_bench):
+    bench = on_bench()
+    assert [layer["verdict"] for layer in bench.pictures.strip.layers] == ["critical", "critical"]
+    bench.shown.shown.threshold.index = 4  # a fifth of the way to chance
+    assert [layer["verdict"] for layer in bench.pictures.strip.layers] == ["critical", "robust"]
+    assert "robust" in bench.pictures.cells.names[1][1]
+
+
+def test_other_settings_measure_anew_and_coming_back_finds_what_was_known(on_bench):
+    bench = on_bench()
+    bench.tap(0, 0)
+    bench.wait()
+    before = bench.session
+    bench.shown._settings_pane.policy.index = 1
+    bench.shown._settings_pane.apply.click()
+    bench.eventually(lambda: bench.session is not before)
+    assert not before.alive
+    bench.wait()
+    assert bench.in_cell("first ← epoch 0") == "–"
+    assert bench.explorer.results.attrs["batchnorm"] == "weights_only"
+    bench.shown._settings_pane.policy.index = 0
+    bench.shown._settings_pane.apply.click()
+    assert bench.in_cell("first ← epoch 0") == "42"
+    assert bench.in_cell("first ← epoch 1") == "30"
+
+
+def test_layers_can_run_from_left_to_right(on_bench):
+    bench = on_bench()
+    bench.shown._settings_pane.form.index = 1
+    bench.shown._settings_pane.apply.click()
+    bench.tap(1, 0)
+    bench.wait()
+    assert bench.evaluator.asked == ["second ← epoch 0"]
+    assert bench.pictures.cells.active == [1, 1]
+
+
+def test_a_device_that_is_not_there_is_refused_where_the_reader_sees_it(on_bench, monkeypatch):
+    bench = on_bench()
+
+    def broken(_stack, **options):
+        raise UsageError(f"No {options['device']}.", "cpu will do.", "Choose cpu.")
+
+    monkeypatch.setattr(background, "open_evaluator", broken)
+    bench.shown._settings_pane.device.value = "cuda:7"
+    bench.shown._settings_pane.apply.click()
+    bench.eventually(lambda: bench.alert.startswith("No cuda:7."))
+    assert bench.in_cell("first ← epoch 0") == "70"
+
+
+def test_another_stack_can_be_chosen_and_a_wrong_path_keeps_this_one(on_bench, monkeypatch):
+    bench = on_bench()
+    opened = []
+
+    def open_other(name):
+        opened.append(name)
+        if name == "missing":
+            raise UnknownNameError("There is no stack 'missing'.", "tiny.", "Correct it.")
+        return fakes.stack(name="other", layers=("a", "b", "c"), content_hash="")
+
+    monkeypatch.setattr(widget, "open_stack", open_other)
+    chooser, before = bench.explorer._chooser, bench.session
+    chooser.path.value = "missing"
+    assert text_of(bench.explorer._alert.value).startswith("There is no stack 'missing'.")
+    assert bench.session is before
+    chooser.path.value = "folder"
+    assert bench.session.grid.layers == ("a", "b", "c")
+    assert bench.explorer._alert.value == ""
+    assert not before.alive
+    chooser.stack.index = 0
+    assert opened == ["missing", "folder", chooser._names[0]]
+
+
+def test_a_readers_own_model_is_not_offered_other_stacks(on_bench):
+    bench = on_bench(data=([0], [0]))
+    assert bench.explorer._chooser not in bench.explorer.children
+
+
+# Pages that come and go
+
+
+def test_when_the_last_page_has_gone_the_work_ends_and_the_memory_is_given_back(
+    on_bench, monkeypatch
+):
+    monkeypatch.setattr(exploration, "GONE", 0.05)
+    gate = Gate()
+    bench = on_bench(gate)
+    bench.press("shown")
+    bench.tap(0, 0)
+    assert gate.reached.wait(PATIENCE)
+    bench.press("gone")
+    bench.eventually(lambda: bench.session._evaluator is None)
+    gate.opened.set()
+    bench.wait()
+    assert not bench.session.alive
+    assert bench.error("first", 0) == 0.7
+    bench.tap(1, 0)
+    bench.wait()
+    assert bench.error("first", 1) == 0.42
+
+
+def test_when_another_page_still_shows_the_explorer_the_work_goes_on(on_bench, monkeypatch):
+    monkeypatch.setattr(exploration, "GONE", 0.05)
+    bench = on_bench()
+    asked = []
+    monkeypatch.setattr(bench.pictures.cells, "send", lambda message: asked.append(message))
+    bench.press("gone")
+    assert asked == [{"ask": "here"}]
+    bench.press("here")
+    time.sleep(0.2)
+    assert bench.session._evaluator is not None
+
+
+def test_two_explorers_do_not_disturb_each_other(on_bench):
+    first, second = on_bench(), on_bench()
+    first.tap(0, 0)
+    second.tap(0, 1)
+    first.wait()
+    second.wait()
+    assert (first.error("first", 0), first.error("second", 0)) == (0.42, 0.2)
+    assert (second.error("first", 0), second.error("second", 0)) == (0.7, 0.42)
+    first.explorer.close()
+    second.tap(1, 1)
+    second.wait()
+    assert second.error("second", 1) == 0.42

@@ -2,14 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import xarray as xr
+from numpy.typing import NDArray
 
-from explorer.engine.interventions import Intervention
+from explorer.engine.interventions import Intervention, Source
 from explorer.ui.results import Counts
 from explorer.weights.stack import epoch_numbers
+
+
+class Answers(Protocol):
+    """The part of `explorer.engine.predictions.Predictions` that the widget shows."""
+
+    @property
+    def labels(self) -> NDArray[Any]: ...
+    @property
+    def intact(self) -> NDArray[Any]: ...
+    @property
+    def patched(self) -> NDArray[Any]: ...
+
+
+class Order(Protocol):
+    """The part of `explorer.engine.joint.ResetOrder` that the widget shows."""
+
+    @property
+    def steps(self) -> Sequence[OrderStep]: ...
+    @property
+    def beyond(self) -> OrderStep | None: ...
+    @property
+    def tried(self) -> int: ...
+    @property
+    def to_try(self) -> int: ...
+    @property
+    def finished(self) -> bool: ...
+    @property
+    def parameters(self) -> int: ...
+
+
+class OrderStep(Protocol):
+    """The part of `explorer.engine.joint.ResetStep` that the widget shows."""
+
+    @property
+    def layer(self) -> str: ...
+    @property
+    def layers(self) -> Sequence[str]: ...
+    @property
+    def error(self) -> float: ...
+    @property
+    def error_low(self) -> float: ...
+    @property
+    def error_high(self) -> float: ...
+    @property
+    def parameters_left(self) -> int: ...
 
 
 class Evaluates(Protocol):
@@ -21,7 +67,11 @@ class Evaluates(Protocol):
     def total(self) -> int: ...
     @property
     def chance_error(self) -> float: ...
+    @property
+    def class_names(self) -> tuple[str, ...]: ...
     def estimates(self, intervention: Intervention) -> Iterator[Counts]: ...
+    def predictions(self, intervention: Intervention) -> Answers: ...
+    def inputs_of(self, examples: Sequence[int]) -> NDArray[Any]: ...
 
 
 def open_evaluator(stack: xr.DataTree, **options: Any) -> Evaluates:
@@ -38,6 +88,34 @@ def open_evaluator(stack: xr.DataTree, **options: Any) -> Evaluates:
     from explorer.engine.evaluator import Evaluator
 
     return Evaluator(stack, **options)
+
+
+def provenance(evaluator: Any) -> dict[str, Any]:
+    """Return what a reader needs to repeat the numbers of an evaluator."""
+    # as above
+    from explorer.engine.provenance import provenance_of
+
+    return provenance_of(evaluator)
+
+
+def measure_many(
+    evaluator: Any, interventions: Sequence[Intervention]
+) -> Iterator[Mapping[Intervention, Counts | str]]:
+    """Measure interventions layer by layer; yield what is known of a layer after each slice."""
+    # as above: the module needs torch, which the evaluator has imported
+    from explorer.engine.measuring import measure
+
+    return measure(evaluator, interventions, by_layer=True)
+
+
+def find_order(
+    evaluator: Any, sources: Mapping[str, Source], allowed_error: float
+) -> Iterator[Order]:
+    """Find in which order layers can be reset together within an error."""
+    # as above
+    from explorer.engine import joint
+
+    return joint.find_order(evaluator, sources, allowed_error)
 
 
 def measure_distances(stack: xr.DataTree, *, model: Any, draws: int, seed: int) -> xr.Dataset:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from bokeh.models import (
     CustomJS,
+    DataRange1d,
     FixedTicker,
     HoverTool,
     LinearColorMapper,
@@ -16,12 +18,13 @@ from bokeh.models import (
 from bokeh.models.annotations import ColorBar, Label
 from bokeh.plotting import figure
 
-from explorer.ui.grid import FRESH, WHOLE_NETWORK, Grid
+from explorer.ui.grid import Grid
 
 FONT = "system-ui, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 INK = "#222222"
 QUIET_INK = "#555555"
 RED = "#a50f15"
+BLUE = "#1864aa"
 
 _TIP = """
 <div style="max-width: 19rem; font: 12px/1.45 system-ui, sans-serif; color: #222">
@@ -68,33 +71,30 @@ laying out, so what follows from it waits until that is done."""
 
 def heatmap_figure(grid: Grid, description: str, whole_network: bool) -> Any:
     """Return a figure with the rows and columns of a grid, layer 1 on top."""
-    rows = len(grid.layers)
-    cell = min(36, max(16, 290 // rows))  # up to 18 rows are no taller than 8
+    sources = grid.source_labels
+    layers = {at: _shortened(name) for at, name in grid.layer_labels.items()}
+    across, down = (layers, sources) if grid.sideways else (sources, layers)
+    cell = min(36, max(16, 290 // (len(down) - 1)))  # up to 18 rows are no taller than 8
     plot = figure(
-        height=round(cell * (rows + 1.5)) + 96,
+        height=round(cell * (max(down) - min(down) + 1.2)) + 96,
         min_width=270,
         sizing_mode="stretch_width",
-        x_range=Range1d(
-            start=(grid.x(None) if grid.draws else 0) - 0.58, end=len(grid.epochs) - 0.42
-        ),
-        y_range=Range1d(start=grid.y(None) + 0.6, end=-0.6),
+        x_range=Range1d(start=min(across) - 0.58, end=max(across) + 0.58),
+        y_range=Range1d(start=max(down) + 0.6, end=min(down) - 0.6),
         tools=[HoverTool(tooltips=_TIP, point_policy="follow_mouse", show_arrow=False)],
         toolbar_location=None,
-        x_axis_label=f"{grid.unit} the layer is put back to",
+        x_axis_label="layer" if grid.sideways else f"{grid.unit} the layer is put back to",
+        y_axis_label=f"{grid.unit} the layer is put back to" if grid.sideways else None,
         x_axis_location="above",
         html_attributes={"role": "img", "aria-label": description},
     )
-    columns = {grid.x(None): FRESH} if grid.draws else {}
-    every = math.ceil(len(grid.epochs) / CROWDED)
-    columns |= {float(at): str(epoch) for at, epoch in list(enumerate(grid.epochs))[::every]}
-    names = {float(at): _shortened(layer) for at, layer in enumerate(grid.layers)}
-    if whole_network:
-        names[grid.y(None)] = WHOLE_NETWORK
-    for axis, labels in ((plot.xaxis, columns), (plot.yaxis, names)):
+    shown = layers if whole_network else dict(list(layers.items())[:-1])
+    across, down = (shown, sources) if grid.sideways else (_thinned(sources), shown)
+    for axis, labels in ((plot.xaxis, across), (plot.yaxis, down)):
         axis.ticker = FixedTicker(ticks=list(labels))
         axis.major_label_overrides = dict(labels)
     _plain(plot)
-    if max(map(len, names.values())) > LONG:
+    if max(map(len, down.values())) > LONG:
         plot.yaxis.major_label_text_font_size = "11px"
     plot.xgrid.visible = plot.ygrid.visible = False
     plot.axis.axis_line_color = None
@@ -102,6 +102,13 @@ def heatmap_figure(grid: Grid, description: str, whole_network: bool) -> Any:
     plot.axis.major_label_standoff = 0
     plot.min_border_left, plot.min_border_right = 66, 20
     return plot
+
+
+def _thinned(labels: Mapping[float, str]) -> dict[float, str]:
+    """Leave out labels of many checkpoints, but not that of ReRnd."""
+    every = math.ceil(len(labels) / CROWDED)
+    numbered = [(at, label) for at, label in labels.items() if at >= 0]
+    return {at: label for at, label in labels.items() if at < 0} | dict(numbered[::every])
 
 
 def fit_to_width(plot: Any, numbers: Any, widest: str, largest: int) -> None:
@@ -126,20 +133,45 @@ def fit_to_width(plot: Any, numbers: Any, widest: str, largest: int) -> None:
 
 def curve_figure(description: str) -> Any:
     """Return a figure of the test error against the test examples seen."""
+    plot = _error_figure(description, "test examples seen", Range1d(start=0, end=1), "vline")
+    plot.xaxis.formatter = NumeralTickFormatter(format="0,0")
+    return plot
+
+
+def profile_figure(places: Mapping[float, str], axis: str, description: str) -> Any:
+    """Return a figure of the test error against the labelled places of sources."""
+    along = Range1d(start=min(places) - 0.58, end=max(places) + 0.58)
+    plot = _error_figure(description, axis, along, "mouse")
+    plot.height += 16  # a second line of the title
+    shown = _thinned(places)
+    plot.xaxis.ticker = FixedTicker(ticks=list(shown))
+    plot.xaxis.major_label_overrides = dict(shown)
+    return plot
+
+
+def relation_figure(description: str) -> Any:
+    """Return a figure of the test error against a distance."""
+    plot = _error_figure(description, " ", DataRange1d(range_padding=0.12), "mouse")
+    plot.height = 290
+    plot.x_range.start = 0
+    return plot
+
+
+def _error_figure(description: str, axis: str, along: Any, hover: str) -> Any:
+    """Return a figure with the test error upwards."""
     plot = figure(
         height=185,
-        min_width=280,
+        min_width=270,
         sizing_mode="stretch_width",
         title=" ",
-        x_range=Range1d(start=0, end=1),
+        x_range=along,
         y_range=Range1d(start=-0.02, end=1.02),
-        tools=[HoverTool(tooltips=_TIP, mode="vline", show_arrow=False)],
+        tools=[HoverTool(tooltips=_TIP, mode=hover, show_arrow=False)],
         toolbar_location=None,
-        x_axis_label="test examples seen",
+        x_axis_label=axis,
         y_axis_label="test error",
         html_attributes={"role": "img", "aria-label": description},
     )
-    plot.xaxis.formatter = NumeralTickFormatter(format="0,0")
     plot.yaxis.formatter = NumeralTickFormatter(format="0 %")
     plot.yaxis.ticker = FixedTicker(ticks=[0, 0.25, 0.5, 0.75, 1])
     _plain(plot)

@@ -1,4 +1,4 @@
-"""Which cells the heatmaps have, where they lie, and what a choice of one asks for."""
+"""Which cells the heatmaps have, and where they lie."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
-
-from explorer.engine.interventions import Intervention, reinitialise, rerandomise
 
 Unit = Literal["epoch", "step"]
 """What the numbers of a stack's checkpoints count; the dimension is called `epoch` for both."""
@@ -41,47 +39,23 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Choice:
-    """What the reader has chosen: a cell, and in ReRnd possibly a single draw."""
-
-    cell: Cell
-    """The chosen cell."""
-
-    draw: int | None = None
-    """Number of a single fresh draw, ≥ 0; None for a checkpoint, or for every draw."""
-
-    def __str__(self) -> str:
-        if self.draw is None:
-            return str(self.cell)
-        return f"{self.cell.layer or WHOLE_NETWORK} ← fresh draw {self.draw}"
-
-
-@dataclass(frozen=True)
-class Step:
-    """One intervention to evaluate for a choice."""
-
-    intervention: Intervention
-    """What is put back."""
-
-    draw: int | None
-    """Number of the fresh draw; None for a checkpoint."""
-
-
-@dataclass(frozen=True)
 class Grid:
     """The rows and columns of the heatmaps, in the paper's order."""
 
     layers: tuple[str, ...]
-    """Layers in the order of the network, drawn from the top."""
+    """Layers in the order of the network, drawn from the top (or from the left)."""
 
     epochs: tuple[int, ...]
-    """Checkpoints of the stack, in its unit, drawn from left to right after ReRnd."""
+    """Checkpoints of the stack, in its unit, drawn after ReRnd."""
 
     draws: int
     """Number of fresh draws behind one ReRnd cell, ≥ 0."""
 
     unit: Unit = "epoch"
     """What the numbers of the checkpoints count."""
+
+    sideways: bool = False
+    """Layers from left to right and sources from the top, instead of the paper's form."""
 
     @property
     def cells(self) -> tuple[Cell, ...]:
@@ -99,20 +73,46 @@ class Grid:
         """Return a cell in the unit of this stack."""
         return Cell(layer, epoch, self.unit)
 
-    def x(self, epoch: int | None) -> float:
-        """Return the horizontal centre of a checkpoint's column; one cell is 1 wide."""
-        return -1 - GAP if epoch is None else float(self.epochs.index(epoch))
+    def place(self, cell: Cell) -> tuple[float, float]:
+        """Return the centre of a cell: x to the right, y downwards; one cell is 1 by 1."""
+        source = -1 - GAP if cell.epoch is None else float(self.epochs.index(cell.epoch))
+        layer = float(len(self.layers)) + GAP
+        if cell.layer is not None:
+            layer = float(self.layers.index(cell.layer))
+        return (layer, source) if self.sideways else (source, layer)
 
-    def y(self, layer: str | None) -> float:
-        """Return the vertical centre of a layer's row, growing downwards."""
-        return len(self.layers) + GAP if layer is None else float(self.layers.index(layer))
+    @property
+    def source_labels(self) -> dict[float, str]:
+        """Place → label of each source: ReRnd, and every checkpoint."""
+        fresh = {-1 - GAP: FRESH} if self.draws else {}
+        return fresh | {float(at): str(epoch) for at, epoch in enumerate(self.epochs)}
+
+    @property
+    def layer_labels(self) -> dict[float, str]:
+        """Place → name of each layer, and of the whole network behind them."""
+        names = {float(at): layer for at, layer in enumerate(self.layers)}
+        return names | {len(self.layers) + GAP: WHOLE_NETWORK}
+
+    @property
+    def table(self) -> list[list[Cell | None]]:
+        """The cells as they lie on the page, line by line from the top; None for a gap."""
+        fresh: tuple[int | None, ...] = (None,) if self.draws else ()
+        lines: list[list[Cell | None]] = [
+            [
+                None if layer is None and at is None else self.cell(layer, at)
+                for at in fresh + self.epochs
+            ]
+            for layer in self.rows
+        ]
+        return [list(line) for line in zip(*lines, strict=True)] if self.sideways else lines
 
     def cell_at(self, x: float | None, y: float | None) -> Cell | None:
         """Return the cell under a point in heatmap coordinates, or None between and outside."""
         if x is None or y is None or not (math.isfinite(x) and math.isfinite(y)):
             return None
         for cell in self.cells:
-            if abs(self.x(cell.epoch) - x) <= 0.5 and abs(self.y(cell.layer) - y) <= 0.5:
+            at = self.place(cell)
+            if abs(at[0] - x) <= 0.5 and abs(at[1] - y) <= 0.5:
                 return cell
         return None
 
@@ -120,28 +120,3 @@ class Grid:
 def unit_of(attrs: Mapping[Any, Any]) -> Unit:
     """Return what the numbers along `epoch` count, from the attributes of a stack or a sweep."""
     return "step" if attrs.get("checkpoint_unit") == "step" else "epoch"
-
-
-def steps(choice: Choice, grid: Grid, seed: int) -> tuple[Step, ...]:
-    """Return the interventions that a choice asks for.
-
-    Parameters
-    ----------
-    choice : Choice
-        A cell of the grid, and the draw if only one is wanted.
-    grid : Grid
-        Knows the layers and how many draws there are.
-    seed : int
-        Seed of the experiment, for fresh draws.
-
-    Returns
-    -------
-    tuple of Step
-        One for a checkpoint or a single draw, one per draw for a whole ReRnd cell.
-    """
-    cell = choice.cell
-    layers = grid.layers if cell.layer is None else (cell.layer,)
-    if cell.epoch is not None:
-        return (Step(reinitialise(layers, cell.epoch), None),)
-    draws = range(grid.draws) if choice.draw is None else (choice.draw,)
-    return tuple(Step(rerandomise(layers, draw, seed), draw) for draw in draws)

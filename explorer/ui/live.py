@@ -78,23 +78,8 @@ class LiveBokeh(BokehModel):
             return state
 
 
-_KEEP_KEYS = """
-if (!window.layerExplorerKeys) {
-  window.layerExplorerKeys = true
-  window.addEventListener("keydown", event => {
-    const command = event.ctrlKey || event.metaKey || event.altKey
-    if (event.target.closest?.(".layer-explorer"))
-      event.target.toggleAttribute("data-lm-suppress-shortcuts", !command)
-  }, true)
-}
-"""
-"""In JupyterLab a plain key in a menu is a notebook command first: an arrow leaves the menu for
-the next cell, a letter may insert or delete one. Lumino leaves an element with this attribute
-alone; it has to be the focused one itself, since Lab's selectors ask for `:focus`."""
-
-
 def prepare_page() -> None:
-    """Send what the page of the current cell needs, from this computer: BokehJS, and its keys.
+    """Send BokehJS to the page of the current cell, from this computer.
 
     A figure cannot be drawn without BokehJS. It is part of the output, so that it is there again
     after a page reload; where the page has it already, it is left alone. Bokeh's own
@@ -103,4 +88,4 @@ def prepare_page() -> None:
     """
     code = "\n".join(Resources(mode="inline", components=["bokeh"]).js_raw)
     guarded = f"if (!window.Bokeh) {{ (function() {{ {code}\n }}).call(window); }}"
-    publish_display_data({"application/javascript": guarded + _KEEP_KEYS})
+    publish_display_data({"application/javascript": guarded})

@@ -12,10 +12,17 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
-from explorer.colours import BLUES, REDS, ink, shade
+from explorer.colours import BLUE_TO_RED, BLUES, REDS, Ramp, ink, shade
 from explorer.ui.grid import Cell, Grid
 from explorer.ui.results import Reading, readings
-from explorer.ui.wording import MEASURES, error_tip, short_number, short_percent, tick
+from explorer.ui.wording import (
+    MEASURES,
+    error_tip,
+    short_difference,
+    short_number,
+    short_percent,
+    tick,
+)
 
 Columns = dict[str, list[object]]
 """One list per column, one entry per cell, plain Python values only."""
@@ -26,47 +33,98 @@ MISSING = "#f1f1f1"
 HATCHES = {"measured": "blank", "estimated": "blank", "missing": "/", "failed": "x"}
 """Bokeh's hatch pattern for each state of a cell."""
 
+LEAST_BETTER = 0.005
+"""Half a point: how much better the darkest blue is at least, so that noise stays pale."""
+
 
 @dataclass(frozen=True)
 class Scale:
-    """What the ends of a colour ramp stand for."""
+    """What the colours of a ramp stand for."""
 
     low: float
-    """Value drawn white."""
+    """Value of the ramp's first colour."""
 
     high: float
-    """Value drawn darkest; above low."""
+    """Value of the ramp's last colour; above low."""
 
     ticks: tuple[tuple[float, str], ...]
     """Values and labels on the colour bar."""
 
+    ramp: Ramp
+    """The colours."""
+
+    zero: float | None = None
+    """Value of the middle colour, where the sides have scales of their own; above low."""
+
     def share(self, value: float) -> float:
-        """Return where a value lies between the ends, cut off at 0 and 1."""
-        return min(1.0, max(0.0, (value - self.low) / (self.high - self.low)))
+        """Return where on the ramp a value lies, cut off at 0 and 1."""
+        at = (value - self.low) / (self.high - self.low)
+        if self.zero is not None:
+            below = (value - self.zero) / (self.zero - self.low)
+            above = (value - self.zero) / (self.high - self.zero)
+            at = 0.5 + 0.5 * (below if value < self.zero else above)
+        return min(1.0, max(0.0, at))
+
+    def colour(self, value: float) -> str:
+        """Return the colour of a value, as #rrggbb."""
+        return shade(self.ramp, self.share(value))
 
 
 def error_scale(final_error: float, chance_error: float) -> Scale:
     """Return the paper's scale: white at the final error, dark red at chance."""
-    low = final_error if math.isfinite(final_error) else 0.0
-    high = chance_error if math.isfinite(chance_error) and chance_error > low else 1.0
+    low, high = _ends(final_error, chance_error)
     ends = {low: f"trained {tick(low)}", high: f"chance {tick(high)}"}
     if not math.isfinite(final_error):
         ends[low] = tick(low)
     room = 0.17 * (high - low)
     between = [at for at in (0.2, 0.4, 0.6, 0.8) if low + room < at < high - room]
-    return Scale(low, high, tuple((at, ends.get(at) or tick(at)) for at in (low, *between, high)))
+    ticks = tuple((at, ends.get(at) or tick(at)) for at in (low, *between, high))
+    return Scale(low, high, ticks, REDS)
+
+
+def difference_scale(final_error: float, chance_error: float, lowest: float) -> Scale:
+    """Return a scale of differences to the final error: blue better, white equal, red worse.
+
+    Parameters
+    ----------
+    final_error, chance_error : float
+        Fractions; red is darkest at chance.
+    lowest : float
+        Smallest error there is. Blue is darkest there, or half a point below the final error:
+        the better side is much shorter, so it has a scale of its own.
+    """
+    zero, high = _ends(final_error, chance_error)
+    low = min(lowest if math.isfinite(lowest) else zero, zero - LEAST_BETTER)
+    ticks = (
+        (low, f"better {short_difference(low - zero)}"),
+        (zero, f"trained {tick(zero)}"),
+        (high, f"chance {short_difference(high - zero)}"),
+    )
+    return Scale(low, high, ticks, BLUE_TO_RED, zero)
+
+
+def _ends(final_error: float, chance_error: float) -> tuple[float, float]:
+    low = final_error if math.isfinite(final_error) else 0.0
+    return low, chance_error if math.isfinite(chance_error) and chance_error > low else 1.0
 
 
 def distance_scale(values: Sequence[float]) -> Scale:
     """Return a scale from no distance to the largest finite one."""
     high = max((value for value in values if math.isfinite(value)), default=0.0)
     if high <= 0:
-        return Scale(0.0, 1.0, ((0.0, "start 0"),))
+        return Scale(0.0, 1.0, ((0.0, "start 0"),), BLUES)
     middle = (high / 2, short_number(high / 2))
-    return Scale(0.0, high, ((0.0, "start 0"), middle, (high, f"farthest {short_number(high)}")))
+    ticks = ((0.0, "start 0"), middle, (high, f"farthest {short_number(high)}"))
+    return Scale(0.0, high, ticks, BLUES)
 
 
-def error_columns(results: xr.Dataset, grid: Grid, scale: Scale) -> Columns:
+def error_columns(
+    results: xr.Dataset,
+    grid: Grid,
+    scale: Scale,
+    distances: xr.Dataset | None = None,
+    measure: str = "",
+) -> Columns:
     """Return the painted cells of the error heatmap.
 
     Parameters
@@ -76,7 +134,11 @@ def error_columns(results: xr.Dataset, grid: Grid, scale: Scale) -> Columns:
     grid : Grid
         The cells, in painted order.
     scale : Scale
-        Ends of the colour ramp.
+        Of errors, or of differences to the final error; the numbers in the cells follow it.
+    distances : xarray.Dataset, optional
+        For the hover text, if they are known.
+    measure : str
+        One of `MEASURES`, for the hover text.
 
     Returns
     -------
@@ -87,11 +149,21 @@ def error_columns(results: xr.Dataset, grid: Grid, scale: Scale) -> Columns:
     for cell, reading in zip(grid.cells, readings(results, grid.cells), strict=True):
         fill, text = MISSING, "–" if reading.state == "missing" else "!"
         if math.isfinite(reading.value):
-            fill = shade(REDS, scale.share(reading.value))
+            fill = scale.colour(reading.value)
             about = "≈" if reading.state == "estimated" else ""
-            text = about + short_percent(reading.value)
-        painted.append(_painted(grid, cell, reading.state, fill, text, error_tip(reading)))
+            text = about + error_text(reading.value, scale.zero)
+        tip = error_tip(reading)
+        if distances is not None and cell.layer is not None:
+            moved = distance_reading(distances, cell, measure)
+            about = "" if moved.state == "measured" else "distance: "
+            tip += f"\n{about}{_distance_tip(moved, measure)}"
+        painted.append(_painted(grid, cell, reading.state, fill, text, tip))
     return _transposed(painted)
+
+
+def error_text(error: float, zero: float | None) -> str:
+    """Return the number in a cell: the error, or its difference to `zero`, in percent."""
+    return short_percent(error) if zero is None else short_difference(error - zero)
 
 
 def distance_columns(
@@ -119,7 +191,7 @@ def distance_columns(
     for cell, reading in zip(cells, readings, strict=True):
         fill, text = MISSING, "–" if reading.state == "missing" else "!"
         if reading.state == "measured":
-            fill = shade(BLUES, scale.share(reading.value))
+            fill = scale.colour(reading.value)
             text = short_number(reading.value)
         tip = _distance_tip(reading, measure)
         painted.append(_painted(grid, cell, reading.state, fill, text, tip))
@@ -162,9 +234,10 @@ def _distance_tip(reading: Reading, measure: str) -> str:
 def _painted(
     grid: Grid, cell: Cell, state: str, fill: str, text: str, tip: str
 ) -> dict[str, object]:
+    x, y = grid.place(cell)
     return {
-        "x": grid.x(cell.epoch),
-        "y": grid.y(cell.layer),
+        "x": x,
+        "y": y,
         "fill": fill,
         "hatch": HATCHES[state],
         "text": text,

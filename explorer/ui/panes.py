@@ -1,41 +1,18 @@
-"""The parts of the explorer that are not pictures: headings, selectors, status, errors."""
+"""The parts of the explorer that are neither pictures nor menus: headings, status, errors."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
+from importlib.resources import files
 
 import ipywidgets as widgets
 
-from explorer.ui.grid import WHOLE_NETWORK, Choice, Grid, Unit
-from explorer.ui.wording import DISTANCE_LEGEND, MEASURES, error_legend, percent
+from explorer.ui.background import Order, OrderStep
+from explorer.ui.grid import Unit
+from explorer.ui.wording import DISTANCE_LEGEND, error_legend, interval, percent, tick
 
-STYLE = """<style>
-.layer-explorer {
-  --jp-widgets-label-color: #222; --jp-ui-font-color1: #222; --jp-content-font-color1: #222;
-  background: #fff; color: #222; border: 1px solid #ddd; border-radius: 8px;
-  padding: 10px 14px 6px; color-scheme: light; max-width: 1180px;
-}
-.layer-explorer .widget-html, .layer-explorer .widget-html-content {
-  height: auto; margin: 0; line-height: 1.45; font-size: 13px; color: #222;
-}
-.layer-explorer h3 { font-size: 16px; margin: 0 0 2px; font-weight: 600; color: #111; }
-.layer-explorer h4 { font-size: 13px; margin: 0; font-weight: 600; line-height: 1.3; color: #111; }
-.layer-explorer .layer-explorer-title .widget-label { font-weight: 600; color: #111; }
-.layer-explorer p { margin: 0 0 4px; max-width: 120ch; color: #444; }
-.layer-explorer .widget-dropdown .widget-label { color: #222; width: auto; }
-.layer-explorer select { color: #222; background-color: #fff; border: 1px solid #888; }
-.layer-explorer button { border-radius: 4px; font-weight: 600; }
-.layer-explorer button:focus-visible, .layer-explorer select:focus-visible {
-  outline: 2px solid #0b57d0; outline-offset: 1px;
-}
-.layer-explorer button.mod-primary { background: #0b57d0; color: #fff; }
-.layer-explorer progress { width: 100%; height: 6px; accent-color: #a50f15; display: block; }
-.layer-explorer [role=alert] {
-  white-space: pre-line; border-left: 4px solid #a50f15; background: #fdf0ef; color: #5f0a0f;
-  padding: 6px 10px; margin: 4px 0; max-width: 92ch;
-}
-</style>"""
-"""Light in a dark page too: the heatmaps' white stands for a number."""
+STYLE = f"<style>{(files('explorer.ui') / 'style.css').read_text(encoding='utf-8')}</style>"
 
 
 def heading(title: str, final_error: float, chance_error: float, unit: Unit) -> str:
@@ -43,7 +20,8 @@ def heading(title: str, final_error: float, chance_error: float, unit: Unit) -> 
     facts = f"final test error {percent(final_error)} · chance {percent(chance_error)}"
     return (
         f"{STYLE}<h3>{escape(title)}</h3><p>{escape(facts)}</p>"
-        f"<p>{error_legend(unit)} {DISTANCE_LEGEND}</p>"
+        f"<details><summary>How to read the pictures</summary>"
+        f"<p>{error_legend(unit)} {DISTANCE_LEGEND}</p></details>"
     )
 
 
@@ -79,53 +57,12 @@ class StatusPane(widgets.VBox):
 
     def complain(self, text: str) -> None:
         """Show an error, or none for an empty text."""
-        self._alert.value = f'<div role="alert">{escape(text)}</div>' if text else ""
+        self._alert.value = alert(text)
 
 
-class Controls(widgets.Box):
-    """Selectors of layer and source, Compute and Stop: the way without a pointer.
-
-    Parameters
-    ----------
-    grid : Grid
-        What there is to choose from.
-    """
-
-    def __init__(self, grid: Grid) -> None:
-        self._grid = grid
-        self._layers: tuple[str | None, ...] = grid.rows
-        draws: list[int | None] = [None, *range(grid.draws)] if grid.draws else []
-        self._sources: list[tuple[int | None, int | None]] = [
-            *((None, draw) for draw in draws),
-            *((epoch, None) for epoch in grid.epochs),
-        ]
-        self.layer = _menu("Layer", [layer or f"{WHOLE_NETWORK} (all)" for layer in self._layers])
-        sources = [_source_name(grid.unit, *source) for source in self._sources]
-        self.source = _menu("put back to", sources)
-        self.compute = widgets.Button(description="Compute", button_style="primary")
-        self.stop = widgets.Button(description="Stop")
-        self.compute.layout.width = self.stop.layout.width = "88px"
-        super().__init__([self.layer, self.source, self.compute, self.stop])
-        self.layout.flex_flow = "row wrap"
-        self.layout.align_items = "center"
-
-    @property
-    def choice(self) -> Choice:
-        """What the selectors say."""
-        epoch, draw = self._sources[self.source.index]
-        return Choice(self._grid.cell(self._layers[self.layer.index], epoch), draw)
-
-    def follow(self, choice: Choice) -> None:
-        """Set the selectors to what was clicked."""
-        self.layer.index = self._layers.index(choice.cell.layer)
-        self.source.index = self._sources.index((choice.cell.epoch, choice.draw))
-
-
-def measure_menu() -> widgets.Dropdown:
-    """Return the selector of the distance's measure; its label is the title of the picture."""
-    menu = _menu("Distance from the start, as", list(MEASURES.values()))
-    menu.add_class("layer-explorer-title")
-    return menu
+def alert(text: str) -> str:
+    """Return an error as HTML that a screen reader speaks at once; nothing for an empty text."""
+    return f'<div role="alert">{escape(text)}</div>' if text else ""
 
 
 def title(text: str) -> widgets.HTML:
@@ -133,23 +70,63 @@ def title(text: str) -> widgets.HTML:
     return widgets.HTML(f"<h4>{escape(text)}</h4>")
 
 
-def under(title: widgets.Widget, view: widgets.Widget) -> widgets.VBox:
-    """Return a view under its title."""
-    line = widgets.HBox([title], layout=widgets.Layout(min_height="34px", align_items="center"))
+def under(titles: Sequence[widgets.Widget], *views: widgets.Widget) -> widgets.VBox:
+    """Return views under their title, which may hold menus."""
+    line = widgets.Box(titles, layout=widgets.Layout(min_height="34px", align_items="center"))
+    line.layout.flex_flow = "row wrap"
     layout = widgets.Layout(flex="1 1 300px", min_width="0", width="auto")
-    return widgets.VBox([line, view], layout=layout)
+    column = widgets.VBox([line, *views] if titles else views, layout=layout)
+    column.add_class("layer-explorer-picture")
+    return column
 
 
-def _menu(label: str, names: list[str]) -> widgets.Dropdown:
-    options = [(name, at) for at, name in enumerate(names)]
-    menu = widgets.Dropdown(options=options, index=0, description=label)
-    menu.style.description_width = "initial"
-    menu.layout.width, menu.layout.min_width, menu.layout.max_width = "auto", "0", "100%"
-    menu.layout.margin = "2px 12px 2px 0"
-    return menu
+def side_by_side(*parts: widgets.Widget) -> widgets.Box:
+    """Return parts in a row, one below another where the page is narrow."""
+    box = widgets.Box(list(parts))
+    box.layout.align_items = "flex-start"
+    box.layout.flex_flow = "row wrap"
+    return box
 
 
-def _source_name(unit: Unit, epoch: int | None, draw: int | None) -> str:
-    if epoch is not None:
-        return f"{unit} {epoch}"
-    return "all fresh draws (ReRnd)" if draw is None else f"fresh draw {draw}"
+def order_html(order: Order, threshold: float, source: str) -> str:
+    """Return in which order layers can be reset together, as an HTML table.
+
+    Parameters
+    ----------
+    order : Order
+        What has been found so far.
+    threshold : float
+        Share of the way to chance that is allowed.
+    source : str
+        What the layers are reset to, in words.
+    """
+    steps = list(order.steps)
+    rows = [_order_row(number, step, order.parameters) for number, step in enumerate(steps, 1)]
+    if order.beyond is not None:
+        rows.append(_order_row(len(steps) + 1, order.beyond, order.parameters, ' class="beyond"'))
+    left = steps[-1].parameters_left if steps else order.parameters
+    share = left / order.parameters if order.parameters else 1.0
+    found = (
+        f"{len(steps)} layers can be put back to {source} together before the error goes more "
+        f"than {tick(threshold)} of the way to chance; {left:,} of {order.parameters:,} trained "
+        f"parameters ({percent(share)}) are still needed."
+    )
+    going = f"Looking: {order.tried:,} of at most {order.to_try:,} interventions measured."
+    return (
+        f"<p>{escape(found if order.finished else going)}</p><table><caption>Each step adds the "
+        'layer that does the least harm.</caption><thead><tr><th scope="col">step</th>'
+        '<th scope="col">layer</th><th scope="col">test error</th>'
+        '<th scope="col">95 % interval</th><th scope="col">parameters still needed</th></tr>'
+        f"</thead><tbody>{''.join(rows)}</tbody></table>"
+    )
+
+
+def _order_row(number: int, step: OrderStep, parameters: int, kind: str = "") -> str:
+    name = escape(step.layer) + (" (too much)" if kind else "")
+    cells = (
+        percent(step.error),
+        interval(step.error_low, step.error_high),
+        f"{step.parameters_left:,} ({percent(step.parameters_left / max(parameters, 1))})",
+    )
+    numbers = "".join(f"<td>{cell}</td>" for cell in cells)
+    return f'<tr{kind}><td>{number}</td><th scope="row">{name}</th>{numbers}</tr>'

@@ -68,6 +68,15 @@ class Reading:
     examples: int = 0
     """Test examples behind the number; 0 where it is not known."""
 
+    loss: float = math.nan
+    """Mean cross-entropy, nats; NaN where a cell has none."""
+
+    turned_wrong: int = 0
+    """Examples that the trained network has right and this cell wrong."""
+
+    turned_right: int = 0
+    """Examples that the trained network has wrong and this cell right."""
+
     draws: tuple[float, ...] = ()
     """Test error of each fresh draw, NaN where not measured; empty outside ReRnd."""
 
@@ -196,8 +205,10 @@ def _read_one(
     if math.isnan(value):
         return _without_number(str(arrays[f"{prefix}reason"][at]))
     examples = int(arrays[f"{prefix}examples"][at])
-    partial = 0 < examples < total
-    return Reading("estimated" if partial else "measured", value, low, high, examples)
+    state: State = "estimated" if 0 < examples < total else "measured"
+    loss = float(arrays[f"{prefix}loss"][at])
+    wrong, right = (int(arrays[f"{prefix}turned_{way}"][at]) for way in ("wrong", "right"))
+    return Reading(state, value, low, high, examples, loss, wrong, right)
 
 
 def _read_draws(arrays: Mapping[str, NDArray[Any]], row: int) -> Reading:

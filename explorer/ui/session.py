@@ -10,29 +10,28 @@ import contextlib
 import logging
 import math
 import threading
-import time
 import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import xarray as xr
 
-from explorer.engine.interventions import BatchNormPolicy, Intervention
+from explorer.engine.interventions import BatchNormPolicy
 from explorer.engine.results import read_sweep
 from explorer.inventory.manifest import bundled_sweep
-from explorer.ui import background
+from explorer.ui import background, jobs
 from explorer.ui.background import Evaluates
-from explorer.ui.grid import Choice, Grid, steps, unit_of
-from explorer.ui.results import Counts, blank, fail, forget_draws, from_sweep, record
+from explorer.ui.grid import Cell, Grid, unit_of
+from explorer.ui.jobs import Fill, FindOrder, Job, Listener
+from explorer.ui.measured import Measured
+from explorer.ui.results import blank, fail, forget_draws, from_sweep
+from explorer.ui.selection import Choice
 from explorer.ui.wording import complaint
 from explorer.ui.worker import Worker
 from explorer.weights.stack import epoch_numbers, layer_names
 
 logger = logging.getLogger(__name__)
-
-PAINT_EVERY = 0.1
-"""Seconds between two reports of a running estimate; at 50 Hz the browser falls behind."""
 
 
 @dataclass(frozen=True)
@@ -60,27 +59,8 @@ class Settings:
     seed: int = 0
     """Seed of the fresh draws."""
 
-
-class Listener(Protocol):
-    """Who is told; every method is called with the session's lock held."""
-
-    def on_ready(self, device: str, idle: bool) -> None:
-        """The network is loaded; the number of examples and chance are known."""
-
-    def on_estimates(self, choice: Choice, estimates: Sequence[Counts]) -> None:
-        """A run has come further; these are all of its estimates so far."""
-
-    def on_recorded(self) -> None:
-        """The results have changed."""
-
-    def on_finished(self, choice: Choice, last: Counts) -> None:
-        """All numbers of a choice are in the results."""
-
-    def on_distances(self) -> None:
-        """The distances are known."""
-
-    def on_failure(self, choice: Choice | None, error: Exception) -> None:
-        """Something went wrong; the cell of the choice is marked, if there is one."""
+    sideways: bool = False
+    """Layers from left to right and sources from the top, instead of the paper's form."""
 
 
 class Session:
@@ -94,42 +74,66 @@ class Session:
         How cells are measured.
     listener : Listener
         Told about every change.
+    results : xarray.Dataset, optional
+        What is known already, from a session with the same settings; else what came with the stack.
     """
 
-    def __init__(self, stack: xr.DataTree, settings: Settings, listener: Listener) -> None:
+    def __init__(
+        self,
+        stack: xr.DataTree,
+        settings: Settings,
+        listener: Listener,
+        results: xr.Dataset | None = None,
+    ) -> None:
         self.lock = threading.RLock()
         layers, epochs = tuple(layer_names(stack)), tuple(epoch_numbers(stack))
-        self.grid = Grid(layers, epochs, settings.draws, unit_of(stack.attrs))
-        self.results = known_results(stack, self.grid, settings)
+        self.grid = Grid(layers, epochs, settings.draws, unit_of(stack.attrs), settings.sideways)
+        self.results = known_results(stack, self.grid, settings) if results is None else results
+        self.measured: list[Measured] = []
         self.distances: xr.Dataset | None = None
         self.device = ""
-        self._stack, self._settings, self._listener = stack, settings, listener
+        self.seed, self.listener = settings.seed, listener
+        self._stack, self._settings = stack, settings
         self._evaluator: Evaluates | None = None
-        self._worker: Worker[Choice | None] = Worker(self.lock, self._work)
+        self._worker: Worker[Job] = Worker(self.lock, self._work)
         # Not a daemon: an interpreter that goes while torch is being imported would crash.
         self._warm_up = threading.Thread(target=self._prepare, name="explorer warm-up")
         self._opening = threading.Lock()
+        self._rest_of_sweep: Fill | None = None
         self._closed = False
 
     def start(self) -> None:
         """Load the network and measure the distances in the background."""
         _open_sessions.add(self)
-        self._worker.start()
         self._warm_up.start()
 
-    def request(self, choice: Choice) -> None:
-        """Measure a choice; whatever ran before may write no more."""
-        self._worker.submit(choice)
+    def request(self, job: Job) -> None:
+        """Do this next; whatever ran before may write no more, but a sweep goes on afterwards."""
+        if isinstance(job, Fill):
+            self._rest_of_sweep = job
+        self._worker.submit(job)
 
     def stop(self) -> bool:
         """Forget what is running; return whether anything was."""
+        self._rest_of_sweep = None
         return self._worker.cancel()
+
+    def rest(self) -> None:
+        """Stop, and give the network's memory back until the next request."""
+        self.stop()
+        with self.lock:
+            self._evaluator = None
 
     def close(self, timeout: float = 1.0) -> None:
         """End the thread, waiting for it at most `timeout` seconds."""
         self._closed = True
         self._worker.close(timeout)
         _open_sessions.discard(self)
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything is being measured."""
+        return self._worker.busy
 
     @property
     def alive(self) -> bool:
@@ -139,6 +143,18 @@ class Session:
     def wait_until_idle(self, timeout: float) -> bool:
         """Wait until nothing is being measured; return whether that came about."""
         return self._worker.wait_until_idle(timeout)
+
+    # What a job works on
+
+    @contextlib.contextmanager
+    def turn(self, number: int) -> Iterator[bool]:
+        """Hold the lock, and tell whether the job of this number may still write."""
+        with self.lock:
+            yield self._worker.is_current(number)
+
+    def remain(self, cells: Sequence[Cell], total: int) -> None:
+        """Remember what of a sweep is still to be done, should a click come before."""
+        self._rest_of_sweep = Fill(tuple(cells), total) if cells else None
 
     @contextlib.contextmanager
     def reported(self, number: int | None = None, choice: Choice | None = None) -> Iterator[None]:
@@ -152,9 +168,9 @@ class Session:
             with self.lock:
                 if self._closed or not (number is None or self._worker.is_current(number)):
                     return
-                if choice is not None:
+                if choice is not None and choice.cell is not None:
                     fail(self.results, choice.cell, choice.draw, complaint(error))
-                self._listener.on_failure(choice, error)
+                self.listener.on_failure(choice, error)
 
     # On the threads: everything is written under the lock, and only while current
 
@@ -167,14 +183,32 @@ class Session:
         with self.reported():
             self._measure_distances()
 
-    def _work(self, number: int, choice: Choice | None) -> None:
+    def _work(self, number: int, job: Job) -> None:
         with self.reported(number):
             evaluator = self._open()
-            if choice is not None:
-                with self.reported(number, choice):
-                    self._measure(number, choice, evaluator)
+            if isinstance(job, Choice):
+                self._answer(number, job, evaluator)
             if math.isnan(self.results.attrs["final_error"]):
-                self._measure_intact(number, evaluator)
+                jobs.measure_intact(self, number, evaluator)
+            if isinstance(job, Fill):
+                jobs.fill(self, number, job, evaluator)
+            elif isinstance(job, FindOrder):
+                jobs.find_order(self, number, job, evaluator)
+        with self.turn(number) as mine:
+            if not mine:
+                return
+            if isinstance(job, Fill):
+                self._rest_of_sweep = None
+            elif self._rest_of_sweep is not None:
+                self._worker.submit(self._rest_of_sweep)
+
+    def _answer(self, number: int, choice: Choice, evaluator: Evaluates) -> None:
+        step = None
+        with self.reported(number, choice):
+            step = jobs.measure(self, number, choice, evaluator)
+        if step is not None:
+            with self.reported(number):  # the number stands, whatever becomes of this
+                jobs.compare(self, number, choice, step, evaluator)
 
     def _open(self) -> Evaluates:
         """Load the network, or wait for the other thread to; after a failure, try again."""
@@ -192,50 +226,11 @@ class Session:
             with self.lock:
                 self._evaluator, self.device = evaluator, evaluator.device_label
                 known = {"chance_error": evaluator.chance_error, "examples": evaluator.total}
-                self.results.attrs.update(known)
+                self.results.attrs |= {**background.provenance(evaluator), **self.results.attrs}
+                self.results.attrs |= known
                 if not self._closed:
-                    self._listener.on_ready(self.device, idle=not self._worker.busy)
+                    self.listener.on_ready(self.device, idle=not self._worker.busy)
             return evaluator
-
-    def _measure(self, number: int, choice: Choice, evaluator: Evaluates) -> None:
-        last = None
-        for step in steps(choice, self.grid, self._settings.seed):
-            part = Choice(choice.cell, step.draw)
-            last = self._run(number, part, evaluator.estimates(step.intervention))
-            with self.lock:
-                if last is None or not self._worker.is_current(number):
-                    return
-                record(self.results, choice.cell, step.draw, last)
-                self._listener.on_recorded()
-        with self.lock:
-            if last is not None and self._worker.is_current(number):
-                self._listener.on_finished(choice, last)
-
-    def _run(self, number: int, part: Choice, estimates: Iterator[Counts]) -> Counts | None:
-        """Report a run at most every tenth of a second; None when it may not go on."""
-        seen: list[Counts] = []
-        reported = -math.inf
-        for estimate in estimates:
-            seen.append(estimate)
-            last = estimate.examples == estimate.total
-            if not last and time.monotonic() - reported < PAINT_EVERY:
-                continue
-            with self.lock:
-                if not self._worker.is_current(number):
-                    return None
-                self._listener.on_estimates(part, seen)
-            reported = time.monotonic()
-        return seen[-1]
-
-    def _measure_intact(self, number: int, evaluator: Evaluates) -> None:
-        """Find the final error of a stack that comes without a sweep."""
-        for estimate in evaluator.estimates(Intervention(())):
-            with self.lock:
-                if not self._worker.is_current(number):
-                    return
-                if estimate.examples == estimate.total and not estimate.failure:
-                    self.results.attrs["final_error"] = estimate.error
-                    self._listener.on_recorded()
 
     def _measure_distances(self) -> None:
         distances = background.measure_distances(
@@ -247,7 +242,7 @@ class Session:
         with self.lock:
             if not self._closed:
                 self.distances = distances
-                self._listener.on_distances()
+                self.listener.on_distances()
 
 
 _open_sessions: weakref.WeakSet[Session] = weakref.WeakSet()

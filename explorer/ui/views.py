@@ -1,42 +1,21 @@
-"""What the reader sees in Bokeh: a heatmap of cells, and the curve of a running estimate.
+"""The heatmap of cells, in Bokeh.
 
-The only file that changes a Bokeh document. Whoever calls it holds the session's lock.
+Only this file and `curves` change a Bokeh document. Whoever calls them holds the session's lock.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from bokeh.core.properties import value
 from bokeh.events import DoubleTap, Tap
 from bokeh.models import ColumnDataSource, CustomJS, HoverTool, LinearColorMapper
-from bokeh.models.annotations import Span
 
 from explorer.colours import Ramp, palette
-from explorer.ui.figures import (
-    CROWDED,
-    FONT,
-    INK,
-    RED,
-    colour_bar,
-    curve_figure,
-    fit_to_width,
-    heatmap_figure,
-    line_label,
-    put_label,
-)
+from explorer.ui.figures import CROWDED, FONT, colour_bar, fit_to_width, heatmap_figure
 from explorer.ui.grid import Cell, Grid
 from explorer.ui.painting import Columns, Scale
-from explorer.ui.results import Counts
-from explorer.ui.wording import interval, percent, tick
-
-CLOSE = 0.25
-"""Nearer than this to chance, the trained network's line has its label below."""
-
-HIGHEST = 0.9
-"""Up to this error there is room for a label above its line."""
 
 _MARK_HOVERED_CELL = """
 const [at] = cb_data.index.indices
@@ -78,11 +57,13 @@ class Heatmap:
         marker: ColumnDataSource | None = None,
     ) -> None:
         self._grid = grid
-        self._whole_network = whole_network
+        self._painted = {cell for cell in grid.cells if whole_network or cell.layer is not None}
         self._shown: Columns = {}
         self._cells = ColumnDataSource()
         self._marker = marker or ColumnDataSource({"x": [], "y": []})
-        self._mapper = LinearColorMapper(palette=palette(ramp), low=0, high=1)
+        self._cursor = ColumnDataSource({"x": [], "y": []})
+        self._ramp = ramp
+        self._mapper = LinearColorMapper(palette=palette(ramp), low=0, high=1)  # shares of the ramp
         self._bar = colour_bar(self._mapper)
         self.figure = heatmap_figure(grid, description, whole_network)
         self.figure.add_layout(self._bar, "below")
@@ -107,29 +88,29 @@ class Heatmap:
         self._shown = {name: list(values) for name, values in columns.items()}
         self._scale(scale)
 
-    def mark(self, cell: Cell | None) -> None:
-        """Put the mark around a cell, or take it away."""
-        shown = cell is not None and (cell.layer is not None or self._whole_network)
-        if cell is not None and shown:
-            x, y = [self._grid.x(cell.epoch)], [self._grid.y(cell.layer)]
-        else:
-            x, y = [], []
-        if self.marked != (x, y):
-            self._marker.data = {"x": x, "y": y}
+    def mark(self, cells: Sequence[Cell], cursor: Cell | None = None) -> None:
+        """Put the mark around these cells, and a dashed one around the cursor elsewhere."""
+        elsewhere = [cursor] if cursor is not None and cursor not in cells else []
+        for source, marked in ((self._marker, cells), (self._cursor, elsewhere)):
+            shown = [cell for cell in marked if cell in self._painted]
+            places = [self._grid.place(cell) for cell in shown]
+            data = {"x": [x for x, _ in places], "y": [y for _, y in places]}
+            if dict(source.data) != data:
+                source.data = data
 
     @property
     def marked(self) -> tuple[list[float], list[float]]:
-        """Centre of the marked cell, or two empty lists."""
+        """Centres of the marked cells, or two empty lists."""
         return list(self._marker.data["x"]), list(self._marker.data["y"])
 
-    def on_tap(self, handler: Callable[[float | None, float | None], None]) -> None:
-        """Call the handler with the place of every click on the figure.
+    def on_tap(self, handler: Callable[[float | None, float | None, bool], None]) -> None:
+        """Call the handler with the place of every click, and whether a modifier key was held.
 
         A second click within 300 ms arrives as a double tap *instead of* a tap, so fast clicks
         on different cells would be lost without it.
         """
         for event in (Tap, DoubleTap):
-            self.figure.on_event(event, lambda tap: handler(tap.x, tap.y))
+            self.figure.on_event(event, lambda tap: handler(tap.x, tap.y, _adds(tap)))
 
     def mark_what_is_hovered(self) -> None:
         """Let the page itself mark the cell under the pointer, without Python."""
@@ -139,9 +120,10 @@ class Heatmap:
         self.figure.select_one(HoverTool).callback = code
 
     def _scale(self, scale: Scale) -> None:
-        labels = {at: label.replace(" ", "\n", 1) for at, label in scale.ticks}
-        if (self._mapper.low, self._mapper.high) != (scale.low, scale.high):
-            self._mapper.update(low=scale.low, high=scale.high)
+        labels = {scale.share(at): label.replace(" ", "\n", 1) for at, label in scale.ticks}
+        if self._ramp != scale.ramp:
+            self._ramp = scale.ramp
+            self._mapper.palette = palette(scale.ramp)
         if self._bar.major_label_overrides != labels:
             self._bar.ticker.ticks = list(labels)
             self._bar.major_label_overrides = labels
@@ -176,87 +158,30 @@ class Heatmap:
                 text_font=value(FONT),
                 text_font_size=f"{number_size}px",
             )
-        for colour, width in (("#111111", 4.0), ("#ffffff", 1.5)):
+        lines = (
+            (self._marker, "#111111", 4.0, "solid"),
+            (self._marker, "#ffffff", 1.5, "solid"),
+            (self._cursor, "#ffffff", 3.0, "solid"),
+            (self._cursor, "#111111", 3.0, [5, 3]),
+        )
+        for source, colour, width, dash in lines:
             self.figure.rect(
                 "x",
                 "y",
                 width=1,
                 height=1,
-                source=self._marker,
+                source=source,
                 fill_alpha=0,
                 line_color=colour,
                 line_width=width,
+                line_dash=dash,
             )
         hover = self.figure.select_one(HoverTool)
         hover.renderers = [cells]
         return numbers
 
 
-class Curve:
-    """The running estimate against the test examples seen, with its interval.
-
-    Parameters
-    ----------
-    description : str
-        What a screen reader says.
-    """
-
-    def __init__(self, description: str) -> None:
-        self._points = ColumnDataSource(data=_curve_columns(()))
-        self._intact = Span(
-            dimension="width", line_color=INK, line_dash="dashed", line_width=1.5, visible=False
-        )
-        self._chance = Span(
-            dimension="width", line_color="#8a8a8a", line_dash="dotted", line_width=1.5
-        )
-        self._intact_label, self._chance_label = line_label(), line_label()
-        self.figure = curve_figure(description)
-        for line in (self._intact, self._chance, self._intact_label, self._chance_label):
-            line.visible = False
-            self.figure.add_layout(line)
-        self._draw_glyphs()
-
-    def baseline(self, final_error: float, chance_error: float, total: int) -> None:
-        """Draw the lines of the trained network and of chance, for `total` test examples."""
-        self.figure.x_range.end = max(total, 1)
-        apart = not abs(chance_error - final_error) < CLOSE
-        lines = (
-            (self._intact, self._intact_label, final_error, "trained network", apart),
-            (self._chance, self._chance_label, chance_error, "chance", chance_error <= HIGHEST),
-        )
-        for line, label, error, name, above in lines:
-            if math.isfinite(error):
-                line.update(location=error, visible=True)
-                put_label(label, above)
-                label.update(x=max(total, 1), y=error, visible=True, text=f"{name} {tick(error)}")
-
-    def show(self, heading: str, estimates: Sequence[Counts]) -> None:
-        """Show a run so far; some twenty points, so they are sent whole."""
-        if self.figure.title.text != heading:
-            self.figure.title.text = heading
-        self._points.data = _curve_columns(estimates)
-
-    def _draw_glyphs(self) -> None:
-        self.figure.varea(
-            "examples", "low", "high", source=self._points, fill_color=RED, fill_alpha=0.18
-        )
-        self.figure.line("examples", "error", source=self._points, line_color=RED, line_width=2)
-        dots = self.figure.scatter(
-            "examples", "error", source=self._points, color=RED, size=5, line_color="white"
-        )
-        self.figure.select_one(HoverTool).renderers = [dots]
-
-
-def _curve_columns(estimates: Sequence[Counts]) -> dict[str, Any]:
-    return {
-        "examples": [int(one.examples) for one in estimates],
-        "error": [float(one.error) for one in estimates],
-        "low": [float(one.error_low) for one in estimates],
-        "high": [float(one.error_high) for one in estimates],
-        "where": [f"after {one.examples:,} test examples" for one in estimates],
-        "tip": [
-            f"test error {percent(one.error)}\n"
-            f"95 % interval {interval(one.error_low, one.error_high)}"
-            for one in estimates
-        ],
-    }
+def _adds(tap: Any) -> bool:
+    """Tell whether a key was held that adds to a selection."""
+    held = tap.modifiers or {}
+    return any(held.get(key) for key in ("ctrl", "shift", "alt"))

@@ -1,39 +1,25 @@
-"""The explorer in a notebook: click a cell, and that layer goes back while you watch the error.
-
-`grid`, `results`, `painting` and `wording` decide what is shown, without a browser or a thread;
-`session` and `worker` find it out; `views` and `panes` show it. Here they are tied together.
-"""
+"""The explorer in a notebook: click a cell, and that layer goes back while you watch the error."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
 from typing import Any
 
 import ipywidgets as widgets
 import xarray as xr
 
-from explorer.colours import BLUES, REDS
 from explorer.engine.interventions import BatchNormPolicy
-from explorer.ui.grid import Choice
-from explorer.ui.live import LiveBokeh, prepare_page
-from explorer.ui.painting import distance_columns, error_columns, error_scale
-from explorer.ui.panes import Controls, StatusPane, heading, measure_menu, title, under
-from explorer.ui.results import Counts, read
-from explorer.ui.session import Session, Settings
-from explorer.ui.views import Curve, Heatmap
-from explorer.ui.wording import (
-    MEASURES,
-    ONE,
-    WIDEST_DISTANCE,
-    complaint,
-    draws_outcome,
-    error_tip,
-    how_to,
-    outcome,
-    size_of,
-    title_of,
-)
+from explorer.inventory.manifest import load_manifest
+from explorer.ui.controls import Chooser
+from explorer.ui.exploration import Exploration
+from explorer.ui.live import prepare_page
+from explorer.ui.measured import measured_frame
+from explorer.ui.panes import alert
+from explorer.ui.session import Settings
+from explorer.ui.wording import complaint
 from explorer.weights.stack import StackSource, open_stack
+
+logger = logging.getLogger(__name__)
 
 
 class Explorer(widgets.VBox):
@@ -69,7 +55,7 @@ class Explorer(widgets.VBox):
     cell before; one that is displayed by itself brings BokehJS along.
     """
 
-    _built = False
+    _exploration: Exploration | None = None
 
     def __init__(
         self,
@@ -84,174 +70,90 @@ class Explorer(widgets.VBox):
         seed: int = 0,
     ) -> None:
         settings = Settings(model, data, device, batch_size, batchnorm, draws, seed)
-        self._session = Session(open_stack(stack, model=model), settings, self)
-        self._following = False
-        self._build_views()
-        grid = self._session.grid
-        self._select(Choice(grid.cell(grid.layers[0], grid.epochs[0])))
-        self.on_recorded()
-        self.on_distances()
-        self._status.say(how_to(grid.unit))
-        self._arrange()
-        self._built = True
-        self._session.start()
+        self._stack, self._settings = open_stack(stack, model=model), settings
+        self._opened = repr(str(stack)) if isinstance(stack, str) else _named(self._stack, model)
+        self._known: dict[tuple[Any, ...], xr.Dataset] = {}
+        names = [name for name, entry in load_manifest().stacks.items() if entry.sweep]
+        self._chooser = Chooser(names, str(self._stack.attrs.get("name", "")), self._choose)
+        self._alert = widgets.HTML()
+        exploration = self._explore()
+        own = model is not None or data is not None  # another stack would not fit them
+        self._above = (self._alert,) if own else (self._chooser, self._alert)
+        super().__init__([*self._above, exploration])
+        self._exploration = exploration
+        self.add_class("layer-explorer")
 
     @property
     def results(self) -> xr.Dataset:
         """What has been measured so far, as `explorer.sweep` returns it (a copy)."""
-        with self._session.lock:
-            return self._session.results.copy(deep=True)
+        session = self._shown.session
+        with session.lock:
+            return session.results.copy(deep=True)
+
+    @property
+    def measured(self) -> Any:
+        """Everything that was measured here, joint interventions too: a pandas.DataFrame."""
+        session = self._shown.session
+        with session.lock:
+            return measured_frame(session.measured)
 
     def close(self) -> None:
         """Stop what runs, end the thread and take the explorer off the page."""
-        if self._built:  # ipywidgets closes every object that goes, also one that never opened
-            self._session.close()
-            for view in self._live:
-                view.close()
+        if self._exploration is not None:  # None: it never opened, and ipywidgets closes it too
+            self._exploration.close()
         super().close()
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
         prepare_page()
         return super()._repr_mimebundle_(**kwargs)
 
-    # What is on the page
+    # Another stack, other settings
 
-    def _build_views(self) -> None:
-        grid = self._session.grid
-        size = size_of(grid)
-        self._errors = Heatmap(
-            grid, REDS, f"Heatmap of the test error, {size}. The menus below reach every cell."
-        )
-        self._moved = Heatmap(
-            grid,
-            BLUES,
-            f"Heatmap of the distance from the start, {size}.",
-            whole_network=False,
-            number_size=10,
-            widest=WIDEST_DISTANCE,
-        )
-        self._curve = Curve("Curve of the running estimate of the test error")
-        self._heading, self._status = widgets.HTML(), StatusPane()
-        self._controls, self._measure = Controls(grid), measure_menu()
-        for view in (self._errors, self._moved):
-            view.on_tap(self._tapped)
-        for menu in (self._controls.layer, self._controls.source):
-            menu.observe(self._menu_changed, "index")
-        self._measure.observe(self._measure_changed, "index")
-        self._controls.compute.on_click(self._compute_pressed)
-        self._controls.stop.on_click(self._stop_pressed)
+    @property
+    def _shown(self) -> Exploration:
+        assert self._exploration is not None
+        return self._exploration
 
-    def _arrange(self) -> None:
-        figures = (self._errors.figure, self._moved.figure, self._curve.figure)
-        self._live = [LiveBokeh(figure, self._session.lock) for figure in figures]
-        errors, moved, curve = self._live
-        name = title("Test error after putting one layer back, in %")
-        pictures = widgets.Box([under(name, errors), under(self._measure, moved)])
-        pictures.layout.flex_flow = "row wrap"
-        super().__init__([self._heading, pictures, self._controls, self._status, curve])
-        self.add_class("layer-explorer")
+    def _explore(self) -> Exploration:
+        known = self._known.get(_key(self._stack, self._settings))
+        return Exploration(self._stack, self._settings, self._opened, self._apply, known)
 
-    def _select(self, choice: Choice) -> None:
-        """Mark a cell in both heatmaps and name it in the menus and above the curve."""
-        self._choice = choice
-        self._errors.mark(choice.cell)
-        self._moved.mark(choice.cell)
-        self._curve.show(f"{choice} (not run yet)", ())
-        self._following = True
-        self._controls.follow(choice)
-        self._following = False
-
-    # What the reader does
-
-    def _tapped(self, x: float | None, y: float | None) -> None:
-        with self._session.reported(), self._session.lock:
-            cell = self._session.grid.cell_at(x, y)
-            if cell is not None:
-                self._request(Choice(cell))
-
-    def _menu_changed(self, _change: Any) -> None:
-        with self._session.reported(), self._session.lock:
-            if not self._following:
-                self._session.stop()
-                self._select(self._controls.choice)
-                self._status.say(known(self._choice, self._session.results))
-
-    def _measure_changed(self, _change: Any) -> None:
-        with self._session.reported(), self._session.lock:
-            self.on_distances()
-
-    def _compute_pressed(self, _button: Any) -> None:
-        with self._session.reported(), self._session.lock:
-            self._request(self._controls.choice)
-
-    def _stop_pressed(self, _button: Any) -> None:
-        with self._session.reported(), self._session.lock:
-            stopped = f"Stopped. {self._choice} keeps what was measured before."
-            self._status.say(stopped if self._session.stop() else "Nothing is running.")
-
-    def _request(self, choice: Choice) -> None:
-        if choice.cell not in self._session.grid.cells:
-            self._status.say(known(choice, self._session.results))
+    def _choose(self, name: str) -> None:
+        """Open another stack, or say why that is not possible and keep this one."""
+        try:
+            stack = open_stack(name)
+        except Exception as error:  # the widget's edge: nobody above could show it
+            logger.exception("%s", name)
+            self._alert.value = alert(complaint(error))
+            self._chooser.follow(str(self._stack.attrs.get("name", "")))
             return
-        waiting = "" if self._session.device else ", once the network is loaded"
-        self._status.complain("")
-        self._status.advance(0, 1)
-        self._status.say(f"Measuring {choice}{waiting} …")
-        self._select(choice)
-        self._session.request(choice)
+        self._opened = repr(name)
+        self._replace(stack, self._settings)
 
-    # What the session finds out; it calls these with the lock held
+    def _apply(self, settings: Settings) -> None:
+        """Go on with other settings."""
+        self._replace(self._stack, settings)
 
-    def on_ready(self, device: str, idle: bool) -> None:
-        """Say that clicks are answered at once from now on."""
-        self.on_recorded()
-        if idle:
-            self._status.say(f"Ready on {device}. {how_to(self._session.grid.unit)}")
-
-    def on_recorded(self) -> None:
-        """Paint the error heatmap, and what depends on the final error."""
-        results, grid = self._session.results, self._session.grid
-        final, chance = (float(results.attrs[name]) for name in ("final_error", "chance_error"))
-        scale = error_scale(final, chance)
-        self._errors.paint(error_columns(results, grid, scale), scale)
-        self._curve.baseline(final, chance, int(results.attrs["examples"]))
-        self._heading.value = heading(title_of(results.attrs), final, chance, grid.unit)
-
-    def on_estimates(self, choice: Choice, estimates: Sequence[Counts]) -> None:
-        """Draw a run so far."""
-        self._curve.show(str(choice), estimates)
-        self._status.advance(estimates[-1].examples, estimates[-1].total)
-
-    def on_finished(self, choice: Choice, last: Counts) -> None:
-        """Say what was measured."""
-        reading = read(self._session.results, choice.cell)
-        if choice.cell.epoch is None and choice.draw is None and reading.state == "measured":
-            self._status.say(draws_outcome(choice.cell, reading, self._session.device))
-        elif last.failure:
-            self._say_failed(choice, last.failure)
-        else:
-            self._status.say(outcome(str(choice), last, self._session.device))
-
-    def on_distances(self) -> None:
-        """Paint the distance heatmap in the chosen measure."""
-        measure = list(MEASURES)[self._measure.index]
-        distances, grid = self._session.distances, self._session.grid
-        self._moved.paint(*distance_columns(distances, grid, measure))
-
-    def on_failure(self, choice: Choice | None, error: Exception) -> None:
-        """Show an error, and in which cell it happened."""
-        self.on_recorded()
-        self._say_failed(choice, complaint(error))
-
-    def _say_failed(self, choice: Choice | None, reason: str) -> None:
-        self._status.complain(reason)
-        if choice is not None:
-            self._status.say(f"{choice} could not be measured.")
+    def _replace(self, stack: xr.DataTree, settings: Settings) -> None:
+        """Show another exploration; what was measured in this one comes back with its settings."""
+        before = self._shown
+        self._known[_key(self._stack, self._settings)] = before.session.results
+        self._stack, self._settings = stack, settings
+        self._exploration = self._explore()
+        self._alert.value = ""
+        self.set_trait("children", (*self._above, self._exploration))
+        self._chooser.follow(str(stack.attrs.get("name", "")))
+        before.close()
 
 
-def known(choice: Choice, results: xr.Dataset) -> str:
-    """Return what is known about a choice before it is measured, for the status line."""
-    if choice.cell.layer is None and choice.cell.epoch is None:
-        return f"The whole network has no fresh draw here: choose {ONE[choice.cell.unit]}."
-    facts = error_tip(read(results, choice.cell)).replace("\n", ", ")
-    return f"{choice.cell}: {facts}. Press Compute to measure {choice}."
+def _key(stack: xr.DataTree, settings: Settings) -> tuple[Any, ...]:
+    """Return what numbers depend on, besides the reader's own network and data."""
+    content = str(stack.attrs.get("content_hash", "")) or id(stack)
+    return (content, settings.batchnorm, settings.draws, settings.seed)
+
+
+def _named(stack: xr.DataTree, model: Any) -> str:
+    """Return the arguments that open a stack again, as far as a name can."""
+    if model is not None:
+        return "states, model=net"
+    return repr(str(stack.attrs.get("name") or "a folder"))

@@ -47,9 +47,28 @@ def error_legend(unit: Unit) -> str:
 def how_to(unit: Unit) -> str:
     """Return what the reader of the explorer can do."""
     return (
-        f"Click a cell, or choose a layer and {ONE[unit]} and press Compute: "
-        "the layer is put back and the test error measured while you watch."
+        f"Click a cell, or choose a layer and {ONE[unit]} and press Compute: the layer is put back "
+        "and the test error measured while you watch. Ctrl-click adds a layer."
     )
+
+
+def spoken(cell: Cell, reading: Reading, verdict: str) -> str:
+    """Return what a screen reader says of a cell: "layer 1, epoch 0, error 38 %, critical"."""
+    source = "fresh draws" if cell.epoch is None else f"{cell.unit} {cell.epoch}"
+    name = cell.layer or "whole network"
+    about = "about " if reading.state == "estimated" else ""
+    known = f"error {about}{tick(reading.value)}" if math.isfinite(reading.value) else reading.state
+    known = "not measured" if known == "missing" else known
+    return ", ".join(filter(None, (name, source, known, verdict)))
+
+
+def time_left(seconds: float) -> str:
+    """Return a duration for a sentence: "about 40 s left", "about 3 min left"."""
+    if not math.isfinite(seconds):
+        return "time left not known yet"
+    if seconds < 90:
+        return f"about {max(1, round(seconds))}{_SPACE}s left"
+    return f"about {round(seconds / 60)}{_SPACE}min left"
 
 
 def size_of(grid: Grid) -> str:
@@ -71,6 +90,15 @@ def short_percent(fraction: float) -> str:
     """Return an error in at most three characters, to stand in a cell: "3.9", "76", "100"."""
     value = 100 * fraction
     return f"{value:.1f}" if value < 9.95 else f"{value:.0f}"
+
+
+def short_difference(difference: float) -> str:
+    """Return a difference of errors in points, to stand in a cell: "+68", "−0.3", "0"."""
+    points = 100 * difference
+    if abs(points) < 0.05:
+        return "0"
+    sign = "+" if points > 0 else "−"
+    return f"{sign}{abs(points):.1f}" if abs(points) < 9.95 else f"{sign}{abs(points):.0f}"
 
 
 def short_number(value: float) -> str:
@@ -103,6 +131,9 @@ def error_tip(reading: Reading) -> str:
         lines.append(f"95{_SPACE}% interval {interval(reading.low, reading.high)}")
     if reading.examples:
         lines.append(f"on {reading.examples:,} test examples")
+        lines.append(f"{reading.turned_wrong:,} turned wrong, {reading.turned_right:,} right")
+    if math.isfinite(reading.loss):
+        lines.append(f"loss {reading.loss:.3g} nats")
     if reading.state == "estimated":
         lines.append("an estimate: not everything has been measured")
     return "\n".join(lines)

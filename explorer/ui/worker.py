@@ -12,6 +12,8 @@ Job = TypeVar("Job")
 class Worker(Generic[Job]):
     """Run jobs one after another on a daemon thread; only the newest may write.
 
+    The thread is there only while there is a job.
+
     Every submitted job gets a number. Submitting, cancelling and closing raise the number, so
     a job that asks `is_current` while it holds the lock knows whether it may still write.
     An asyncio task would stand still while any notebook cell runs; a thread does not.
@@ -35,18 +37,17 @@ class Worker(Generic[Job]):
         self._running = False
         self._number = 0
         self._closed = False
-        self._thread = threading.Thread(target=self._loop, name=name, daemon=True)
-
-    def start(self) -> None:
-        """Start the thread."""
-        self._thread.start()
+        self._name = name
+        self._thread: threading.Thread | None = None
 
     def submit(self, job: Job) -> int:
         """Make this the newest job and return its number; older ones may write no more."""
         with self._changed:
             self._number += 1
             self._pending = (self._number, job)
-            self._changed.notify_all()
+            if self._thread is None and not self._closed:
+                self._thread = threading.Thread(target=self._loop, name=self._name, daemon=True)
+                self._thread.start()
             return self._number
 
     def cancel(self) -> bool:
@@ -63,9 +64,9 @@ class Worker(Generic[Job]):
             self._closed = True
             self._number += 1
             self._pending = None
-            self._changed.notify_all()
-        if self._thread.is_alive() and threading.current_thread() is not self._thread:
-            self._thread.join(timeout)
+            thread = self._thread
+        if thread is not None and threading.current_thread() is not thread:
+            thread.join(timeout)
 
     def is_current(self, number: int) -> bool:
         """Return whether the job of this number may still write (ask while holding the lock)."""
@@ -84,13 +85,14 @@ class Worker(Generic[Job]):
     @property
     def alive(self) -> bool:
         """Whether the thread runs."""
-        return self._thread.is_alive()
+        return self._thread is not None and self._thread.is_alive()
 
     def _loop(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._closed or self._pending is not None)
                 if self._closed or self._pending is None:
+                    self._thread = None
+                    self._changed.notify_all()
                     return
                 number, job = self._pending
                 self._pending, self._running = None, True

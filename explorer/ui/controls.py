@@ -1,0 +1,239 @@
+"""Menus and buttons: what is put back to what, how it is shown, and how it is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import ipywidgets as widgets
+
+from explorer.engine.verdicts import DEFAULT_THRESHOLD
+from explorer.ui.grid import WHOLE_NETWORK, Grid, Unit
+from explorer.ui.selection import OTHERS, Other, Selection
+from explorer.ui.session import Settings
+from explorer.ui.wording import MEASURES, tick
+
+THRESHOLDS = (0.01, 0.02, 0.05, DEFAULT_THRESHOLD, 0.2, 0.5)
+"""Shares of the way to chance that the menu ε offers."""
+
+POLICIES = {
+    "with_layer": "move with their layer",
+    "weights_only": "stay as trained",
+    "recalibrate": "are taken anew",
+}
+"""BatchNorm policies, as the end of a sentence about running statistics."""
+
+ONE_LAYER = "one layer"
+"""The entry of the presets that ends a joint selection."""
+
+
+class Controls(widgets.Box):
+    """What is put back to what: the way without a pointer to everything a click does.
+
+    Parameters
+    ----------
+    grid : Grid
+        What there is to choose from.
+    """
+
+    def __init__(self, grid: Grid) -> None:
+        self._grid = grid
+        draws: list[int | None] = [None, *range(grid.draws)] if grid.draws else []
+        self._sources: list[tuple[int | None, int | None, Other | None]] = [
+            *((None, draw, None) for draw in draws),
+            *((epoch, None, None) for epoch in grid.epochs),
+            *((grid.epochs[0], None, other) for other in OTHERS),
+        ]
+        rows = [layer or f"{WHOLE_NETWORK} (all)" for layer in grid.rows]
+        self.layer = menu("Layer", rows)
+        self.source = menu("put back to", [_source_name(grid.unit, *one) for one in self._sources])
+        self.preset = menu("Together", [ONE_LAYER])
+        self.compute = button("Compute", primary=True)
+        self.stop = button("Stop")
+        self.sweep = button("Sweep all")
+        self.sweep_row = button("Sweep selection")
+        parts = [self.layer, self.source, self.preset, self.compute, self.stop]
+        super().__init__([*parts, self.sweep, self.sweep_row])
+        self.layout.flex_flow = "row wrap"
+        self.layout.align_items = "center"
+
+    @property
+    def chosen_layer(self) -> str | None:
+        """The layer of the menu; None for the whole network."""
+        return self._grid.rows[int(self.layer.index)]
+
+    @property
+    def chosen_source(self) -> tuple[int | None, int | None, Other | None]:
+        """Checkpoint, draw and source without a column of the menu."""
+        return self._sources[int(self.source.index)]
+
+    def follow(self, selection: Selection) -> None:
+        """Set the menus to what is selected."""
+        self.layer.index = self._grid.rows.index(selection.active.layer)
+        epoch = selection.active.epoch if selection.other is None else self._grid.epochs[0]
+        self.source.index = self._sources.index((epoch, selection.draw, selection.other))
+        if not selection.cells:
+            self.preset.index = 0
+
+    def offer(self, presets: Mapping[str, Sequence[str]]) -> None:
+        """Set what can be put back together."""
+        names = [ONE_LAYER, *(f"{name} ({len(layers)})" for name, layers in presets.items())]
+        if [name for name, _ in self.preset.options] != names:
+            self.preset.options = [(name, at) for at, name in enumerate(names)]
+            self.preset.index = 0
+
+
+class Views:
+    """How the numbers are shown: four menus, each above its picture."""
+
+    def __init__(self) -> None:
+        self.error = menu("Test error", ["in %", "as change, in points"])
+        self.measure = menu("Distance", list(MEASURES.values()))
+        self.picture = menu("", ["by checkpoint", "against error"])
+        self.picture.tooltip = "How the distances are shown"
+        self.threshold = menu(
+            "ε, good enough up to", [f"{tick(share)} of the way to chance" for share in THRESHOLDS]
+        )
+        self.threshold.index = THRESHOLDS.index(DEFAULT_THRESHOLD)
+        for one in (self.error, self.measure, self.picture):
+            one.add_class("layer-explorer-title")
+
+    @property
+    def difference(self) -> bool:
+        """Whether the heatmap shows differences to the final error."""
+        return bool(self.error.index == 1)
+
+    @property
+    def chosen_measure(self) -> str:
+        """One of `MEASURES`."""
+        return list(MEASURES)[int(self.measure.index)]
+
+    @property
+    def share(self) -> float:
+        """ε: the share of the way to chance up to which a layer is good enough."""
+        return THRESHOLDS[int(self.threshold.index)]
+
+
+class SettingsPane(widgets.VBox):
+    """How cells are measured; Apply measures with the new settings from then on.
+
+    Parameters
+    ----------
+    settings : Settings
+        Those in force.
+    apply : callable
+        Called with the new ones.
+    """
+
+    def __init__(self, settings: Settings, apply: Callable[[Settings], None]) -> None:
+        self._settings = settings
+        self.policy = menu(
+            "BatchNorm statistics",
+            list(POLICIES.values()),
+            list(POLICIES).index(settings.batchnorm),
+        )
+        self.device = text("Device", settings.device, "auto, cpu, cuda, cuda:1, mps")
+        self.draws = number("Fresh draws", settings.draws, 0, 50)
+        self.seed = number("Seed", settings.seed, 0, 2**31 - 1)
+        self.form = menu("Layers", ["as rows", "as columns"], int(settings.sideways))
+        self.apply = button("Apply", primary=True)
+        self.apply.on_click(lambda _button: apply(self.wanted))
+        row = widgets.Box([self.policy, self.device, self.draws, self.seed, self.form, self.apply])
+        row.layout.flex_flow = "row wrap"
+        super().__init__([row])
+
+    @property
+    def wanted(self) -> Settings:
+        """The settings that the pane says."""
+        return replace(
+            self._settings,
+            batchnorm=list(POLICIES)[self.policy.index],
+            device=self.device.value.strip() or "auto",
+            draws=self.draws.value,
+            seed=self.seed.value,
+            sideways=self.form.index == 1,
+        )
+
+
+class Chooser(widgets.Box):
+    """Which stack is explored: one of the catalog, or a path.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Stacks of the catalog.
+    current : str
+        The one that is open; it need not be among them.
+    choose : callable
+        Called with a name or a path.
+    """
+
+    def __init__(self, names: Sequence[str], current: str, choose: Callable[[str], None]) -> None:
+        self._names = list(names)
+        self._following = False
+        self._choose = choose
+        self.stack = menu("Stack", [*names, "other"], self._place(current))
+        self.path = text("or folder", "", "path, then Enter")
+        self.stack.observe(self._picked, "index")
+        self.path.observe(self._entered, "value")
+        super().__init__([self.stack, self.path])
+        self.layout.flex_flow = "row wrap"
+
+    def follow(self, current: str) -> None:
+        """Show which stack is open."""
+        self._following = True
+        self.stack.index = self._place(current)
+        self._following = False
+
+    def _place(self, name: str) -> int:
+        return self._names.index(name) if name in self._names else len(self._names)
+
+    def _picked(self, _change: Any) -> None:
+        if not self._following and self.stack.index < len(self._names):
+            self._choose(self._names[self.stack.index])
+
+    def _entered(self, _change: Any) -> None:
+        if self.path.value.strip():
+            self._choose(self.path.value.strip())
+
+
+def menu(label: str, names: Sequence[str], index: int = 0) -> widgets.Dropdown:
+    """Return a menu with its label."""
+    options = [(name, at) for at, name in enumerate(names)]
+    return _in_a_row(widgets.Dropdown(options=options, index=index, description=label))
+
+
+def text(label: str, value: str, hint: str) -> widgets.Text:
+    """Return a field for a line of text, which tells its value on Enter or when it is left."""
+    field = widgets.Text(value=value, placeholder=hint, description=label, continuous_update=False)
+    return _in_a_row(field, "230px")
+
+
+def number(label: str, value: int, low: int, high: int) -> widgets.BoundedIntText:
+    """Return a field for a whole number."""
+    field = widgets.BoundedIntText(value=value, min=low, max=high, description=label)
+    return _in_a_row(field, "150px")
+
+
+def button(label: str, primary: bool = False) -> widgets.Button:
+    """Return a button as wide as its label."""
+    made = widgets.Button(description=label, button_style="primary" if primary else "")
+    made.layout.width = "auto"
+    made.layout.min_width = "72px"
+    return made
+
+
+def _in_a_row(widget: Any, width: str = "auto") -> Any:
+    widget.style.description_width = "initial"
+    widget.layout.width, widget.layout.min_width, widget.layout.max_width = width, "0", "100%"
+    widget.layout.margin = "2px 12px 2px 0"
+    return widget
+
+
+def _source_name(unit: Unit, epoch: int | None, draw: int | None, other: Other | None) -> str:
+    if other is not None:
+        return OTHERS[other]
+    if epoch is not None:
+        return f"{unit} {epoch}"
+    return "all fresh draws (ReRnd)" if draw is None else f"fresh draw {draw}"

@@ -1,0 +1,259 @@
+"""Curves and points in Bokeh: the running estimate, one layer's profile, distance against error.
+
+Only this file and `views` change a Bokeh document. Whoever calls them holds the session's lock.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from bokeh.events import DoubleTap, Tap
+from bokeh.models import ColumnDataSource, HoverTool
+from bokeh.models.annotations import Span
+
+from explorer.ui.figures import (
+    BLUE,
+    INK,
+    RED,
+    curve_figure,
+    line_label,
+    profile_figure,
+    put_label,
+    relation_figure,
+)
+from explorer.ui.grid import FRESH, Grid
+from explorer.ui.relations import Profile, Relation
+from explorer.ui.results import Counts
+from explorer.ui.wording import interval, percent, tick
+
+CLOSE = 0.25
+"""Nearer than this to chance, the trained network's line has its label below."""
+
+HIGHEST = 0.9
+"""Up to this error there is room for a label above its line."""
+
+NOTHING_YET = "Live estimate: click a cell"
+"""Title of a curve before the first run."""
+
+POINTS = ("x", "y", "layer", "where", "tip")
+"""Columns of the points of distance against error."""
+
+REACH = 0.05
+"""How far beside a point a click may be, as a share of the axes."""
+
+
+class Curve:
+    """The running estimate against the test examples seen, with its interval.
+
+    Parameters
+    ----------
+    description : str
+        What a screen reader says.
+    """
+
+    def __init__(self, description: str) -> None:
+        self._points = ColumnDataSource(data=_curve_columns(()))
+        self._intact = Span(
+            dimension="width", line_color=INK, line_dash="dashed", line_width=1.5, visible=False
+        )
+        self._chance = Span(
+            dimension="width", line_color="#8a8a8a", line_dash="dotted", line_width=1.5
+        )
+        self._intact_label, self._chance_label = line_label(), line_label()
+        self.figure = curve_figure(description)
+        self.figure.title.text = NOTHING_YET
+        for line in (self._intact, self._chance, self._intact_label, self._chance_label):
+            line.visible = False
+            self.figure.add_layout(line)
+        self._draw_glyphs()
+
+    def baseline(self, final_error: float, chance_error: float, total: int) -> None:
+        """Draw the lines of the trained network and of chance, for `total` test examples."""
+        self.figure.x_range.end = max(total, 1)
+        apart = not abs(chance_error - final_error) < CLOSE
+        lines = (
+            (self._intact, self._intact_label, final_error, "trained network", apart),
+            (self._chance, self._chance_label, chance_error, "chance", chance_error <= HIGHEST),
+        )
+        for line, label, error, name, above in lines:
+            if math.isfinite(error):
+                line.update(location=error, visible=True)
+                put_label(label, above)
+                label.update(x=max(total, 1), y=error, visible=True, text=f"{name} {tick(error)}")
+
+    def show(self, heading: str, estimates: Sequence[Counts]) -> None:
+        """Show a run so far; some twenty points, so they are sent whole."""
+        if self.figure.title.text != heading:
+            self.figure.title.text = heading
+        self._points.data = _curve_columns(estimates)
+
+    def _draw_glyphs(self) -> None:
+        self.figure.varea(
+            "examples", "low", "high", source=self._points, fill_color=RED, fill_alpha=0.18
+        )
+        self.figure.line("examples", "error", source=self._points, line_color=RED, line_width=2)
+        dots = self.figure.scatter(
+            "examples", "error", source=self._points, color=RED, size=5, line_color="white"
+        )
+        self.figure.select_one(HoverTool).renderers = [dots]
+
+
+def _curve_columns(estimates: Sequence[Counts]) -> dict[str, Any]:
+    return {
+        "examples": [int(one.examples) for one in estimates],
+        "error": [float(one.error) for one in estimates],
+        "low": [float(one.error_low) for one in estimates],
+        "high": [float(one.error_high) for one in estimates],
+        "where": [f"after {one.examples:,} test examples" for one in estimates],
+        "tip": [
+            f"test error {percent(one.error)}\n"
+            f"95 % interval {interval(one.error_low, one.error_high)}"
+            for one in estimates
+        ],
+    }
+
+
+class ProfileView:
+    """The error of one layer put back to each checkpoint, with its interval and its fresh draws.
+
+    Parameters
+    ----------
+    grid : Grid
+        Its checkpoints are the places along the axis.
+    description : str
+        What a screen reader says.
+    """
+
+    def __init__(self, grid: Grid, description: str) -> None:
+        self._line = ColumnDataSource({name: [] for name in ("x", "error", "low", "high")})
+        self._draws = ColumnDataSource({name: [] for name in ("x", "error")})
+        self.figure = profile_figure(
+            grid.source_labels, f"{grid.unit} it is put back to", description
+        )
+        self._intact = Span(dimension="width", line_color=INK, line_dash="dashed", line_width=1.5)
+        self._enough = Span(dimension="width", line_color=BLUE, line_dash="dotted", line_width=1.5)
+        self._since = Span(dimension="height", line_color=BLUE, line_dash="dotted", line_width=1.5)
+        for line in (self._intact, self._enough, self._since):
+            line.visible = False
+            self.figure.add_layout(line)
+        self._draw_glyphs()
+
+    def show(self, profile: Profile, final_error: float, chance_error: float, share: float) -> None:
+        """Show a layer; errors up to `share` of the way to chance are good enough."""
+        self.figure.title.text = profile.title
+        self._line.data = dict(profile.line)
+        self._draws.data = dict(profile.draws)
+        enough = final_error + share * (chance_error - final_error)
+        for line, place in (
+            (self._intact, final_error),
+            (self._enough, enough),
+            (self._since, math.nan if profile.good_from is None else profile.good_from - 0.5),
+        ):
+            known = math.isfinite(place)
+            line.update(location=place if known else None, visible=known)
+
+    def _draw_glyphs(self) -> None:
+        plot, line = self.figure, self._line
+        plot.segment(
+            "x", "low", "x", "high", source=line, line_color=RED, line_width=6, line_alpha=0.25
+        )
+        plot.line("x", "error", source=line, line_color=RED, line_width=2)
+        dots = [
+            plot.scatter("x", "error", source=line, color=RED, size=6, line_color="white"),
+            plot.scatter(
+                "x", "error", source=self._draws, marker="x", line_color=RED, line_width=2, size=8
+            ),
+        ]
+        plot.select_one(HoverTool).renderers = dots
+
+
+class RelationView:
+    """How far layers moved, against the error when they are put back.
+
+    Parameters
+    ----------
+    description : str
+        What a screen reader says.
+    """
+
+    def __init__(self, description: str) -> None:
+        empty: dict[str, Any] = {name: [] for name in POINTS}
+        self._own = ColumnDataSource({**empty, "beyond": [], "before": []})
+        self._fresh = ColumnDataSource(dict(empty))
+        self._marked = ColumnDataSource({"x": [], "y": []})
+        self._layer = ""
+        self.figure = relation_figure(description)
+        own = self.figure.scatter("x", "y", source=self._own, color=RED, size=9, line_color="white")
+        fresh = self.figure.scatter(
+            "x", "y", source=self._fresh, marker="x", line_color="#767676", line_width=2, size=8
+        )
+        self.figure.scatter(
+            "x", "y", source=self._marked, size=16, fill_alpha=0, line_color=INK, line_width=2
+        )
+        for name, side, align in (("beyond", 8, "left"), ("before", -8, "right")):
+            self.figure.text(
+                "x",
+                "y",
+                text=name,
+                source=self._own,
+                x_offset=side,
+                y_offset=-4,
+                text_align=align,
+                text_font_size="11px",
+                text_color=INK,
+            )
+        self.figure.select_one(HoverTool).renderers = [own, fresh]
+
+    def show(self, relation: Relation, axis: str) -> None:
+        """Show the layers' points; `axis` names the distance."""
+        self.figure.title.text = relation.title
+        self.figure.xaxis.axis_label = axis
+        kinds = relation.points["kind"]
+        for source, fresh in ((self._own, False), (self._fresh, True)):
+            chosen = [at for at, kind in enumerate(kinds) if (kind == FRESH) == fresh]
+            points = {name: [relation.points[name][at] for at in chosen] for name in POINTS}
+            source.data = points if fresh else {**points, **_beside(points)}
+        self.mark(self._layer)
+
+    def mark(self, layer: str) -> None:
+        """Put a ring around the points of a layer."""
+        self._layer = layer
+        found = [
+            (x, y)
+            for source in (self._own, self._fresh)
+            for x, y, name in zip(*(source.data[c] for c in ("x", "y", "layer")), strict=True)
+            if name == layer
+        ]
+        self._marked.data = {"x": [x for x, _ in found], "y": [y for _, y in found]}
+
+    def on_tap(self, handler: Callable[[str], None]) -> None:
+        """Call the handler with the layer whose point is nearest to a click."""
+
+        def tapped(tap: Any) -> None:
+            layer = self._nearest(tap.x, tap.y)
+            if layer:
+                handler(layer)
+
+        for event in (Tap, DoubleTap):
+            self.figure.on_event(event, tapped)
+
+    def _nearest(self, x: float | None, y: float | None) -> str:
+        points = list(zip(*(self._own.data[c] for c in ("x", "y", "layer")), strict=True))
+        if x is None or y is None or not points:
+            return ""
+        width = max(float(point[0]) for point in points) or 1.0
+        apart = {((px - x) / width) ** 2 + (py - y) ** 2: name for px, py, name in points}
+        return str(apart[min(apart)]) if min(apart) < REACH**2 else ""
+
+
+def _beside(points: dict[str, list[Any]]) -> dict[str, list[str]]:
+    """Put the names of the right half before their points, where there is room."""
+    middle = max(points["x"], default=0.0) / 2
+    right = [x > middle for x in points["x"]]
+    names = list(zip(points["layer"], right, strict=True))
+    return {
+        "beyond": ["" if before else name for name, before in names],
+        "before": [name if before else "" for name, before in names],
+    }

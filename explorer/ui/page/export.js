@@ -1,0 +1,80 @@
+// Files for the reader: pictures as the page has drawn them, data as Python has written it, and
+// the code of the selected cell.
+
+function save(blob, name) {
+  const link = document.createElement("a")
+  link.href = URL.createObjectURL(blob)
+  link.download = name
+  link.click()
+  setTimeout(() => URL.revokeObjectURL(link.href), 60_000)
+}
+
+async function picture(model, kind) {
+  const [id, name] = model.get("pictures")[model.get("picture")]
+  const view = [...window.Bokeh.index].find(one => one.model.id === id)
+  if (!view) return `${name} is not on the page: show it, then try again.`
+  const layer = view.export(kind, kind === "png")
+  save(await layer.to_blob(), `${name.toLowerCase().replaceAll(" ", "-")}.${kind}`)
+  return `Saved the ${name.toLowerCase()} as ${kind.toUpperCase()}.`
+}
+
+function render({model, el}) {
+  el.classList.add("layer-explorer-export")
+  const add = (tag, parent = el) => parent.appendChild(document.createElement(tag))
+  const button = (text, parent, act) => {
+    const made = add("button", parent)
+    made.type = "button"
+    made.className = "jupyter-button"
+    made.textContent = text
+    made.addEventListener("click", act)
+  }
+  const say = text => { said.textContent = text }
+
+  const pictures = add("p")
+  const label = add("label", pictures)
+  label.append("Picture ")
+  const menu = add("select", label)
+  menu.addEventListener("change", () => { model.set("picture", menu.selectedIndex) })
+  for (const kind of ["png", "svg"])
+    button(kind.toUpperCase(), pictures, () =>
+      picture(model, kind).then(say, error => say(`The picture could not be made: ${error}`)))
+
+  const files = add("p")
+  files.append("Data ")
+  for (const [kind, text] of [["html", "HTML report"], ["nc", "netCDF"], ["csv", "CSV"],
+                              ["list", "CSV of what was measured"]])
+    button(text, files, () => { say("Writing …"); model.send({kind}) })
+
+  const code = add("div")
+  const head = add("p", code)
+  head.append("The selected cell in Python ")
+  const listing = add("pre", code)
+  listing.tabIndex = 0
+  listing.setAttribute("role", "region")
+  listing.setAttribute("aria-label", "Python code of the selected cell")
+  button("Copy", head, () => navigator.clipboard.writeText(listing.textContent).then(
+    () => say("Copied."),
+    () => { window.getSelection().selectAllChildren(listing); say("Selected: copy it by hand.") }))
+  const said = add("p")
+  said.setAttribute("role", "status")
+
+  function draw() {
+    listing.textContent = model.get("code")
+    menu.replaceChildren(...model.get("pictures").map(([, name]) => new Option(name)))
+    menu.selectedIndex = model.get("picture")
+  }
+  function arrived(message, buffers) {
+    if (message.failure) return say(message.failure)
+    save(new Blob(buffers, {type: message.type}), message.name)
+    say(`Saved ${message.name}.`)
+  }
+  model.on("change:code", draw)
+  model.on("msg:custom", arrived)
+  draw()
+  return () => {
+    model.off("change:code", draw)
+    model.off("msg:custom", arrived)
+  }
+}
+
+export default {render}

@@ -1,0 +1,180 @@
+"""The pictures of one stack: heatmaps, curves, network strip, and what they show of a session."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import xarray as xr
+
+from explorer.colours import BLUES, REDS
+from explorer.ui.controls import Views
+from explorer.ui.curves import Curve, ProfileView, RelationView
+from explorer.ui.elements import CellTable, Exports, Strip
+from explorer.ui.grid import Grid
+from explorer.ui.live import LiveBokeh
+from explorer.ui.painting import difference_scale, distance_columns, error_columns, error_scale
+from explorer.ui.panes import side_by_side, under
+from explorer.ui.relations import profile, relation, verdict_words
+from explorer.ui.results import readings
+from explorer.ui.selection import Selection
+from explorer.ui.session import Session
+from explorer.ui.views import Heatmap
+from explorer.ui.wording import MEASURES, WIDEST_DISTANCE, size_of, spoken
+from explorer.weights.stack import layer_sizes
+
+
+class Pictures:
+    """Every figure of an exploration, and the elements that go with them.
+
+    Parameters
+    ----------
+    stack : xarray.DataTree
+        From `explorer.open_stack`; only shapes are read.
+    grid : Grid
+        Its cells.
+    shown : Views
+        How the reader wants the numbers shown.
+    lock : threading.RLock
+        Held by everyone who changes a figure.
+    tapped : callable
+        Called with the place of a click on a heatmap, and whether it adds to the selection.
+    layer_tapped : callable
+        Called with the layer whose point was clicked.
+    """
+
+    def __init__(
+        self,
+        stack: xr.DataTree,
+        grid: Grid,
+        shown: Views,
+        lock: threading.RLock,
+        tapped: Callable[[float | None, float | None, bool], None],
+        layer_tapped: Callable[[str], None],
+    ) -> None:
+        self._grid, self._shown = grid, shown
+        self._sizes = layer_sizes(stack)
+        size = size_of(grid)
+        self.errors = Heatmap(grid, REDS, f"Heatmap of the test error, {size}.")
+        self.moved = Heatmap(
+            grid,
+            BLUES,
+            f"Heatmap of the distance from the start, {size}.",
+            whole_network=False,
+            number_size=10,
+            widest=WIDEST_DISTANCE,
+        )
+        self.relation = RelationView("Distance of each layer against its test error")
+        self.curve = Curve("Curve of the running estimate of the test error")
+        self.profile = ProfileView(grid, "Test error of the selected layer by checkpoint")
+        self.cells = CellTable(label=f"Test errors, {size}. Enter measures a cell, Space adds it.")
+        self.strip = Strip()
+        for heatmap in (self.errors, self.moved):  # Bokeh wants to know before it is drawn
+            heatmap.on_tap(tapped)
+        self.relation.on_tap(layer_tapped)
+        named: dict[str, Any] = {
+            "Error heatmap": self.errors,
+            "Distance heatmap": self.moved,
+            "Distance against error": self.relation,
+            "Live estimate": self.curve,
+            "Layer profile": self.profile,
+        }
+        self.exports = Exports([(view.figure.id, name) for name, view in named.items()])
+        self._live = {name: LiveBokeh(view.figure, lock) for name, view in named.items()}
+        live = self._live
+        self._second = under([shown.measure, shown.picture], live["Distance heatmap"])
+        self.heatmaps = side_by_side(
+            under([shown.error], self.cells, live["Error heatmap"]), self._second
+        )
+        self.curves = side_by_side(
+            under([], live["Live estimate"]), under([], live["Layer profile"])
+        )
+
+    def close(self) -> None:
+        """Take the figures off the page."""
+        for view in self._live.values():
+            view.close()
+
+    def arrange(self) -> None:
+        """Show the distances by checkpoint or against the error, as the menu says."""
+        name = ("Distance heatmap", "Distance against error")[self._shown.picture.index]
+        titles, view = self._second.children[0], self._live[name]
+        if self._second.children[1] is not view:
+            self._second.children = (titles, view)
+
+    def select(self, selection: Selection, session: Session) -> None:
+        """Mark what is selected in every picture."""
+        for heatmap in (self.errors, self.moved):
+            heatmap.mark(selection.choice.cells, selection.active)
+        places = {
+            cell: [r, c] for r, line in enumerate(self._grid.table) for c, cell in enumerate(line)
+        }
+        if selection.active in places:
+            self.cells.active = places[selection.active]
+        self.cells.selected = [places[cell] for cell in selection.cells if cell in places]
+        self.relation.mark(selection.active.layer or "")
+        self._show_layer(selection, session)
+        self._show_strip(selection, session)
+
+    def paint_errors(self, session: Session, selection: Selection) -> None:
+        """Show what has been measured, as it stands."""
+        results, grid = session.results, self._grid
+        final, chance = (float(results.attrs[name]) for name in ("final_error", "chance_error"))
+        scale = error_scale(final, chance)
+        if self._shown.difference:
+            found = [one.value for one in readings(results, grid.cells)]
+            lowest = min((value for value in found if math.isfinite(value)), default=math.nan)
+            scale = difference_scale(final, chance, lowest)
+        measure = self._shown.chosen_measure
+        self.errors.paint(error_columns(results, grid, scale, session.distances, measure), scale)
+        self.curve.baseline(final, chance, int(results.attrs["examples"]))
+        words = verdict_words(results, self._shown.share)
+        self.cells.names = [
+            [
+                "" if cell is None else spoken(cell, reading, words.get(cell.layer or "", ""))
+                for cell, reading in zip(line, _read(results, line), strict=True)
+            ]
+            for line in grid.table
+        ]
+        self._show_layer(selection, session)
+        self._show_strip(selection, session)
+        self._show_relation(session)
+
+    def paint_distances(self, session: Session) -> None:
+        """Show the distances in the chosen measure."""
+        measure = self._shown.chosen_measure
+        self.moved.paint(*distance_columns(session.distances, self._grid, measure))
+        self._show_relation(session)
+
+    def _show_relation(self, session: Session) -> None:
+        measure = self._shown.chosen_measure
+        found = relation(session.results, session.distances, self._grid, measure)
+        self.relation.show(found, f"distance that the layer moved, {MEASURES[measure]}")
+
+    def _show_layer(self, selection: Selection, session: Session) -> None:
+        if selection.active.layer is not None:
+            results, share = session.results, self._shown.share
+            found = profile(results, self._grid, selection.active.layer, share)
+            final, chance = (float(results.attrs[f"{end}_error"]) for end in ("final", "chance"))
+            self.profile.show(found, final, chance, share)
+
+    def _show_strip(self, selection: Selection, session: Session) -> None:
+        words = verdict_words(session.results, self._shown.share)
+        self.strip.layers = [
+            {
+                "name": layer,
+                "size": f"{count:,}",
+                "verdict": words[layer],
+                "tip": f"{layer}: {count:,} parameters. Tick it to put it back with others.",
+                "ticked": layer in selection.layers,
+            }
+            for layer, count in self._sizes.items()
+        ]
+
+
+def _read(results: xr.Dataset, line: Any) -> list[Any]:
+    cells = [cell for cell in line if cell is not None]
+    found = iter(readings(results, cells))
+    return [None if cell is None else next(found) for cell in line]

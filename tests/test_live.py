@@ -1,0 +1,109 @@
+"""A Bokeh figure between Python and the browser, message by message."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from types import SimpleNamespace
+
+import pytest
+from bokeh.events import Tap
+from bokeh.models import ColumnDataSource
+from bokeh.plotting import figure
+
+from explorer.ui.live import LiveBokeh, prepare_page
+
+
+@pytest.fixture
+def live():
+    """A figure with one point that notes its taps, what is sent for it, and its data source."""
+    source = ColumnDataSource({"x": [1], "y": [1]})
+    plot = figure()
+    sent, taps = [], []
+    plot.on_event(Tap, lambda tap: taps.append((tap.x, tap.y)))
+    plot.scatter("x", "y", source=source)
+    view = LiveBokeh(plot, threading.RLock())
+    view.send = lambda content, buffers=None: sent.append(content)
+    yield SimpleNamespace(view=view, sent=sent, taps=taps, source=source)
+    view.close()
+
+
+def from_browser(view, content):
+    view._handle_custom_msg({**content, "event": "jsevent"}, [])
+
+
+def test_a_change_goes_to_the_browser_and_its_echo_changes_nothing(live):
+    live.source.stream({"x": [2], "y": [2]})
+    (event,) = json.loads(live.sent[2]["payload"])["events"]
+    assert event["kind"] == "ColumnsStreamed"
+    from_browser(live.view, event)
+    assert live.source.data["x"] == [1, 2]
+
+
+def test_an_event_of_the_browser_is_heard_once(live):
+    values = {"model": {"id": live.view._model.id}, "sx": 1, "sy": 1, "x": 0.5, "y": 0.25}
+    entries = [list(entry) for entry in values.items()]
+    tap = {"type": "event", "name": "tap", "values": {"type": "map", "entries": entries}}
+    from_browser(live.view, {"kind": "MessageSent", "msg_type": "bokeh_event", "msg_data": tap})
+    assert live.taps == [(0.5, 0.25)]
+
+
+def test_a_page_that_is_reloaded_gets_the_figure_as_it_is_now(live):
+    live.source.data = {"x": [1, 7], "y": [1, 7]}
+    assert '["x", [1, 7]]' not in json.dumps(live.view.render_bundle)
+    assert '["x", [1, 7]]' in json.dumps(json.loads(live.view.get_state()["render_bundle"]))
+    assert "render_bundle" not in live.view.get_state("combine_events")
+
+
+def test_a_view_that_is_drawn_late_is_drawn_again_as_the_figure_is_now(live):
+    ready = {"type": "event", "name": "document_ready", "values": {"type": "map", "entries": []}}
+
+    def say_ready():
+        from_browser(
+            live.view, {"kind": "MessageSent", "msg_type": "bokeh_event", "msg_data": ready}
+        )
+
+    first = live.view.render_bundle
+    say_ready()
+    assert live.view.render_bundle is first
+    live.source.data = {"x": [1, 7], "y": [1, 7]}
+    say_ready()
+    second = live.view.render_bundle
+    assert '["x", [1, 7]]' in json.dumps(second)
+    live.source.data = {"x": [8], "y": [8]}
+    say_ready()  # from drawing the second; what came after it has been sent to that view
+    assert live.view.render_bundle is second
+    say_ready()  # from another view
+    assert '["x", [8]]' in json.dumps(live.view.render_bundle)
+
+
+def test_two_threads_never_mix_the_messages_of_their_updates(live):
+    sources = [ColumnDataSource({"x": [0]}) for _ in range(2)]
+    for source in sources:
+        live.view._model.scatter("x", "x", source=source)
+    sent = []
+    live.view.send = lambda _content: (sent.append(threading.get_ident()), time.sleep(1e-4))
+
+    def update(source):
+        for number in range(50):
+            source.data = {"x": [number]}
+
+    threads = [threading.Thread(target=update, args=[source]) for source in sources]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(sent) == 2 * 50 * 3
+    groups = [sent[at : at + 3] for at in range(0, len(sent), 3)]
+    assert all(len(set(group)) == 1 for group in groups)
+
+
+def test_bokehjs_comes_from_this_computer_and_is_left_alone_where_it_is(monkeypatch):
+    published = []
+    monkeypatch.setattr("explorer.ui.live.publish_display_data", published.append)
+    prepare_page()
+    code = published[0]["application/javascript"]
+    assert code.startswith("if (!window.Bokeh)")
+    assert len(code) > 500_000
+    assert "cdn.bokeh.org" not in code[:1000]
