@@ -182,7 +182,7 @@ def _gallery(changes: Changes) -> str:
         shown = [_example(changes, number) for number in numbers]
         body = f"<ul>{''.join(shown)}</ul>" if shown else "<p>none</p>"
         kind = "texts" if changes.positions > 1 else "examples"
-        parts.append(f"<h4>Turned {word}: {kind} with true class, old and new answer</h4>{body}")
+        parts.append(f"<h3>Turned {word}: {kind} with true class, old and new answer</h3>{body}")
     return "".join(parts)
 
 

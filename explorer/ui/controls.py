@@ -90,8 +90,7 @@ class Views:
     def __init__(self) -> None:
         self.error = menu("Test error", ["in %", "as change, in points"])
         self.measure = menu("Distance", list(MEASURES.values()))
-        self.picture = menu("", ["by checkpoint", "against error"])
-        self.picture.tooltip = "How the distances are shown"
+        self.picture = menu("as", ["by checkpoint", "against error"])
         self.threshold = menu(
             "ε, good enough up to", [f"{tick(share)} of the way to chance" for share in THRESHOLDS]
         )

@@ -19,7 +19,7 @@ def heading(title: str, final_error: float, chance_error: float, unit: Unit) -> 
     """Return the title and the legend as HTML; every name in it is escaped."""
     facts = f"final test error {percent(final_error)} · chance {percent(chance_error)}"
     return (
-        f"{STYLE}<h3>{escape(title)}</h3><p>{escape(facts)}</p>"
+        f"{STYLE}<h2>{escape(title)}</h2><p>{escape(facts)}</p>"
         f"<details><summary>How to read the pictures</summary>"
         f"<p>{error_legend(unit)} {DISTANCE_LEGEND}</p></details>"
     )
@@ -63,11 +63,6 @@ class StatusPane(widgets.VBox):
 def alert(text: str) -> str:
     """Return an error as HTML that a screen reader speaks at once; nothing for an empty text."""
     return f'<div role="alert">{escape(text)}</div>' if text else ""
-
-
-def title(text: str) -> widgets.HTML:
-    """Return the title of a picture."""
-    return widgets.HTML(f"<h4>{escape(text)}</h4>")
 
 
 def under(titles: Sequence[widgets.Widget], *views: widgets.Widget) -> widgets.VBox:

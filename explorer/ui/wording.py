@@ -17,8 +17,8 @@ MEASURES: Mapping[str, str] = {
     "l2": "L2",
     "l2_per_sqrt_fan_in": "L2 / √fan-in",
     "l2_relative": "L2 / ‖θ₀‖",
-    "linf": "L∞ (largest change)",
-    "cosine": "cosine distance",
+    "linf": "L∞",
+    "cosine": "1 − cosine",
 }
 """Variables of the distances that can be shown, in the order of the menu, and their names."""
 

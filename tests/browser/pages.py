@@ -151,6 +151,16 @@ class Notebook(Watched):
         )
         return str(self.page.text_content("[role=status]")).replace("\u00a0", " ")
 
+    def wait_for_mark(self, label: str, x: list[float], y: list[float]) -> None:
+        """Wait until the mark of a heatmap is around these cells."""
+        self.wait_for(
+            "([label, x, y]) => { const {x: at, y: on} = [...Bokeh.index].find(view =>"
+            "  view.model.html_attributes['aria-label']?.startsWith(label)"
+            "  ).model.renderers[2].data_source.data;"
+            "  return `${[...at]}` === `${x}` && `${[...on]}` === `${y}` }",
+            [label, x, y],
+        )
+
     def click_cell(self, x: float, y: float, label: str = ERRORS) -> None:
         """Click the middle of a cell."""
         self.page.mouse.click(*self.place(x, y, label))

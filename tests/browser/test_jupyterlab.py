@@ -6,7 +6,9 @@ import time
 
 import nbformat
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 
+from explorer.engine.results import open_sweep
 from tests.browser.pages import CURVE, DISTANCES, ERRORS, REPOSITORY
 
 pytestmark = pytest.mark.browser
@@ -35,7 +37,7 @@ def slowly(stack, **options):
 
 background.open_evaluator = slowly
 explorer = lx.Explorer("fcn3x256-digits", batch_size=64)
-while explorer._session.distances is None:
+while explorer._exploration.session.distances is None:
     time.sleep(0.1)
 explorer
 """
@@ -141,7 +143,7 @@ def test_of_fast_clicks_the_last_one_wins(notebook):
     assert notebook.figure(CURVE, "model.title.text") == "layer4 ← epoch 90"
 
 
-def test_everything_can_be_done_from_the_keyboard(notebook):
+def test_the_menus_and_buttons_can_be_used_from_the_keyboard(notebook):
     page = notebook.page
 
     def press(*keys):
@@ -155,14 +157,12 @@ def test_everything_can_be_done_from_the_keyboard(notebook):
         )
 
     cells = page.locator(".jp-Cell").count()
-    page.get_by_label("Distance from the start, as").focus()
-    press("Tab", "Tab")
-    assert focused() == "Layer"
+    page.get_by_label("Layer", exact=True).focus()
     press("Home", "ArrowDown", "ArrowDown", "Tab")
     assert focused() == "put back to"
     press("Home", "ArrowDown", "ArrowDown")
     notebook.wait_for_status("layer3 ← fresh draws: test error", "measure layer3 ← fresh draw 1")
-    press("Tab")
+    press("Tab", "Tab")
     assert focused() == "Compute"
     press("Enter")
     notebook.wait_for_status("layer3 ← fresh draw 1: test error", "1,800 of 1,800")
@@ -171,6 +171,102 @@ def test_everything_can_be_done_from_the_keyboard(notebook):
     press("Enter")
     notebook.wait_for_status("Nothing is running")
     assert page.locator(".jp-Cell").count() == cells
+
+
+def test_the_cells_can_be_walked_added_and_measured_with_keys_alone(notebook):
+    page = notebook.page
+    notebook.click_cell(0, 0)
+    notebook.wait_for_status("layer1 ← epoch 0: test error", "1,800 of 1,800")
+    cells = page.locator(".jp-Cell").count()
+    page.locator(".layer-explorer [role=gridcell][tabindex='0']").focus()
+
+    def spoken():
+        return page.evaluate("() => document.activeElement.getAttribute('aria-label')")
+
+    assert spoken().replace("\u00a0", " ") == "layer1, epoch 0, error 71 %, critical"
+    for key in ("ArrowRight", "ArrowDown", "ArrowDown", "ArrowLeft"):
+        page.keyboard.press(key)
+    assert spoken().startswith("layer3, epoch 0, ")
+    notebook.wait_for_mark(ERRORS, [0.0], [2.0])
+    page.keyboard.press("Space")
+    notebook.wait_for_status("Put back together: layer3 ← epoch 0")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Space")
+    notebook.wait_for_status("Put back together: layer3, layer4 ← epoch 0")
+    page.keyboard.press("Enter")
+    notebook.wait_for_status("layer3, layer4 ← epoch 0: test error", "1,800 of 1,800")
+    notebook.wait_for_mark(ERRORS, [0.0, 0.0], [2.0, 3.0])
+    for key in ("ArrowDown", "Home"):  # fullmodel has no fresh draws: over the gap
+        page.keyboard.press(key)
+    assert spoken().startswith("whole network, epoch 0, ")
+    page.keyboard.press("Escape")
+    notebook.wait_for_status("Nothing is running")
+    assert page.locator(".jp-Cell").count() == cells
+
+
+def test_a_click_with_a_key_puts_two_layers_back_together(notebook):
+    notebook.click_cell(0, 2)
+    notebook.wait_for_status("layer3 ← epoch 0: test error", "1,800 of 1,800")
+    notebook.page.keyboard.down("Control")
+    notebook.click_cell(1, 3)
+    notebook.page.keyboard.up("Control")
+    notebook.wait_for_status("layer3 ← epoch 0, layer4 ← epoch 1: test error", "1,800 of 1,800")
+    assert notebook.marked(ERRORS) == ([0.0, 1.0], [2.0, 3.0])
+    ticked = notebook.page.locator(".layer-explorer-strip input:checked").count()
+    assert ticked == 2
+    notebook.wait_for(
+        "() => document.querySelector('.layer-explorer-changes')?.parentElement.textContent"
+        ".includes('layer3 ← epoch 0, layer4 ← epoch 1')"
+    )
+    assert notebook.page.locator(".layer-explorer-changes img").count() > 10
+    notebook.place(0, 0)
+    notebook.screenshot("lab-joint")
+
+
+def test_nothing_in_the_explorer_is_out_of_reach_for_a_screen_reader(notebook):
+    for tab in ("What changed", "How far can we go?", "Measured", "Settings", "Export"):
+        notebook.page.get_by_role("tab", name=tab).click()
+        notebook.page.get_by_role("tab", name=tab, selected=True).wait_for()
+        found = Axe().run(notebook.page, context=".layer-explorer")
+        assert found.response["violations"] == [], found.generate_report()
+        assert len(found.response["passes"]) > 15
+
+
+@pytest.mark.parametrize("kind", ["PNG", "SVG"])
+def test_a_picture_can_be_saved_as_it_is_on_the_page(notebook, kind, tmp_path):
+    notebook.page.get_by_role("tab", name="Export").click()
+    with notebook.page.expect_download() as coming:
+        notebook.page.get_by_role("button", name=kind, exact=True).click()
+    path = tmp_path / coming.value.suggested_filename
+    coming.value.save_as(path)
+    content = path.read_bytes()
+    assert path.name == f"error-heatmap.{kind.lower()}"
+    assert len(content) > 10_000
+    assert (b"\x89PNG" if kind == "PNG" else b"<svg") in content[:200]
+
+
+def test_the_code_of_the_selected_cell_is_shown_and_data_can_be_saved(notebook, tmp_path):
+    notebook.page.get_by_role("tab", name="Export").click()
+    notebook.click_cell(1, 0)
+    notebook.wait_for_status("layer1 ← epoch 1: test error", "1,800 of 1,800")
+    code = notebook.page.locator(".layer-explorer-export pre").text_content()
+    assert "lx.reinitialise('layer1', epoch=1)" in code
+    with notebook.page.expect_download() as coming:
+        notebook.page.get_by_role("button", name="netCDF").click()
+    coming.value.save_as(tmp_path / "sweep.nc")
+    assert float(open_sweep(tmp_path / "sweep.nc")["error"].sel(layer="layer1", epoch=1)) > 0.5
+
+
+def test_at_twice_the_size_everything_is_still_inside(notebook):
+    """A zoom of 200 % halves the page's own pixels."""
+    notebook.page.set_viewport_size({"width": 640, "height": 450})
+    explorer = notebook.page.locator(".layer-explorer")
+    notebook.place(0, 0)
+    assert explorer.evaluate("element => element.scrollWidth - element.clientWidth") <= 0
+    notebook.click_cell(4, 1)
+    notebook.wait_for_status("layer2 ← epoch 8: test error", "1,800 of 1,800")
+    notebook.screenshot("lab-zoom-200")
+    notebook.page.set_viewport_size({"width": 1280, "height": 900})
 
 
 def test_a_reloaded_page_shows_the_picture_as_it_was(notebook):
@@ -221,7 +317,7 @@ def test_stop_ends_a_run_within_a_second_and_the_cell_keeps_its_number(slow):
     slow.screenshot("lab-running")
     started = time.monotonic()
     slow.page.get_by_role("button", name="Stop").click()
-    slow.wait_for_status("Stopped. layer1 ← epoch 0")
+    slow.wait_for_status("Stopped. What was measured so far is kept.")
     assert time.monotonic() - started < 1
     seen = slow.figure(CURVE, "columns(0)")["examples"]
     assert seen[-1] < 1800
@@ -230,4 +326,4 @@ def test_stop_ends_a_run_within_a_second_and_the_cell_keeps_its_number(slow):
     slow.wait_for("() => document.querySelector('.layer-explorer progress').value > 100")
     assert slow.number_in("layer1 ← epoch 0") == before
     slow.page.get_by_role("button", name="Stop").click()
-    slow.wait_for_status("Stopped. layer1 ← epoch 1")
+    slow.wait_for_status("Stopped. What was measured so far is kept.")

@@ -82,6 +82,7 @@ function render({model, el}) {
   function moved(at) {
     if (String(at) === String(model.get("active"))) return
     model.set("active", at)
+    model.save_changes()  // so that Python, answering late, does not send the cursor back
     mark(false)
     send("move", at)
   }
