@@ -38,6 +38,7 @@ def test_the_test_sets_have_their_documented_form(name, side):
     assert examples.inputs.dtype == torch.float32
     assert sorted(examples.labels.unique().tolist()) == list(range(10))
     assert examples.content_hash == HASHES[name]
+    assert examples.class_names == ("0", "1", "2", "3", "4", "5", "6", "7", "8", "9")
 
 
 @pytest.mark.parametrize("name", SIDES)

@@ -63,6 +63,8 @@ def test_idx_files_are_read_as_torchvision_reads_them(tmp_path, monkeypatch, nam
     assert np.array_equal(theirs.data.numpy(), arrays["t10k-images-idx3-ubyte"])
     assert examples.name == name
     assert len(examples.content_hash) == 64
+    # torchvision writes MNIST's as "0 - zero"
+    assert examples.class_names == tuple(c.split(" - ")[0] for c in theirs.classes)
 
 
 def test_mnist_trains_without_augmentation(tmp_path, monkeypatch):
@@ -109,6 +111,7 @@ def test_pickled_batches_are_read_as_torchvision_reads_them(tmp_path, monkeypatc
     np.testing.assert_allclose(shown, expected, rtol=1e-5, atol=1e-6)
     assert examples.labels.tolist() == theirs.targets
     assert images.IMAGE_SETS[name].classes == len(theirs.classes)
+    assert examples.class_names == tuple(theirs.classes)
 
 
 def test_cifar_trains_with_the_papers_crop_and_flip_unless_told_otherwise(tmp_path, monkeypatch):
@@ -325,6 +328,7 @@ def test_a_test_folder_gives_centre_crops_scaled_by_the_training_pixels(folder):
     examples = load_test_set(f"folder:{folder},side=28")
     assert examples.inputs.shape == (8, 3, 28, 28)
     assert examples.labels.tolist() == [0] * 4 + [1] * 4
+    assert examples.class_names == ("cat", "dog")
     training = [opened(p)[2:30, 6:34] for p in sorted((folder / "train").rglob("*.*"))]
     mean, deviation = np.mean(training), np.std(training)
     for number, path in enumerate(sorted((folder / "val").rglob("*.*"))):

@@ -267,6 +267,20 @@ def test_bytes_and_characters_are_numbered():
     assert CharacterTokenizer(b"abz").encode(b"zab", "here").tolist() == [2, 0, 1]
 
 
+def test_a_token_is_named_by_its_text_and_half_a_character_by_its_byte():
+    names = ByteTokenizer().names
+    assert len(names) == 256
+    assert [names[byte] for byte in b"a \n\x00\xc3"] == ["a", " ", "\n", "\\x00", "\\xc3"]
+    assert CharacterTokenizer(b"\nab").names == ("\n", "a", "b")
+
+
+def test_the_labels_of_a_text_spell_it(tmp_path):
+    (tmp_path / "a.txt").write_text("never odd or even. " * 40, encoding="utf-8")
+    examples = load_test_set(f"text:{tmp_path},length=20")
+    text = "".join(examples.class_names[token] for token in examples.labels[0])
+    assert text in "never odd or even. " * 3
+
+
 class Processor:
     """Stands in for SentencePiece: a piece per word, numbered by its length; 1 ends a sentence."""
 
@@ -279,6 +293,9 @@ class Processor:
 
     def eos_id(self):
         return 1
+
+    def id_to_piece(self, number):
+        return "</s>" if number == 1 else "▁" + "x" * (number - 1)
 
     def encode(self, lines, out_type):
         assert out_type is int
@@ -307,6 +324,11 @@ def test_sentencepiece_pieces_end_each_line(sentencepiece, words):
     assert training.evaluation().inputs[0].tolist() == [2, 3, 4, 1, 2, 3, 4, 1]
     noisy = load_training_set(f"text:{words},length=8,tokenizer=good.model", label_noise=1.0)
     assert 4 < int(noisy.answers.max()) < 30
+
+
+def test_sentencepiece_pieces_are_named_with_the_spaces_before_them(sentencepiece, words):
+    names = load_test_set(f"text:{words},length=8,tokenizer=good.model").class_names
+    assert (len(names), names[1:4]) == (30, ("</s>", " x", " xx"))
 
 
 def test_without_the_package_the_error_says_how_to_install_it(words, monkeypatch):

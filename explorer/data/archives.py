@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import pickle
 import shutil
 import tarfile
 import zlib
@@ -38,6 +39,9 @@ class ImageFiles(Protocol):
     def read(self, root: Path, *, train: bool) -> tuple[Tensor, Tensor]:
         """Pixels (example, channel, row, column) uint8 and labels (example,) int64."""
 
+    def class_names(self, root: Path) -> tuple[str, ...]:
+        """What the labels stand for; the files have been prepared."""
+
 
 @dataclass(frozen=True)
 class MnistFiles:
@@ -45,6 +49,8 @@ class MnistFiles:
 
     kind: str
     """torchvision's class, which names the folder too: ``MNIST`` or ``FashionMNIST``."""
+    names: tuple[str, ...]
+    """What the labels stand for, which the files do not say."""
 
     def fetch(self, root: Path, progress: bool) -> None:
         """Download the archives that are not there yet, verified."""
@@ -71,6 +77,10 @@ class MnistFiles:
         images = read_image_file(str(self._raw(root) / f"{part}-images-idx3-ubyte"))
         labels = read_label_file(str(self._raw(root) / f"{part}-labels-idx1-ubyte"))
         return images.unsqueeze(1), labels
+
+    def class_names(self, root: Path) -> tuple[str, ...]:
+        """What the labels stand for."""
+        return self.names
 
     @property
     def _about(self) -> Any:
@@ -115,6 +125,12 @@ class CifarFiles:
             ) from error
         pixels = torch.from_numpy(batches.data)  # (example, row, column, channel)
         return pixels.permute(0, 3, 1, 2).contiguous(), torch.tensor(batches.targets)
+
+    def class_names(self, root: Path) -> tuple[str, ...]:
+        """What the labels stand for, as the file says that was verified with the batches."""
+        about = self._about
+        content = (root / about.base_folder / about.meta["filename"]).read_bytes()
+        return tuple(pickle.loads(content, encoding="latin1")[about.meta["key"]])
 
     @property
     def _about(self) -> Any:

@@ -29,8 +29,6 @@ class ImageSet:
     """Number of classes."""
     augmentation: CropAndFlip | None
     """The paper's for CIFAR; none for MNIST and its like."""
-    class_names: tuple[str, ...] = ()
-    """What the labels stand for; empty where they have no names here."""
 
 
 DIGITS = tuple(map(str, range(10)))
@@ -38,14 +36,11 @@ CLOTHES = (
     *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
     *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
 )
-THINGS = tuple(
-    ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
-)
 
 IMAGE_SETS = {
-    "mnist": ImageSet(MnistFiles("MNIST"), 10, None, DIGITS),
-    "fashion-mnist": ImageSet(MnistFiles("FashionMNIST"), 10, None, CLOTHES),
-    "cifar10": ImageSet(CifarFiles("CIFAR10"), 10, CropAndFlip(), THINGS),
+    "mnist": ImageSet(MnistFiles("MNIST", DIGITS), 10, None),
+    "fashion-mnist": ImageSet(MnistFiles("FashionMNIST", CLOTHES), 10, None),
+    "cifar10": ImageSet(CifarFiles("CIFAR10"), 10, CropAndFlip()),
     "cifar100": ImageSet(CifarFiles("CIFAR100"), 100, CropAndFlip()),
 }
 
@@ -109,8 +104,8 @@ def images_test(name: str, folder: Path) -> LabelledExamples:
     files.prepare(name, folder)
     scale = scale_of(grey_levels(files.read(folder, train=True)[0]))
     pixels, labels = files.read(folder, train=False)
-    names = IMAGE_SETS[name].class_names
-    return examples_of(scale.on(torch.device("cpu"))(pixels), labels, name, names)
+    inputs = scale.on(torch.device("cpu"))(pixels)
+    return examples_of(inputs, labels, name, files.class_names(folder))
 
 
 def images_training(

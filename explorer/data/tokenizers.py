@@ -37,7 +37,7 @@ class ByteTokenizer:
 
     @property
     def names(self) -> tuple[str, ...]:
-        return tuple(map(chr, range(256)))
+        return tuple(map(_shown, range(256)))
 
     def encode(self, text: bytes, where: str) -> Tensor:
         # frombuffer refuses an empty buffer
@@ -57,7 +57,7 @@ class CharacterTokenizer:
 
     @property
     def names(self) -> tuple[str, ...]:
-        return tuple(map(chr, self.alphabet))
+        return tuple(map(_shown, self.alphabet))
 
     def encode(self, text: bytes, where: str) -> Tensor:
         table = torch.zeros(256, dtype=torch.uint8)
@@ -94,6 +94,12 @@ class SentencePieceTokenizer:
         closing = [processor.eos_id()] if processor.eos_id() >= 0 else []
         pieces = processor.encode(lines, out_type=int)
         return torch.tensor([p for line in pieces for p in (*line, *closing)], dtype=torch.int32)
+
+
+def _shown(byte: int) -> str:
+    r"""Write a byte as text; half a character, and what no file may hold, as ``\x…``."""
+    text = chr(byte)
+    return text if text.isascii() and (text.isprintable() or text.isspace()) else f"\\x{byte:02x}"
 
 
 @functools.lru_cache(maxsize=4)
