@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import pytest
 import torch
+import xarray as xr
 from torch import nn
 
 import explorer as lx
+from explorer.api import save_netcdf
 from explorer.engine.evaluator import Evaluator
 from explorer.engine.interventions import Epoch, FreshDraw
 from explorer.engine.joint import find_order
+from explorer.engine.network import FinalNetwork
 from explorer.errors import UnknownNameError, UsageError
+from explorer.weights.families.known import build_network
 from explorer.weights.stack import layer_sizes
 from tests import toy
 
@@ -60,6 +64,15 @@ def test_the_search_ends_with_the_step_that_goes_too_far(bundled):
     assert (damage <= border).tolist() == [True, False]
 
 
+def test_the_threshold_is_a_share_of_the_way_from_the_final_error_to_chance(bundled, order):
+    """A step counts when its error is just at the border, and not when it is just above."""
+    final, chance = order.attrs["final_error"], order.attrs["chance_error"]
+    at = (order["error"].values[0] - final) / (chance - final)
+    for threshold, within in ((at + 1e-9, True), (at - 1e-9, False)):
+        found = lx.reset_order(bundled, threshold=threshold, device="cpu", progress=False)
+        assert found["within"].values[0] == within
+
+
 def test_layers_that_are_robust_one_by_one_need_not_be_so_together(bundled):
     """Layer 3 and layer 4 of the bundled network each stand epoch 0, but not both."""
     evaluator = Evaluator(bundled, device="cpu")
@@ -92,6 +105,10 @@ def test_the_search_tells_how_far_it_is_and_stops_when_nobody_asks(bundled, monk
     monkeypatch.setattr(
         Evaluator, "count", lambda s, r, t: counted.append(len(r)) or original(s, r, t)
     )
+    *_, early = find_order(evaluator, sources, 0.0)
+    assert (early.tried, early.to_try, early.finished) == (2, 2, True)
+    assert early.steps == ()
+    counted.clear()
     stopped = find_order(evaluator, sources, 1.0)
     next(stopped)
     stopped.close()
@@ -129,6 +146,50 @@ def toy_order(states, **options):
     stack = lx.open_stack(states, model=Three(), layers="fine")
     data = toy.one_hot_examples()
     return lx.reset_order(stack, model=Three(), data=data, device="cpu", progress=False, **options)
+
+
+class Tied(nn.Module):
+    """Reads and writes tokens with one and the same matrix."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(7, 6)
+        self.middle = nn.Linear(6, 6)
+        self.head = nn.Linear(6, 7, bias=False)
+        self.head.weight = self.embedding.weight
+
+    def forward(self, tokens):
+        return self.head(torch.relu(self.middle(self.embedding(tokens))))
+
+
+def test_a_parameter_that_two_layers_share_counts_once_and_goes_with_either():
+    states = []
+    for seed in range(2):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            states.append(Tied().state_dict())
+    tokens = torch.arange(60).reshape(10, 6) % 7
+    stack = lx.open_stack(states, model=Tied(), layers={"in": "embedding", "out": "head|middle"})
+    evaluator = Evaluator(stack, model=Tied(), data=(tokens, tokens), device="cpu")
+    for layer, left in (("in", 42), ("out", 0)):
+        *_, found = find_order(evaluator, {layer: Epoch(0)}, 1.0)
+        assert found.parameters == sum(p.numel() for p in Tied().parameters()) == 84
+        assert found.steps[0].parameters_left == left
+
+
+def test_running_statistics_are_no_trained_parameters():
+    stack = lx.open_stack("resnet18bn-digits")
+    network = build_network(stack.attrs["family"], stack.attrs["sizes"])
+    sizes = FinalNetwork(stack, device="cpu").trained_sizes()
+    trained = sum(p.numel() for p in network.parameters())
+    assert sum(sum(layer.values()) for layer in sizes.values()) == trained
+    assert sum(layer_sizes(stack).values()) == trained
+
+
+def test_an_order_can_be_saved_and_read_back(order, tmp_path):
+    with xr.open_dataset(save_netcdf(order, tmp_path / "order.nc"), engine="h5netcdf") as again:
+        xr.testing.assert_equal(again, order)
+        assert again.attrs["parameters"] == order.attrs["parameters"]
 
 
 def test_of_equal_harm_the_larger_layer_goes_first():

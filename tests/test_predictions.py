@@ -7,13 +7,20 @@ import copy
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 
 import explorer as lx
+from explorer.api import save_netcdf
 from explorer.data.datasets import as_examples
+from explorer.data.tokenizers import ByteTokenizer
+from explorer.engine import counting
+from explorer.engine import screen as screen_module
+from explorer.engine.counting import Counting
 from explorer.engine.evaluator import Evaluator
 from explorer.engine.interventions import Intervention
 from explorer.engine.predictions import Remembered
-from explorer.errors import UnknownNameError
+from explorer.engine.provenance import open_journal
+from explorer.errors import InterventionError, UnknownNameError
 from explorer.weights.families.known import build_network
 from explorer.weights.stack import read_epoch, read_layer
 from tests import toy
@@ -62,12 +69,43 @@ def test_the_counts_are_those_of_the_answers(bundled, screen):
         assert counts.agreements == (found.intact == found.patched).sum()
 
 
-def test_with_a_screen_the_labels_are_those_of_float32(bundled):
-    plain, screened = (
-        Evaluator(bundled, device="cpu", screen=screen).predictions(lx.reinitialise("layer2", 1))
-        for screen in (False, True)
-    )
-    assert (plain.patched == screened.patched).all()
+@pytest.fixture
+def screened(bundled, monkeypatch):
+    """A screen in bfloat16, whether or not this processor is faster with it."""
+    monkeypatch.setattr("explorer.engine.execution.low_precision", lambda _device: torch.bfloat16)
+    return Evaluator(bundled, device="cpu", screen=True)
+
+
+THIN = [lx.reinitialise("layer1", 0), lx.rerandomise("layer2"), lx.rerandomise("layer1", 1)]
+"""Under these bfloat16 alone gets some labels wrong."""
+
+
+def labels_under(evaluator, interventions):
+    return np.stack([evaluator.predictions(i).patched for i in interventions])
+
+
+def test_with_a_screen_the_labels_are_those_of_float32(evaluator, screened):
+    np.testing.assert_array_equal(labels_under(screened, THIN), labels_under(evaluator, THIN))
+
+
+def test_without_its_checks_a_screen_gives_other_labels(evaluator, screened, monkeypatch):
+    """The tests of the screen can fail."""
+    monkeypatch.setattr(screen_module, "SAFETY", 0.0)
+    found, exact = labels_under(screened, THIN), labels_under(evaluator, THIN)
+    assert (found != exact).any(1).all()
+
+
+def test_labels_that_are_counted_again_are_those_of_float32(evaluator, screened, monkeypatch):
+    monkeypatch.setattr(screen_module, "SAFETY", 0.0)
+    monkeypatch.setattr(screen_module.Watch, "failed", property(lambda self: True))
+    np.testing.assert_array_equal(labels_under(screened, THIN), labels_under(evaluator, THIN))
+
+
+def test_a_screen_that_is_given_up_after_the_first_slice_leaves_labels_of_float32(
+    evaluator, screened, monkeypatch
+):
+    monkeypatch.setattr(counting, "HOPELESS", -1.0)
+    np.testing.assert_array_equal(labels_under(screened, THIN), labels_under(evaluator, THIN))
 
 
 def test_after_a_click_the_answers_need_no_further_pass(evaluator, monkeypatch):
@@ -93,6 +131,69 @@ def test_of_many_answers_the_oldest_are_forgotten_and_counted_again(evaluator):
     assert evaluator._predicted.get(cells[0]) is None
     again = [evaluator.predictions(cell).patched for cell in cells]
     np.testing.assert_array_equal(first, again)
+
+
+def test_what_was_remembered_is_compared_with_the_intact_network_also_in_smaller_slices(
+    evaluator, monkeypatch
+):
+    """Where memory runs out, everything is set up anew with slices of half the size."""
+    before = evaluator.predictions(LAYER1)
+    original, calls = Counting._slice, []
+
+    def short_of_memory_once(self, *arguments):
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise MemoryError
+        return original(self, *arguments)
+
+    monkeypatch.setattr(Counting, "_slice", short_of_memory_once)
+    stream = evaluator.estimates(lx.reinitialise("layer2", 0))
+    next(stream)
+    stream.close()
+    assert evaluator.batch_size == 350
+    again = evaluator.predictions(LAYER1)
+    np.testing.assert_array_equal(again.intact, before.intact)
+    np.testing.assert_array_equal(again.patched, before.patched)
+
+
+def test_a_run_that_was_stopped_leaves_no_answers_behind(evaluator):
+    stream = evaluator.estimates(LAYER1)
+    next(stream)
+    stream.close()
+    assert evaluator._predicted.get(LAYER1) is None
+    assert (evaluator.predictions(LAYER1).patched != evaluator.predictions(LAYER1).intact).any()
+
+
+def test_the_journal_holds_each_cell_once_though_its_answers_are_counted_again(evaluator, tmp_path):
+    evaluator.journal = open_journal(tmp_path / "cells.journal", evaluator)
+    evaluator.result(LAYER1)
+    evaluator._predicted = Remembered()
+    evaluator.predictions(LAYER1)
+    evaluator.predictions(lx.reinitialise("layer2", 0))
+    assert len((tmp_path / "cells.journal").read_text(encoding="utf-8").splitlines()) == 1 + 2
+
+
+def test_logits_that_are_not_finite_give_no_answers():
+    states = toy.switch_states()
+    states[0]["first.bias"][0] = float("nan")
+    stack = lx.open_stack(states, model=toy.Switch())
+    evaluator = Evaluator(
+        stack, model=toy.Switch(), data=toy.one_hot_examples(), device="cpu", batch_size=5
+    )
+    first = lx.reinitialise("first", 0)
+    match = r"no answers under first ← epoch 0: NaN or infinite logits for 12 of 12(.|\n)*finite"
+    for _ in range(2):
+        with pytest.raises(InterventionError, match=match):
+            evaluator.predictions(first)
+        assert evaluator.result(first).failure
+
+
+def test_answers_can_be_saved_and_read_back(bundled, tmp_path):
+    found = lx.predictions(bundled, LAYER1, device="cpu")
+    found.attrs["class_names"] = list(ByteTokenizer().names)  # the least likely to be storable
+    with xr.open_dataset(save_netcdf(found, tmp_path / "answers.nc"), engine="h5netcdf") as again:
+        xr.testing.assert_equal(again, found)
+        assert list(again.attrs["class_names"]) == found.attrs["class_names"]
 
 
 def test_one_answer_is_kept_however_large_it_is():

@@ -17,10 +17,12 @@ NAMES = {
     "evaluate": "(stack, intervention, *",
     "open_stack": "(source, *, model=None, layers=None, epochs=None, reader=None)",
     "open_sweep": "(source)",
-    "predictions": "(stack, intervention, **options)",
+    "predictions": "(stack, intervention, *, model=None, data=None, device='auto', batch_size=None, "
+    "batchnorm='with_layer', screen=False, memory=None, calibration=None)",
     "reinitialise": "(layers, epoch)",
     "rerandomise": "(layers, draw=0, seed=0)",
-    "reset_order": "(stack, *, epoch=None, threshold=0.1, layers=None, progress=True",
+    "reset_order": "(stack, *, epoch=None, threshold=0.1, layers=None, model=None, data=None, "
+    "device='auto', batch_size=None, batchnorm='with_layer', progress=True)",
     "sweep": "(stack, *, model=None, data=None, layers=None, epochs=None, draws=3, device='auto', "
     "batch_size=None, seed=0",
     "train": "(name, *, out, device='auto', resume=True",

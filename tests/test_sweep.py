@@ -324,7 +324,7 @@ def test_a_profile_gives_a_verdict_since_when_and_whether_it_rises(errors, verdi
 
 
 def test_a_rise_within_the_intervals_is_no_rise():
-    assert not not_monotone(profile_of(0.30, 0.31, half=0.01)).item()
+    assert not not_monotone(profile_of(0.30, 0.315, half=0.01)).item()
     assert not_monotone(profile_of(0.30, 0.33, half=0.01)).item()
 
 

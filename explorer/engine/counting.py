@@ -153,8 +153,7 @@ class Counting:
         prepared = [tally.prepared for tally in tallies]
         intact = start not in self._known
         if intact and len(tallies) > FEW:
-            for _, logits in self.execution.run(inputs, [], intact):
-                self._learn(logits[: stop - start].flatten(0, -2), start)
+            self._run_intact(start)
             intact = False
         found: dict[int, Tensor] = {}
         for k, logits in self.execution.run(inputs, prepared, intact):
@@ -181,6 +180,12 @@ class Counting:
                 logits[k] = plain[: logits.shape[1]]
         return some, logits
 
+    def _run_intact(self, start: int) -> None:
+        """Learn the intact network's labels of a slice."""
+        rows = min(self._size, self._examples - start)
+        for _, logits in self.execution.run(self._inputs[start : start + self._size], [], True):
+            self._learn(logits[:rows].flatten(0, -2), start)
+
     def _learn(self, logits: Tensor, start: int) -> None:
         """Remember the intact network's labels of a slice."""
         first = start * self._per_example
@@ -201,9 +206,11 @@ class Counting:
         self._intact[first : first + len(labels)] = logits.argmax(1)
         self._known.add(start)
 
-    @property
     def intact(self) -> Tensor:
-        """(label,) what the intact network predicts; all are known once anything was counted."""
+        """Predict with the intact network, (label,); only slices not known so far are run."""
+        for position in range(self._slices):
+            if position * self._size not in self._known:
+                self._run_intact(position * self._size)
         return self._intact
 
     def _score(self, logits: Tensor, chosen: slice | Tensor) -> Tensor:

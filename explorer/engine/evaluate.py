@@ -85,17 +85,27 @@ def evaluate(
     return evaluator.estimates(intervention)
 
 
-def predictions(stack: xr.DataTree, intervention: Intervention, **options: Any) -> xr.Dataset:
+def predictions(
+    stack: xr.DataTree,
+    intervention: Intervention,
+    *,
+    model: nn.Module | None = None,
+    data: Any = None,
+    device: str = "auto",
+    batch_size: int | None = None,
+    batchnorm: BatchNormPolicy = "with_layer",
+    screen: bool = False,
+    memory: int | None = None,
+    calibration: Any = None,
+) -> xr.Dataset:
     """What the network answers to every test example, before and after an intervention.
 
     Parameters
     ----------
     stack : xarray.DataTree
         As `explorer.open_stack` returns it.
-    intervention : Intervention
+    intervention, model, data, device, batch_size, batchnorm, screen, memory, calibration
         As in `evaluate`.
-    **options
-        Passed on to `explorer.engine.evaluator.Evaluator`: model, data, device, batch_size, …
 
     Returns
     -------
@@ -107,8 +117,10 @@ def predictions(stack: xr.DataTree, intervention: Intervention, **options: Any) 
 
     Raises
     ------
-    UnknownNameError, StackError, CheckpointError, InterventionError, DataError, UsageError
+    UnknownNameError, StackError, CheckpointError, DataError, UsageError
         Something does not fit.
+    InterventionError
+        The intervention cannot be carried out, or gives logits that are not finite.
 
     Examples
     --------
@@ -118,7 +130,17 @@ def predictions(stack: xr.DataTree, intervention: Intervention, **options: Any) 
     >>> int((answers.patched != answers.label).sum())
     1277
     """
-    evaluator = Evaluator(stack, **options)
+    evaluator = Evaluator(
+        stack,
+        model=model,
+        data=data,
+        device=device,
+        batch_size=batch_size,
+        batchnorm=batchnorm,
+        screen=screen,
+        memory=memory,
+        calibration=calibration,
+    )
     found = evaluator.predictions(intervention)
     dims = ("example", "position")[: found.labels.ndim]
     variables = {

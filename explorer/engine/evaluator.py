@@ -23,7 +23,7 @@ from explorer.engine.memory import TRIAL_BATCH, is_out_of_memory
 from explorer.engine.network import FinalNetwork, plain_float32
 from explorer.engine.predictions import Order, Predictions, Remembered
 from explorer.engine.program import Plan
-from explorer.errors import DataError, UsageError
+from explorer.errors import DataError, InterventionError, UsageError
 
 logger = logging.getLogger(__name__)
 
@@ -197,16 +197,19 @@ class Evaluator:
         Raises
         ------
         UnknownNameError, CheckpointError, InterventionError, DataError
-            As in `estimates`.
+            As in `estimates`; an InterventionError also where some logits are not finite.
         """
         canonical = self.network.canonical(intervention)
         predicted = self._predicted.get(canonical)
         if predicted is None:
-            for _ in self._measured(canonical, self.network.replacement(canonical)):
-                pass
+            *_, last = self._measured(canonical, self.network.replacement(canonical))
+            if last.failure:
+                raise _no_answers(intervention, last.failure)
             predicted = self._predicted.get(canonical)
         assert predicted is not None  # _measured has put it there
-        counted = (self._labels.flatten(), self._counting.intact, predicted)
+        with self._settings():
+            intact = self._counting.intact()
+        counted = (self._labels.flatten(), intact, predicted)
         return Predictions(*(self._order.restored(numbers) for numbers in counted))
 
     def inputs_of(self, examples: Sequence[int]) -> NDArray[Any]:
@@ -261,8 +264,10 @@ class Evaluator:
         for (last,) in self.count([replacement], predicted=[predicted]):
             yield last
         self._remembered[canonical] = last
+        if last.failure:
+            return
         self._predicted.put(canonical, predicted)
-        if self.journal is not None and not last.failure:
+        if self.journal is not None and self.journal.get(canonical) is None:
             self.journal.add({canonical: last})
 
     def _set_up(self, batch_size: int | None) -> Counting:
@@ -285,6 +290,14 @@ class Evaluator:
         """Settings of torch that hold while a slice is computed, and not between slices."""
         with torch.inference_mode(), plain_float32():
             yield
+
+
+def _no_answers(intervention: Intervention, failure: str) -> InterventionError:
+    return InterventionError(
+        f"There are no answers under {intervention}: {failure}.",
+        "Values that give finite logits for every example are needed.",
+        "Choose another epoch or another draw.",
+    )
 
 
 def _named_dataset(stack: xr.DataTree) -> str:

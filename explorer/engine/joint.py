@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import xarray as xr
+from torch import nn
 from tqdm.auto import tqdm
 
 from explorer.engine.estimate import Estimate
 from explorer.engine.evaluator import Evaluator
-from explorer.engine.interventions import Epoch, Intervention, Source
+from explorer.engine.interventions import BatchNormPolicy, Epoch, Intervention, Source
 from explorer.engine.measuring import Outcome, measure
 from explorer.engine.provenance import provenance_of
 from explorer.engine.verdicts import DEFAULT_THRESHOLD
 from explorer.errors import UsageError
-from explorer.weights.stack import epoch_numbers, layer_names, layer_sizes
+from explorer.weights.stack import epoch_numbers, layer_names
+
+Sizes = Mapping[str, Mapping[str, int]]
+"""Layer → trained tensor → numbers in it."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ class ResetStep:
     error_high: float
     """Upper end of its 95 % interval."""
     parameters_left: int
-    """Trained parameters that are still in place."""
+    """Trained parameters that are still in place; one that layers share counts once."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ class ResetOrder:
     finished: bool
     """Whether the search has come to its end."""
     parameters: int
-    """Trained parameters of the layers that may be reset, and of all others."""
+    """Trained parameters of the whole network; one that layers share counts once."""
 
 
 def find_order(
@@ -95,9 +99,8 @@ def find_order(
             "At least one layer with a source is needed.",
             "Leave layers= out to try all of them.",
         )
-    sizes = layer_sizes(evaluator.network.stack)
-    left = sum(sizes.values())
-    found = ResetOrder((), None, 0, _most(len(sources)), False, left)
+    sizes = evaluator.network.trained_sizes()
+    found = ResetOrder((), None, 0, _most(len(sources)), False, _parameters(sizes))
     while len(found.steps) < len(sources) and found.beyond is None:
         chosen = found.steps[-1].layers if found.steps else ()
         candidates = {
@@ -108,31 +111,18 @@ def find_order(
         outcomes: dict[Intervention, Outcome] = {}
         for some in measure(evaluator, candidates.values()):
             outcomes |= some
-            yield _with_tried(found, sum(map(_is_final, outcomes.values())))
+            yield replace(found, tried=found.tried + sum(map(_is_final, outcomes.values())))
+        found = replace(found, tried=found.tried + len(candidates))
         harm = _harm(candidates, outcomes)
         if not harm and found.steps:
             break  # the layers left cannot be measured
         layer = _least_harmful(harm, outcomes, sizes)
-        best = harm[layer]
-        kept = found.steps[-1].parameters_left if found.steps else left
-        step = ResetStep(
-            layer,
-            (*chosen, layer),
-            best.error,
-            best.error_low,
-            best.error_high,
-            kept - sizes[layer],
-        )
-        within = best.error <= allowed_error
-        found = ResetOrder(
-            (*found.steps, step) if within else found.steps,
-            None if within else step,
-            found.tried + len(candidates),
-            found.to_try,
-            False,
-            left,
-        )
-    yield ResetOrder(found.steps, found.beyond, found.tried, found.tried, True, left)
+        step = _step((*chosen, layer), harm[layer], sizes)
+        if step.error <= allowed_error:
+            found = replace(found, steps=(*found.steps, step))
+        else:
+            found = replace(found, beyond=step)
+    yield replace(found, to_try=found.tried, finished=True)
 
 
 def reset_order(
@@ -141,8 +131,12 @@ def reset_order(
     epoch: int | None = None,
     threshold: float = DEFAULT_THRESHOLD,
     layers: Sequence[str] | None = None,
+    model: nn.Module | None = None,
+    data: Any = None,
+    device: str = "auto",
+    batch_size: int | None = None,
+    batchnorm: BatchNormPolicy = "with_layer",
     progress: bool = True,
-    **options: Any,
 ) -> xr.Dataset:
     """Reset layers together to an early epoch, the least harmful first, within an allowed error.
 
@@ -156,10 +150,10 @@ def reset_order(
         Share of the way from the final error to chance up to which a step counts; in 0…1.
     layers : sequence of str, optional
         Layers that may be reset; default all.
+    model, data, device, batch_size, batchnorm
+        As in `explorer.evaluate`.
     progress : bool
         Show a progress bar.
-    **options
-        Passed on to `explorer.engine.evaluator.Evaluator`: model, data, device, batch_size, …
 
     Returns
     -------
@@ -188,7 +182,14 @@ def reset_order(
         )
     epoch = epoch_numbers(stack)[0] if epoch is None else epoch
     chosen = layer_names(stack) if layers is None else list(layers)
-    evaluator = Evaluator(stack, **options)
+    evaluator = Evaluator(
+        stack,
+        model=model,
+        data=data,
+        device=device,
+        batch_size=batch_size,
+        batchnorm=batchnorm,
+    )
     final, chance = evaluator.result(Intervention(())).error, evaluator.chance_error
     allowed = final + threshold * (chance - final)
     sources = dict.fromkeys(chosen, Epoch(epoch))
@@ -228,9 +229,22 @@ def _most(layers: int) -> int:
     return layers * (layers + 1) // 2
 
 
-def _with_tried(found: ResetOrder, more: int) -> ResetOrder:
-    tried = found.tried + more
-    return ResetOrder(found.steps, found.beyond, tried, found.to_try, False, found.parameters)
+def _parameters(sizes: Sizes, without: Iterable[str] = ()) -> int:
+    """Trained numbers of a network, but for those of some layers; each counts once."""
+    every = {name: size for layer in sizes.values() for name, size in layer.items()}
+    gone = {name for layer in without for name in sizes[layer]}
+    return sum(size for name, size in every.items() if name not in gone)
+
+
+def _step(layers: tuple[str, ...], counts: Estimate, sizes: Sizes) -> ResetStep:
+    return ResetStep(
+        layers[-1],
+        layers,
+        counts.error,
+        counts.error_low,
+        counts.error_high,
+        _parameters(sizes, without=layers),
+    )
 
 
 def _is_final(outcome: Outcome) -> bool:
@@ -250,7 +264,7 @@ def _harm(
 
 
 def _least_harmful(
-    harm: Mapping[str, Estimate], outcomes: Mapping[Intervention, Outcome], sizes: Mapping[str, int]
+    harm: Mapping[str, Estimate], outcomes: Mapping[Intervention, Outcome], sizes: Sizes
 ) -> str:
     if not harm:
         reasons = {one if isinstance(one, str) else one.failure for one in outcomes.values()}
@@ -260,4 +274,5 @@ def _least_harmful(
             "Choose another epoch or other layers.",
         )
     order = list(harm)
-    return min(order, key=lambda name: (harm[name].error, -sizes[name], order.index(name)))
+    large = {name: sum(sizes[name].values()) for name in order}
+    return min(order, key=lambda name: (harm[name].error, -large[name], order.index(name)))

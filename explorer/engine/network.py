@@ -26,7 +26,7 @@ from explorer.engine.submodules import SubmodulePass
 from explorer.errors import InterventionError, StackError, UsageError
 from explorer.weights.device import float32_products, pick_device, switched
 from explorer.weights.families.known import FAMILIES, build_network
-from explorer.weights.stack import epoch_numbers, layer_names, read_epoch
+from explorer.weights.stack import epoch_numbers, layer_names, layer_variables, read_epoch
 
 CALIBRATION_BATCH = 128
 """Examples over which batch normalisation takes one mean and variance, as in training."""
@@ -168,6 +168,17 @@ class FinalNetwork:
     def tied(self) -> str:
         """Tensors that are one and are replaced together, as ``"a = b"``; empty for none."""
         return ", ".join(f"{a} = {b}" for b, a in self._tied.items() if a != b)
+
+    def trained_sizes(self) -> dict[str, dict[str, int]]:
+        """Layer → trained tensor → numbers in it; one that layers share has one name."""
+        return {
+            layer: {
+                self._tied[name]: self._state[self._tied[name]].numel()
+                for name in layer_variables(self.stack, layer)
+                if name in self._tied  # buffers are not
+            }
+            for layer in self.layers
+        }
 
     def perturbed(self) -> dict[str, Tensor]:
         """Every floating-point tensor of the network, changed by up to a quarter."""
