@@ -73,6 +73,34 @@ def test_the_threshold_is_a_share_of_the_way_from_the_final_error_to_chance(bund
         assert found["within"].values[0] == within
 
 
+def test_ctrl_c_keeps_the_steps_that_were_found(bundled, order, monkeypatch):
+    assert order.attrs["complete"] == 1
+    original, groups = Evaluator.count, []
+
+    def stopped_in_the_third_step(self, replacements, *rest, **options):
+        groups.append(len(replacements))
+        for estimates in original(self, replacements, *rest, **options):
+            yield estimates
+            if len(groups) == 4:  # the intact network is counted first
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(Evaluator, "count", stopped_in_the_third_step)
+    found = lx.reset_order(bundled, threshold=1.0, device="cpu", batch_size=900, progress=False)
+    assert groups == [1, 4, 3, 2]
+    assert found["layer"].values.tolist() == order["layer"].values[:2].tolist()
+    assert found["within"].values.tolist() == [True, True]
+    assert found.attrs["complete"] == 0
+
+
+def test_ctrl_c_before_anything_is_known_is_passed_on(bundled, monkeypatch):
+    def stopped(*_arguments):
+        raise KeyboardInterrupt("by the reader")
+
+    monkeypatch.setattr("explorer.engine.joint.measure", stopped)
+    with pytest.raises(KeyboardInterrupt, match="by the reader"):
+        lx.reset_order(bundled, device="cpu", progress=False)
+
+
 def test_layers_that_are_robust_one_by_one_need_not_be_so_together(bundled):
     """Layer 3 and layer 4 of the bundled network each stand epoch 0, but not both."""
     evaluator = Evaluator(bundled, device="cpu")

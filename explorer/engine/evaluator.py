@@ -13,9 +13,9 @@ import xarray as xr
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from explorer.data.datasets import as_examples, load_training_set
 from explorer.engine.counting import Counting
 from explorer.engine.estimate import Estimate
+from explorer.engine.examples import calibration_inputs, examples_for
 from explorer.engine.execution import Execution
 from explorer.engine.interventions import BatchNormPolicy, Intervention
 from explorer.engine.journal import Journal
@@ -23,12 +23,9 @@ from explorer.engine.memory import TRIAL_BATCH, is_out_of_memory
 from explorer.engine.network import FinalNetwork, plain_float32
 from explorer.engine.predictions import Order, Predictions, Remembered
 from explorer.engine.program import Plan
-from explorer.errors import DataError, InterventionError, UsageError
+from explorer.errors import InterventionError, UsageError
 
 logger = logging.getLogger(__name__)
-
-CALIBRATION_EXAMPLES = 1024
-"""Training examples from which running statistics are taken anew."""
 
 ORDER_SEED = 1902_01996
 """Seed of the fixed random order of the test examples, so that early estimates are unbiased."""
@@ -93,13 +90,15 @@ class Evaluator:
                 "At least 1 example per forward pass is needed.",
                 "Leave batch_size out to get the default.",
             )
-        examples = as_examples(_named_dataset(stack) if data is None else data)
+        examples = examples_for(stack, data)
         self.network = FinalNetwork(
             stack,
             model=model,
             device=device,
             batchnorm=batchnorm,
-            calibration=_calibration(stack, calibration) if batchnorm == "recalibrate" else None,
+            calibration=calibration_inputs(stack, calibration)
+            if batchnorm == "recalibrate"
+            else None,
         )
         self.dataset, self.dataset_hash = examples.name, examples.content_hash
         self.chance_error = examples.chance_error
@@ -298,28 +297,3 @@ def _no_answers(intervention: Intervention, failure: str) -> InterventionError:
         "Values that give finite logits for every example are needed.",
         "Choose another epoch or another draw.",
     )
-
-
-def _named_dataset(stack: xr.DataTree) -> str:
-    name = str(stack.attrs.get("dataset", ""))
-    if not name:
-        raise DataError(
-            f"The stack {stack.attrs.get('name')!r} does not name a dataset.",
-            "Labelled test examples are needed.",
-            "Pass data=, a torch Dataset of (input, label) or a pair (inputs, labels).",
-        )
-    return name
-
-
-def _calibration(stack: xr.DataTree, given: Any) -> Tensor:
-    """Inputs from which running statistics are taken anew."""
-    if given is not None:
-        return torch.as_tensor(given).float()
-    name = str(stack.attrs.get("dataset", ""))
-    if not name:
-        raise DataError(
-            "The policy 'recalibrate' needs training examples, and the stack names no dataset.",
-            "Inputs of the network, about a thousand, are needed; labels are not.",
-            "Pass calibration=, a tensor (example, …) of training inputs.",
-        )
-    return load_training_set(name).evaluation(limit=CALIBRATION_EXAMPLES).inputs

@@ -160,7 +160,8 @@ def reset_order(
     xarray.Dataset
         Over ``step``: layer, error, error_low, error_high (95 % Wilson interval),
         parameters_left (trained parameters still in place) and within (False only for the last
-        step, which went too far). Attributes say what is needed to repeat it.
+        step, which went too far). Attributes say what is needed to repeat it. After Ctrl-C the
+        steps found so far are returned, and the attribute ``complete`` is 0.
 
     Raises
     ------
@@ -193,10 +194,7 @@ def reset_order(
     final, chance = evaluator.result(Intervention(())).error, evaluator.chance_error
     allowed = final + threshold * (chance - final)
     sources = dict.fromkeys(chosen, Epoch(epoch))
-    with tqdm(desc="joint resets", unit=" interventions", disable=not progress) as bar:
-        for found in find_order(evaluator, sources, allowed):
-            bar.total = found.to_try
-            bar.update(found.tried - bar.n)
+    found = _until_stopped(find_order(evaluator, sources, allowed), progress)
     attrs = {
         **provenance_of(evaluator),
         "epoch": epoch,
@@ -204,8 +202,24 @@ def reset_order(
         "final_error": final,
         "chance_error": chance,
         "parameters": found.parameters,
+        "complete": int(found.finished),
     }
     return _as_dataset(found, attrs)
+
+
+def _until_stopped(stream: Iterator[ResetOrder], progress: bool) -> ResetOrder:
+    """Follow the search with a progress bar to its end, or until Ctrl-C."""
+    found = None
+    try:
+        with tqdm(desc="joint resets", unit=" interventions", disable=not progress) as bar:
+            for found in stream:
+                bar.total = found.to_try
+                bar.update(found.tried - bar.n)
+    except KeyboardInterrupt:
+        if found is None:
+            raise
+    assert found is not None  # the stream ends with a finished one
+    return found
 
 
 def _as_dataset(found: ResetOrder, attrs: Mapping[str, Any]) -> xr.Dataset:
