@@ -5,7 +5,7 @@ BIN := .venv/bin
 SET_UP := $(PYTHON) scripts/set_up.py
 
 .DEFAULT_GOAL := help
-.PHONY: help set-up lab demo test test-slow lint format bench bundle families clean
+.PHONY: help set-up lab dashboard demo test test-slow lint format bench bundle families clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 20
@@ -17,6 +17,9 @@ set-up:  ## make or update .venv (the other targets do it by themselves)
 
 lab: set-up  ## open the first notebook in JupyterLab (PORT=8888, ARGS="--no-browser")
 	@$(BIN)/explorer lab $(if $(PORT),--port $(PORT)) $(ARGS)
+
+dashboard: set-up  ## show the explorer alone in a browser (PORT=8888, ARGS="vit-digits --no-browser")
+	@$(BIN)/explorer dashboard $(if $(PORT),--port $(PORT)) $(ARGS)
 
 demo: set-up  ## sweep the bundled stack, print the table, write report.html and netCDF
 	@$(BIN)/explorer report fcn3x256-digits --out explorer-demo $(ARGS)

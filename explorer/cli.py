@@ -164,9 +164,15 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _lab(options: argparse.Namespace) -> int:
-    from explorer.lab import open_lab
+    from explorer.servers import open_lab
 
     return open_lab(Path(options.folder), options.port, not options.no_browser)
+
+
+def _dashboard(options: argparse.Namespace) -> int:
+    from explorer.servers import open_dashboard
+
+    return open_dashboard(options.stack, options.port, not options.no_browser)
 
 
 # --- the command line ------------------------------------------------------------------------
@@ -187,6 +193,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_distances(commands)
     _add_report(commands)
     _add_lab(commands)
+    _add_dashboard(commands)
     return parser
 
 
@@ -303,9 +310,21 @@ def _add_lab(commands: Commands) -> None:
     example = "explorer lab\n  explorer lab my-folder --port 8890 --no-browser"
     command = _command(commands, "lab", "open the first notebook in JupyterLab", example)
     command.add_argument("folder", nargs="?", default=".", help="where to put the notebook")
+    _add_serving(command)
+    command.set_defaults(run=_lab)
+
+
+def _add_dashboard(commands: Commands) -> None:
+    example = "explorer dashboard\n  explorer dashboard vit-digits --port 8891 --no-browser"
+    command = _command(commands, "dashboard", "show the explorer alone in a browser", example)
+    command.add_argument("stack", nargs="?", help="name of a stack, or a folder of checkpoints")
+    _add_serving(command)
+    command.set_defaults(run=_dashboard)
+
+
+def _add_serving(command: argparse.ArgumentParser) -> None:
     command.add_argument("--port", type=int, help="port to listen on; default a free one")
     command.add_argument("--no-browser", action="store_true", help="only print the address")
-    command.set_defaults(run=_lab)
 
 
 def _command(commands: Commands, name: str, summary: str, example: str) -> argparse.ArgumentParser:

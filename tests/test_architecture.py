@@ -40,8 +40,8 @@ PARTS = {
     "stats": {"errors"},
     "api": BELOW_UI - {"api"},
     "ui": BELOW_UI,
-    "lab": {"errors"},
-    "cli": BELOW_UI | {"ui", "lab"},
+    "servers": {"errors"},
+    "cli": BELOW_UI | {"ui", "servers"},
     "__main__": {"cli"},
     "__init__": BELOW_UI | {"ui"},
 }
@@ -84,7 +84,7 @@ FENCES = (
     ),
     Fence(("xarray",), not_in=("errors.py", "weights/"), but_in=("weights/stack.py",)),
     Fence(NETWORK, but_in=("inventory/store.py",)),
-    Fence(("socket",), but_in=("inventory/store.py", "lab.py")),  # lab: is the port free?
+    Fence(("socket",), but_in=("inventory/store.py", "servers.py")),  # is the port free?
 )
 
 
@@ -339,7 +339,7 @@ def late():
         ("ui/widget.py", "from explorer.api import distances"),
         ("cli.py", "from explorer.ui.report import write_report"),
         ("cli.py", "import explorer"),
-        ("cli.py", "from explorer.lab import open_lab"),
+        ("cli.py", "from explorer.servers import open_lab"),
         ("__main__.py", "from explorer.cli import main"),
         ("__init__.py", "from explorer.api import distances"),
     ],
@@ -356,7 +356,7 @@ def test_an_import_downwards_is_allowed(file: str, source: str) -> None:
         ("weights/stack.py", "from explorer import ui", "weights may not import ui"),
         ("api.py", "from explorer.ui import widget", "api may not import ui"),
         ("errors.py", "from explorer.inventory import store", "errors may not import inventory"),
-        ("lab.py", "from explorer.ui import widget", "lab may not import ui"),
+        ("servers.py", "from explorer.ui import widget", "servers may not import ui"),
         ("__main__.py", "from explorer.ui import widget", "__main__ may not import ui"),
         ("engine/sweep.py", "import explorer", "not the package"),
         ("ui/widget.py", "from explorer import open_stack", "not the package"),
@@ -380,7 +380,7 @@ def test_an_import_upwards_or_sideways_is_refused(file: str, source: str, compla
         ("engine/evaluate.py", "import torch"),
         ("weights/checkpoints.py", "from safetensors import safe_open"),
         ("inventory/store.py", "from urllib import request"),
-        ("lab.py", "import socket"),
+        ("servers.py", "import socket"),
         ("stats/distances.py", "import xarray as xr"),
         ("weights/stack.py", "import xarray as xr"),
         ("ui/views.py", "import torchlight"),

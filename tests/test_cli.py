@@ -17,7 +17,7 @@ from explorer.errors import UsageError
 from explorer.stats.distances import MEASURES
 
 STACK = "fcn3x256-digits"
-COMMANDS = ("catalog", "data", "train", "sweep", "distances", "report", "lab")
+COMMANDS = ("catalog", "data", "train", "sweep", "distances", "report", "lab", "dashboard")
 
 
 def run(capsys, *arguments):

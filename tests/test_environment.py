@@ -174,6 +174,7 @@ def test_the_wheel_holds_the_package_the_manifest_the_notebook_and_nothing_else(
     assert names == package | {
         "explorer/inventory/pretrained_manifest.json",
         "explorer/notebooks/01-first-click.ipynb",
+        "explorer/notebooks/dashboard.ipynb",
     }
 
 

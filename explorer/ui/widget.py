@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from typing import Any
 
 import ipywidgets as widgets
@@ -21,14 +22,18 @@ from explorer.weights.stack import StackSource, open_stack
 
 logger = logging.getLogger(__name__)
 
+STACK_VARIABLE, FIRST_STACK = "EXPLORER_STACK", "fcn3x256-digits"
+"""Which stack is opened when none is named; the dashboard's command sets the variable."""
+
 
 class Explorer(widgets.VBox):
     """Explore which layers of a trained network matter, and since when.
 
     Parameters
     ----------
-    stack : str, Path, sequence of paths, iterable of state dicts, or DataTree
-        Name of a stack in the catalog, a folder, or an open stack.
+    stack : str, Path, sequence of paths, iterable of state dicts, or DataTree, optional
+        Name of a stack in the catalog, a folder, or an open stack; default what the environment
+        variable ``EXPLORER_STACK`` names, else the first bundled stack.
     model : torch.nn.Module, optional
         The network the stack belongs to, if it is your own.
     data : str, torch Dataset or pair of arrays, optional
@@ -59,7 +64,7 @@ class Explorer(widgets.VBox):
 
     def __init__(
         self,
-        stack: StackSource,
+        stack: StackSource | None = None,
         *,
         model: Any = None,
         data: Any = None,
@@ -69,6 +74,7 @@ class Explorer(widgets.VBox):
         draws: int = 3,
         seed: int = 0,
     ) -> None:
+        stack = os.environ.get(STACK_VARIABLE, FIRST_STACK) if stack is None else stack
         settings = Settings(model, data, device, batch_size, batchnorm, draws, seed)
         self._stack, self._settings = open_stack(stack, model=model), settings
         self._opened = repr(str(stack)) if isinstance(stack, str) else _named(self._stack, model)

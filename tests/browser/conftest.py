@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -92,27 +93,36 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     home = tmp_path_factory.mktemp("lab")
     folder = home / "notebooks"
     folder.mkdir()
-    environment = _own_folders(home)
+    environment = own_folders(home)
     command = [
         *(sys.executable, "-m", "jupyterlab", "--no-browser", "--ServerApp.port=0"),
         *("--ServerApp.ip=127.0.0.1", f"--ServerApp.root_dir={folder}"),
         *("--LabApp.expose_app_in_browser=True", "--LabApp.extension_manager=readonly"),
         *("--ServerApp.allow_root=True", "--ServerApp.token=browser-tests"),
     ]
-    log = (home / "lab.log").open("w")
-    server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=folder)
-    try:
-        yield Lab(_address(home / "runtime", server, home / "lab.log"), "browser-tests", folder)
-    finally:
-        server.terminate()
+    with serving(command, environment, folder, home / "lab.log") as server:
+        address = _address(home / "runtime", server, home / "lab.log")
+        yield Lab(address, "browser-tests", folder)
+
+
+@contextlib.contextmanager
+def serving(
+    command: list[str], environment: dict[str, str], folder: Path, log: Path
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a server in a folder, what it says in a file, and end it."""
+    with log.open("w") as said:
+        server = subprocess.Popen(command, env=environment, stdout=said, stderr=said, cwd=folder)
         try:
-            server.wait(20)
-        except subprocess.TimeoutExpired:
-            server.kill()
-        log.close()
+            yield server
+        finally:
+            server.terminate()
+            try:
+                server.wait(20)
+            except subprocess.TimeoutExpired:
+                server.kill()
 
 
-def _own_folders(home: Path) -> dict[str, str]:
+def own_folders(home: Path) -> dict[str, str]:
     """Return an environment in which Lab sees no settings of the user, and asks for no news."""
     names = {
         "JUPYTER_CONFIG_DIR": "config",

@@ -130,17 +130,8 @@ class Watched:
         self.page.screenshot(path=ARTIFACTS / f"{name}.png")
 
 
-class Notebook(Watched):
-    """A notebook with one explorer, open in JupyterLab."""
-
-    def run_all(self) -> None:
-        """Wait for the kernel and run every cell."""
-        self.wait_for("() => window.jupyterapp?.shell?.currentWidget?.sessionContext?.isReady")
-        self.page.evaluate(
-            "async () => { const notebook = jupyterapp.shell.currentWidget;"
-            " await notebook.context.ready; await notebook.sessionContext.ready;"
-            " await jupyterapp.commands.execute('notebook:run-all-cells') }"
-        )
+class ExplorerPage(Watched):
+    """A page that shows one explorer."""
 
     def wait_for_status(self, *parts: str) -> str:
         """Wait until the status line contains all these parts, and return it."""
@@ -174,3 +165,16 @@ class Notebook(Watched):
         """Return where the mark of a heatmap is."""
         columns = self.figure(label, "columns(2)")
         return list(columns["x"]), list(columns["y"])
+
+
+class Notebook(ExplorerPage):
+    """A notebook with one explorer, open in JupyterLab."""
+
+    def run_all(self) -> None:
+        """Wait for the kernel and run every cell."""
+        self.wait_for("() => window.jupyterapp?.shell?.currentWidget?.sessionContext?.isReady")
+        self.page.evaluate(
+            "async () => { const notebook = jupyterapp.shell.currentWidget;"
+            " await notebook.context.ready; await notebook.sessionContext.ready;"
+            " await jupyterapp.commands.execute('notebook:run-all-cells') }"
+        )
