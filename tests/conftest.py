@@ -24,8 +24,12 @@ def bundled():
 @pytest.fixture
 def copied(tmp_path):
     """Copy the bundled stack into a folder with its stack.json, to be damaged."""
+    return copy_bundled(tmp_path / "copy")
+
+
+def copy_bundled(folder):
+    """Copy the bundled stack into a new folder with its stack.json; return the folder."""
     entry = load_manifest()[BUNDLED]
-    folder = tmp_path / "copy"
     shutil.copytree(entry.folder, folder)
     raw = json.loads(manifest_path().read_text(encoding="utf-8"))["stacks"]
     (raw,) = [stack for stack in raw if stack["name"] == BUNDLED]

@@ -1,0 +1,163 @@
+"""What an explorer survives: neighbours, busy and restarted kernels, missing files."""
+
+from __future__ import annotations
+
+import nbformat
+import pytest
+
+from tests.browser.pages import ERRORS
+from tests.conftest import copy_bundled
+
+pytestmark = pytest.mark.browser
+
+FIRST = """
+import shutil
+
+import explorer as lx
+
+first = lx.Explorer("fcn3x256-digits")
+first
+"""
+SECOND = """
+second = lx.Explorer("copy")
+second
+"""
+STATUS = "at => document.querySelectorAll('.layer-explorer')[at].querySelector('[role=status]')"
+
+
+@pytest.fixture(scope="module")
+def notebook(open_notebook, lab, tmp_path_factory):
+    """A notebook with two explorers, the second of a folder that may be taken away."""
+    copy_bundled(lab.folder / "copy")
+    cells = [nbformat.v4.new_code_cell(code.strip()) for code in (FIRST, SECOND)]
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    content = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
+    path = tmp_path_factory.mktemp("manners") / "manners.ipynb"
+    nbformat.write(content, path)
+    opened = open_notebook(path)
+    opened.page.set_viewport_size({"width": 1280, "height": 1400})
+    for at in (0, 1):
+        wait_for_status(opened, at, "Ready on")
+    return opened
+
+
+def wait_for_status(notebook, at, *parts):
+    notebook.wait_for(
+        f"([at, parts]) => {{ const text = ({STATUS})(at)?.textContent ?? '';"
+        "  return parts.every(part => text.replaceAll('\\u00a0', ' ').includes(part)) }",
+        [at, list(parts)],
+    )
+
+
+def in_kernel(notebook, code, wait=True):
+    """Run code in the kernel beside the notebook's cells; return what it prints."""
+    return notebook.page.evaluate(
+        """async ([code, wait]) => {
+          const {kernel} = jupyterapp.shell.currentWidget.sessionContext.session
+          const future = kernel.requestExecute({code, store_history: false})
+          let said = ''
+          future.onIOPub = ({header, content}) => {
+            if (header.msg_type === 'stream') said += content.text
+            if (header.msg_type === 'error') said += content.evalue
+          }
+          if (wait) await future.done
+          return said.trim()
+        }""",
+        [code, wait],
+    )
+
+
+def click(notebook, at, x, y):
+    """Click a cell of the heatmap of the first or the second explorer."""
+    left, top = notebook.page.evaluate(
+        """async ([at, label, x, y]) => {
+          const views = [...Bokeh.index].filter(view =>
+            view.model.html_attributes['aria-label']?.startsWith(label) && view.el.isConnected)
+          views.sort((a, b) => a.el.getBoundingClientRect().top - b.el.getBoundingClientRect().top)
+          const view = views[at]
+          view.el.scrollIntoView({block: 'center'})
+          await new Promise(done => setTimeout(done, 600))
+          const box = view.canvas_view.el.getBoundingClientRect()
+          const {x_scale, y_scale} = view.frame
+          return [box.x + x_scale.compute(x), box.y + y_scale.compute(y)]
+        }""",
+        [at, ERRORS, x, y],
+    )
+    notebook.page.mouse.click(left, top)
+
+
+def test_two_explorers_in_one_notebook_answer_each_for_itself(notebook):
+    click(notebook, 0, 1, 0)
+    wait_for_status(notebook, 0, "layer1 ← epoch 1: test error", "1,800 of 1,800")
+    click(notebook, 1, 2, 3)
+    wait_for_status(notebook, 1, "layer4 ← epoch 2: test error", "1,800 of 1,800")
+    wait_for_status(notebook, 0, "layer1 ← epoch 1: test error")
+
+
+def test_a_click_while_another_cell_runs_is_not_lost(notebook):
+    in_kernel(notebook, "import time; time.sleep(3)", wait=False)
+    click(notebook, 0, 3, 1)
+    wait_for_status(notebook, 0, "layer2 ← epoch 3: test error", "1,800 of 1,800")
+
+
+def test_a_stack_that_is_taken_away_is_an_error_in_its_cell_and_nothing_more(notebook):
+    in_kernel(notebook, "shutil.move('copy', 'taken-away')")
+    click(notebook, 1, 4, 0)
+    wait_for_status(notebook, 1, "layer1 ← epoch 8 could not be measured")
+    alert = notebook.page.locator(".layer-explorer").nth(1).locator("[role=alert]").first
+    assert "epoch-0008.safetensors" in alert.text_content()
+    in_kernel(notebook, "shutil.move('taken-away', 'copy')")
+    click(notebook, 1, 4, 0)
+    wait_for_status(notebook, 1, "layer1 ← epoch 8: test error", "1,800 of 1,800")
+    wait_for_status(notebook, 0, "layer2 ← epoch 3: test error")
+
+
+def test_running_the_cell_again_lets_the_earlier_explorer_rest(notebook):
+    in_kernel(notebook, "earlier = first._exploration.session")
+    notebook.page.evaluate(
+        "async () => { const {content} = jupyterapp.shell.currentWidget;"
+        "  content.activeCellIndex = 0;"
+        "  await jupyterapp.commands.execute('notebook:run-cell') }"
+    )
+    wait_for_status(notebook, 0, "Ready on")
+    assert in_kernel(notebook, "print(first._exploration.session is earlier)") == "False"
+    for _ in range(20):
+        state = in_kernel(notebook, "print(earlier.alive, earlier._evaluator)")
+        if state == "False None":
+            break
+        notebook.page.wait_for_timeout(500)
+    assert state == "False None"
+    click(notebook, 0, 0, 2)
+    wait_for_status(notebook, 0, "layer3 ← epoch 0: test error", "1,800 of 1,800")
+
+
+def test_an_output_that_is_cleared_ends_its_work(notebook):
+    notebook.page.evaluate(
+        "async () => { const {content} = jupyterapp.shell.currentWidget;"
+        "  content.activeCellIndex = 1;"
+        "  await jupyterapp.commands.execute('notebook:clear-cell-output') }"
+    )
+    for _ in range(20):
+        state = in_kernel(notebook, "print(second._exploration.session._evaluator)")
+        if state == "None":
+            break
+        notebook.page.wait_for_timeout(500)
+    assert state == "None"
+
+
+def test_a_restarted_kernel_is_said_where_the_reader_looks(notebook):
+    assert notebook.page.locator(".layer-explorer-lost").count() == 0
+    notebook.page.evaluate(
+        "() => jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()"
+    )
+    lost = notebook.page.locator(".layer-explorer-lost")
+    lost.first.wait_for()
+    assert "Run the cell again" in lost.first.text_content()
+    assert lost.first.get_attribute("role") == "alert"
+    notebook.screenshot("lab-restarted")
+
+
+def test_all_that_went_without_an_error_and_without_leaving_the_machine(notebook):
+    # what BokehJS measures after the restart it cannot tell a kernel that has gone
+    assert [text for text in notebook.complaints if text != "page: Cannot send"] == []
+    assert notebook.hosts() == {"127.0.0.1"}
