@@ -21,6 +21,7 @@ AT_LEAST_IMPORTS = 450
 BELOW_UI = {
     "errors",
     "colours",
+    "tables",
     "inventory",
     "weights",
     "data",
@@ -32,12 +33,13 @@ BELOW_UI = {
 PARTS = {
     "errors": set(),
     "colours": set(),
+    "tables": {"colours", "errors"},
     "inventory": {"errors"},
-    "weights": {"errors", "inventory"},
+    "weights": {"errors", "colours", "tables", "inventory"},
     "data": {"errors", "inventory"},
     "training": {"errors", "weights", "data"},
-    "engine": {"errors", "inventory", "weights", "data"},
-    "stats": {"errors"},
+    "engine": {"errors", "tables", "inventory", "weights", "data"},
+    "stats": {"errors", "colours", "tables"},
     "api": BELOW_UI - {"api"},
     "ui": BELOW_UI,
     "servers": {"errors"},
@@ -74,6 +76,7 @@ NETWORK = (
     *("urllib", "http", "ftplib", "requests", "urllib3", "httpx", "aiohttp", "huggingface_hub"),
     *("pooch", "fsspec", "torch.hub"),
 )
+XARRAY_IN_WEIGHTS = ("weights/stack.py", "weights/lazy.py")
 FENCES = (
     Fence(("numba", "llvmlite"), but_in=("stats/kernels.py",)),
     Fence(("bokeh", "ipywidgets", "jupyter_bokeh"), but_in=("ui/",)),
@@ -82,7 +85,7 @@ FENCES = (
         not_in=("errors.py", "inventory/", "stats/", "ui/"),
         but_in=("stats/torch_kernels.py",),
     ),
-    Fence(("xarray",), not_in=("errors.py", "weights/"), but_in=("weights/stack.py",)),
+    Fence(("xarray",), not_in=("errors.py", "weights/"), but_in=XARRAY_IN_WEIGHTS),
     Fence(NETWORK, but_in=("inventory/store.py",)),
     Fence(("socket",), but_in=("inventory/store.py", "servers.py")),  # is the port free?
 )

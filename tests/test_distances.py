@@ -172,7 +172,7 @@ def test_sums_of_float32_have_the_accuracy_of_float64(size):
     start, *others = random_tensors(1 + TOGETHER + 2, size)
     found = tensor_statistics(start, others)
     expected = [exact(start, now) for now in others]
-    np.testing.assert_allclose(found, expected, rtol=5e-15, atol=0)
+    np.testing.assert_allclose(found, expected, rtol=2e-14, atol=0)  # its order of adding varies
 
 
 def test_a_weight_is_seen_wherever_it_is():

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from explorer.engine.overview import is_sweep, sweep_page
 from explorer.errors import unknown_name
 from explorer.inventory.manifest import bundled_sweep, load_manifest
 
@@ -38,9 +39,17 @@ _ATTRIBUTES: dict[str, dict[str, Any]] = {
 }
 
 
-def empty_results(
-    layers: Sequence[str], epochs: Sequence[int], draws: int, reason: str
-) -> xr.Dataset:
+class Sweep(xr.Dataset):  # type: ignore[no-untyped-call] # xarray's hook has no types
+    """A sweep: a Dataset like any other, but for the coloured table that a notebook shows."""
+
+    __slots__ = ()
+
+    def _repr_html_(self) -> str:
+        page: str = sweep_page(self) if is_sweep(self) else super()._repr_html_()
+        return page
+
+
+def empty_results(layers: Sequence[str], epochs: Sequence[int], draws: int, reason: str) -> Sweep:
     """Build the Dataset of a sweep in which nothing is measured.
 
     Parameters
@@ -56,7 +65,7 @@ def empty_results(
 
     Returns
     -------
-    xarray.Dataset
+    Sweep
         For each prefix of `DIMS` the `QUANTITIES`, NaN (`COUNTS`: 0), and ``reason``.
     """
     coords: dict[str, Any] = {
@@ -73,10 +82,10 @@ def empty_results(
             variables[prefix + quantity] = (dims, values, _ATTRIBUTES[quantity])
         reasons = np.full(shape, reason, dtype=object)
         variables[f"{prefix}reason"] = (dims, reasons, _ATTRIBUTES["reason"])
-    return xr.Dataset(variables, coords)
+    return Sweep(variables, coords)
 
 
-def open_sweep(source: str | Path) -> xr.Dataset:
+def open_sweep(source: str | Path) -> Sweep:
     """Read a sweep: the one that comes with a bundled stack, or a file that was saved.
 
     Parameters
@@ -86,8 +95,8 @@ def open_sweep(source: str | Path) -> xr.Dataset:
 
     Returns
     -------
-    xarray.Dataset
-        As `explorer.sweep` returns it, in memory.
+    Sweep
+        An `xarray.Dataset` as `explorer.sweep` returns it, in memory.
 
     Raises
     ------
@@ -103,7 +112,8 @@ def open_sweep(source: str | Path) -> xr.Dataset:
     return read_sweep(path)
 
 
-def read_sweep(path: Path) -> xr.Dataset:
+def read_sweep(path: Path) -> Sweep:
     """Read the netCDF file of a sweep into memory."""
     with xr.open_dataset(path, engine="h5netcdf") as opened:
-        return opened.load()
+        loaded = opened.load()
+        return Sweep(loaded.data_vars, loaded.coords, loaded.attrs)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from explorer.errors import unknown_name
 from explorer.stats.kernels import STATISTICS
 from explorer.stats.measures import MEASURES, Totals, layer_measures, missing_measures
+from explorer.stats.overview import distances_page, shown_measure
 from explorer.stats.tensors import TOGETHER, Tensor, tensor_statistics
 
 BUDGET = 800_000_000
@@ -52,6 +53,16 @@ class LayerWeights:
     def sizes(self) -> dict[str, int]:
         """Parameter → number of weights."""
         return {name: self.variables[name][0].size for name in self.names}
+
+
+class Distances(xr.Dataset):  # type: ignore[no-untyped-call] # xarray's hook has no types
+    """Distances: a Dataset like any other, but for the coloured table that a notebook shows."""
+
+    __slots__ = ()
+
+    def _repr_html_(self) -> str:
+        measure = shown_measure(self)
+        return super()._repr_html_() if measure is None else distances_page(self, measure)
 
 
 def stack_distances(
@@ -258,7 +269,7 @@ def _row(totals: Totals, position: int) -> dict[str, NDArray[np.float64]]:
     return {name: rows[position] for name, rows in totals.items()}
 
 
-def _dataset(rows: Mapping[str, Rows], epochs: Sequence[int], counts: Sequence[int]) -> xr.Dataset:
+def _dataset(rows: Mapping[str, Rows], epochs: Sequence[int], counts: Sequence[int]) -> Distances:
     """Label the rows of all layers: first a row per epoch, then one per fresh draw."""
     dims = {"": ("layer", "epoch"), "fresh_": ("layer", "draw")}
     parts = {"": slice(len(epochs)), "fresh_": slice(len(epochs), None)}
@@ -269,7 +280,7 @@ def _dataset(rows: Mapping[str, Rows], epochs: Sequence[int], counts: Sequence[i
         for key in (every[0][at][0] if every and every[0][at] else ())
     }
     draws = len(every[0]) - len(epochs) if every else 0
-    return xr.Dataset(
+    return Distances(
         {**variables, "parameters": ("layer", list(counts))},
         coords={"layer": list(rows), "epoch": list(epochs), "draw": list(range(draws))},
     )

@@ -12,10 +12,9 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from xarray.backends import BackendArray
 from xarray.core import indexing
 
-from explorer.errors import StackError, UnknownNameError, unknown_name
+from explorer.errors import UnknownNameError, unknown_name
 from explorer.inventory.entries import StackEntry
 from explorer.inventory.manifest import load_manifest
 from explorer.inventory.store import STACK_FILE
@@ -27,6 +26,8 @@ from explorer.weights.checkpoints import (
     numpy_dtype,
 )
 from explorer.weights.layers import LayerScheme, fan_in, group_layers, is_buffer, short_names
+from explorer.weights.lazy import StackedTensor
+from explorer.weights.overview import LayerSummary, stack_page
 from explorer.weights.sources import (
     check_epochs,
     check_model,
@@ -36,6 +37,17 @@ from explorer.weights.sources import (
 )
 
 StackSource = str | Path | Sequence[str | Path] | Iterable[Mapping[str, Any]] | xr.DataTree
+
+
+class Stack(xr.DataTree):  # type: ignore[no-untyped-call] # xarray's hook has no types
+    """A stack: a DataTree like any other, but for the table of layers that a notebook shows."""
+
+    __slots__ = ()
+
+    def _repr_html_(self) -> str:
+        if not _is_stack(self):  # a node of a stack, or what is left of one
+            return str(super()._repr_html_())  # type: ignore[no-untyped-call]
+        return stack_page(self.attrs, epoch_numbers(self), _summaries(self))
 
 
 def open_stack(
@@ -182,46 +194,25 @@ def layers_hash(stack: xr.DataTree) -> str:
     return hashlib.sha256(json.dumps(scheme).encode()).hexdigest()
 
 
-class StackedTensor(BackendArray):
-    """One tensor over all epochs, read one checkpoint at a time and only where indexed."""
-
-    def __init__(self, checkpoints: Sequence[Checkpoint], name: str, spec: ArraySpec) -> None:
-        self.checkpoints = checkpoints
-        self.name = name
-        self.shape = (len(checkpoints), *spec.shape)  # (epoch, …own dims…)
-        self.dtype = spec.dtype
-
-    def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
-        """Read what an xarray indexer asks for."""
-        return indexing.explicit_indexing_adapter(
-            key, self.shape, indexing.IndexingSupport.OUTER, self._read
-        )
-
-    def _read(self, key: tuple[Any, ...]) -> Array:
-        at_epoch, *within = key
-        chosen = np.arange(len(self.checkpoints))[at_epoch]
-        if np.ndim(chosen) == 0:
-            return self._read_one(int(chosen), within)
-        parts = [self._read_one(int(k), within) for k in chosen]
-        empty = _outer(np.empty(self.shape[1:], self.dtype), within)
-        return np.stack(parts) if parts else np.empty((0, *empty.shape), self.dtype)
-
-    def _read_one(self, position: int, within: Sequence[Any]) -> Array:
-        array = self.checkpoints[position].read(self.name)
-        if (array.shape, array.dtype) != (self.shape[1:], self.dtype):
-            raise StackError(
-                f"{self.name} is {array.dtype} {array.shape} in checkpoint {position}.",
-                f"The stack declares {self.dtype} {self.shape[1:]}.",
-                "Correct the manifest, or leave this checkpoint out.",
-            )
-        return _outer(array, within)
+def _is_stack(tree: xr.DataTree) -> bool:
+    """Say whether a tree still has the form of a stack, after whatever was done to it."""
+    layers = tree.attrs.get("layers", ())
+    whole = bool(len(layers)) and all(str(layer) in tree.children for layer in layers)
+    return whole and "epoch" in tree.coords and tree.coords["epoch"].ndim == 1
 
 
-def _outer(array: Array, key: Sequence[Any]) -> Array:
-    """Index each axis by itself, the last first so that earlier axes keep their places."""
-    for axis in reversed(range(len(key))):
-        array = array[(slice(None),) * axis + (key[axis],)]
-    return array
+def _summaries(stack: xr.DataTree) -> list[LayerSummary]:
+    """What can be said of each layer without reading its tensors."""
+    summaries = []
+    for layer, parameters in layer_sizes(stack).items():
+        arrays = stack.children[layer].to_dataset(inherit=False).data_vars.items()
+        shapes = {
+            str(short): tuple(n for dim, n in array.sizes.items() if dim != "epoch")
+            for short, array in arrays
+        }
+        dtypes = tuple(dict.fromkeys(str(array.dtype) for _, array in arrays))
+        summaries.append(LayerSummary(layer, parameters, shapes, dtypes))
+    return summaries
 
 
 def _manifest_entry(source: object) -> StackEntry | None:
@@ -294,7 +285,7 @@ def _tree(
         coords={"epoch": np.asarray(epochs, dtype=np.int64)},
         attrs={**attributes, "layers": list(layers)},
     )
-    return xr.DataTree(root, children=children)
+    return Stack(root, children=children)
 
 
 def _variable(
