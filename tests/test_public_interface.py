@@ -17,8 +17,8 @@ NAMES = {
     "evaluate": "(stack, intervention, *",
     "open_stack": "(source, *, model=None, layers=None, epochs=None, reader=None)",
     "open_sweep": "(source)",
-    "predictions": "(stack, intervention, *, model=None, data=None, device='auto', batch_size=None, "
-    "batchnorm='with_layer', screen=False, memory=None, calibration=None)",
+    "predictions": "(stack, intervention, *, model=None, data=None, device='auto', "
+    "batch_size=None, batchnorm='with_layer', screen=False, memory=None, calibration=None)",
     "reinitialise": "(layers, epoch)",
     "rerandomise": "(layers, draw=0, seed=0)",
     "reset_order": "(stack, *, epoch=None, threshold=0.1, layers=None, model=None, data=None, "
