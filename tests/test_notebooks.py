@@ -110,7 +110,7 @@ def test_the_families_notebook_shows_every_bundled_stack_as_a_coloured_table(run
 def verdict_of(layer, title, notebook):
     """The last cell of a layer's row in the table of a network."""
     (table,) = [t for t in shown(notebook, "text/html") if f"<caption>{title}" in t]
-    row = re.search(rf'<th scope="row">{re.escape(layer)}</th>(.*?)</tr>', table)[1]
+    row = re.search(rf'<th scope="row"[^>]*>{re.escape(layer)}</th>(.*?)</tr>', table)[1]
     return re.findall(r"<td[^>]*>([^<]*)</td>", row)[-1]
 
 

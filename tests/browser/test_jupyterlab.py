@@ -82,9 +82,9 @@ def _nothing_went_wrong_and_nothing_went_out(request):
 
 def wait_for_distances(page):
     page.wait_for(
-        "label => ![...Bokeh.index].find(view =>"
+        "label => !([...Bokeh.index].find(view =>"
         "  view.model.html_attributes['aria-label']?.startsWith(label)"
-        ").model.renderers[0].data_source.data.hatch.includes('/')",
+        ")?.model.renderers[0].data_source.data.hatch ?? ['/']).includes('/')",
         DISTANCES,
     )
 
