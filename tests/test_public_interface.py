@@ -11,7 +11,7 @@ import pytest
 import explorer as lx
 
 NAMES = {
-    "Explorer": "(stack, *, model=None, data=None, device='auto'",
+    "Explorer": "(stack=None, *, model=None, data=None, device='auto'",
     "catalog": "()",
     "distances": "(stack, *, reference=0",
     "evaluate": "(stack, intervention, *",
