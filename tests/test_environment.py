@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -97,7 +98,10 @@ def test_environment_yml_takes_the_cpu_build_a_supported_python_and_this_checkou
     assert conda["channels"] == ["conda-forge", "nodefaults"]
 
 
-def test_environment_yml_is_the_only_file_for_binder() -> None:
+def test_environment_yml_is_the_only_file_for_binder(conda: dict[str, Any]) -> None:
+    """Voila, installed, is an extension of the Jupyter server that Binder starts."""
+    assert "voila" in bounds_in_conda(conda["dependencies"])
+    assert not (ROOT / "postBuild").exists()
     assert not (ROOT / "binder").exists()
     assert not (ROOT / ".binder").exists()
 
@@ -164,7 +168,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
 def test_the_wheel_holds_the_package_the_manifest_the_notebook_and_nothing_else(
     wheel: zipfile.ZipFile,
 ) -> None:
-    names = {name for name in wheel.namelist() if ".dist-info/" not in name}
+    outside = (".dist-info/", ".data/")
+    names = {name for name in wheel.namelist() if not any(part in name for part in outside)}
     package = {
         path.relative_to(ROOT).as_posix()
         for path in (ROOT / "explorer").rglob("*")
@@ -183,6 +188,25 @@ def test_the_wheel_carries_the_bundled_stack_and_every_schema(wheel: zipfile.Zip
     bundled = [name for name in names if name.startswith("explorer/inventory/bundled/")]
     assert sum(name.endswith(".safetensors") for name in bundled) >= 8
     assert any(name.endswith(".schema.json") for name in names)
+
+
+def test_the_wheel_brings_the_dashboards_template_to_where_other_servers_look(
+    wheel: zipfile.ZipFile,
+) -> None:
+    """A Jupyter server on Binder was not started by `explorer dashboard`."""
+    found = {name for name in wheel.namelist() if ".data/" in name}
+    folder = ROOT / "explorer" / "voila" / "voila" / "templates" / "explorer"
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert "index.html.j2" in files
+    assert {name.partition(".data/")[2] for name in found} == {
+        f"data/share/jupyter/voila/templates/explorer/{name}" for name in files
+    }
+    assert all(wheel.read(name) == files[name.rpartition("/")[2]] for name in found)
+
+
+def test_the_dashboard_names_the_template_that_comes_with_it() -> None:
+    notebook = json.loads((ROOT / "notebooks" / "dashboard.ipynb").read_text(encoding="utf-8"))
+    assert notebook["metadata"]["voila"] == {"template": "explorer"}
 
 
 def test_the_manifest_in_the_wheel_is_the_one_of_the_repository(wheel: zipfile.ZipFile) -> None:

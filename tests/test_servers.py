@@ -11,6 +11,7 @@ import pytest
 
 from explorer import cli, servers
 from explorer.errors import UsageError
+from explorer.ui.widget import STACK_VARIABLE
 
 NOTEBOOK = Path("notebooks") / servers.NOTEBOOK
 
@@ -118,6 +119,10 @@ def test_the_dashboard_gets_its_stack_and_its_template_through_the_environment(
     assert servers.dashboard_environment(tmp_path.name)["EXPLORER_STACK"] == str(tmp_path)
     monkeypatch.delenv("EXPLORER_STACK", raising=False)
     assert "EXPLORER_STACK" not in servers.dashboard_environment(None)
+
+
+def test_the_command_and_the_explorer_mean_the_same_variable():
+    assert servers.STACK_VARIABLE == STACK_VARIABLE
 
 
 def test_a_dashboard_without_voila_says_what_to_do(monkeypatch):

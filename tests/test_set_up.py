@@ -470,7 +470,8 @@ needs_make = pytest.mark.skipif(MAKE is None, reason="there is no make on this m
 def test_make_alone_lists_every_target_with_a_word_on_it() -> None:
     shown = make().stdout
     assert shown == make("help").stdout
-    for target in ("lab", "demo", "test", "test-slow", "lint", "format", "bench", "bundle"):
+    targets = ("lab", "dashboard", "demo", "test", "test-slow", "lint", "format", "bench", "bundle")
+    for target in targets:
         [line] = [line for line in shown.splitlines() if line.split()[:2] == ["make", target]]
         assert len(line.split()) > 4
 
@@ -493,5 +494,7 @@ def test_make_test_runs_the_kernels_uncompiled_before_and_pytest_last() -> None:
 
 
 @needs_make
-def test_make_lab_hands_on_the_port() -> None:
-    assert make("-n", "lab", "PORT=9999").stdout.splitlines()[-1].endswith("lab --port 9999 ")
+@pytest.mark.parametrize("target", ["lab", "dashboard"])
+def test_make_hands_on_the_port_and_what_else_is_asked_for(target: str) -> None:
+    said = make("-n", target, "PORT=9999", "ARGS=--no-browser").stdout.splitlines()[-1]
+    assert said.endswith(f"explorer {target} --port 9999 --no-browser")

@@ -14,7 +14,7 @@ import xarray as xr
 
 import explorer as lx
 from explorer.colours import contrast
-from explorer.engine.overview import missing
+from explorer.engine.overview import missing, sweep_table
 from explorer.engine.results import Sweep, empty_results
 from explorer.inventory.manifest import load_manifest
 from explorer.stats.distances import Distances
@@ -144,6 +144,14 @@ def test_a_sweep_shows_its_verdicts_its_ends_and_what_is_behind_it():
     for said in ("2.9%", "87.8%", "1,800", "digits28", "seed <b>0</b>", "with_layer"):
         assert said in html
     assert ">70.9</td>" in html
+
+
+def test_white_is_the_final_error_and_dark_red_is_chance():
+    table = sweep_table(fakes.sweep())
+    shares = {cell.text: cell.share for row in table.rows for cell in row.cells}
+    assert shares["10.0"] == pytest.approx(0)
+    assert shares["90.0"] == pytest.approx(1)
+    assert shares["30.0"] == pytest.approx(0.25)
 
 
 def test_the_table_of_a_sweep_is_the_same_wherever_it_is_shown():

@@ -2,49 +2,39 @@
 
 from __future__ import annotations
 
-import re
-import sys
+import shutil
+import signal
 import time
 
 import psutil
 import pytest
 
-from explorer.servers import free_port
-from tests.browser.conftest import own_folders, serving
-from tests.browser.pages import CURVE, DISTANCES, ERRORS, ExplorerPage
+from tests.browser.pages import CURVE, DISTANCES, ERRORS, REPOSITORY, ExplorerPage
+from tests.browser.serving import dashboard_address, dashboard_command, own_folders, serving
+from tests.conftest import copy_bundled
 
 pytestmark = pytest.mark.browser
 
 
 @pytest.fixture(scope="module")
 def dashboard(tmp_path_factory):
-    """Where the dashboard of a bundled stack is, and its process."""
+    """Where the dashboard of a folder of checkpoints is, and its process."""
     home = tmp_path_factory.mktemp("dashboard")
-    command = [sys.executable, "-m", "explorer", "dashboard", "fcn3x256-digits", "--no-browser"]
-    command += ["--port", str(free_port())]
-    with serving(command, own_folders(home), home, home / "log") as server:
-        yield wait_for_address(home / "log", server), psutil.Process(server.pid)
-
-
-def wait_for_address(log, server):
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and server.poll() is None:
-        found = re.search(r"http://127\.0\.0\.1:\d+/\?token=\w+", log.read_text())
-        if found:
-            return found[0]
-        time.sleep(0.1)
-    raise AssertionError(f"Voila did not start:\n{log.read_text()}")
+    copy_bundled(home / "mine")
+    log = home / "log"
+    with serving(dashboard_command("mine"), own_folders(home), home, log) as server:
+        yield dashboard_address(server, log), psutil.Process(server.pid)
 
 
 @pytest.fixture
 def open_page(chromium, dashboard):
-    """Return a function that opens the dashboard as another reader."""
+    """Return a function that opens the dashboard, or another address, as another reader."""
     contexts, pages = [], []
 
-    def open_one():
+    def open_one(address=dashboard[0]):
         contexts.append(chromium.new_context(viewport={"width": 1280, "height": 1000}))
         pages.append(ExplorerPage(contexts[-1].new_page()))
-        pages[-1].page.goto(dashboard[0])
+        pages[-1].page.goto(address)
         pages[-1].wait_for_figures(ERRORS, DISTANCES, CURVE)
         pages[-1].wait_for_status("Ready on")
         return pages[-1]
@@ -68,6 +58,26 @@ def test_the_dashboard_shows_the_explorer_and_nothing_else_and_answers_clicks(op
     page.page.locator(".layer-explorer-changes img").first.wait_for()
     page.wait_for_mark(ERRORS, [0.0], [0.0])
     page.screenshot("dashboard")
+
+
+def test_the_dashboard_opens_the_stack_that_was_named(open_page):
+    page = open_page()
+    page.click_cell(0, 0)
+    page.page.get_by_role("tab", name="Export").click()
+    code = page.page.locator(".layer-explorer pre").filter(has_text="open_stack(")
+    code.wait_for()
+    assert "/mine')" in code.text_content()
+
+
+def test_a_link_to_a_running_jupyter_server_opens_the_dashboard_as_well(lab, open_page):
+    """Binder's links do: ?urlpath=voila/render/notebooks/dashboard.ipynb."""
+    (lab.folder / "notebooks").mkdir(exist_ok=True)
+    shutil.copy(REPOSITORY / "notebooks" / "dashboard.ipynb", lab.folder / "notebooks")
+    page = open_page(f"{lab.url}voila/render/notebooks/dashboard.ipynb?token={lab.token}")
+    assert page.page.title() == "Layer Explorer"
+    assert page.page.locator(".jp-InputArea").count() == 0
+    page.click_cell(0, 0)
+    page.wait_for_status("layer1 ← epoch 0: test error", "1,800 of 1,800 examples")
 
 
 def test_keys_work_as_they_do_in_jupyterlab(open_page):
@@ -123,3 +133,16 @@ def test_without_the_token_nothing_is_shown(chromium, dashboard):
     page.goto(dashboard[0].split("?")[0])
     assert page.locator(".layer-explorer").count() == 0
     context.close()
+
+
+def test_ctrl_c_ends_the_dashboard_and_its_kernels(chromium, tmp_path):
+    log, page = tmp_path / "log", chromium.new_page()
+    with serving(dashboard_command(), own_folders(tmp_path), tmp_path, log) as server:
+        page.goto(dashboard_address(server, log))
+        page.get_by_role("status").filter(has_text="Ready on").wait_for(timeout=60_000)
+        kernels = psutil.Process(server.pid).children(recursive=True)
+        assert kernels
+        server.send_signal(signal.SIGINT)
+        server.wait(20)
+        assert psutil.wait_procs(kernels, timeout=10)[1] == []
+    page.close()
