@@ -5,7 +5,7 @@ BIN := .venv/bin
 SET_UP := $(PYTHON) scripts/set_up.py
 
 .DEFAULT_GOAL := help
-.PHONY: help set-up lab dashboard demo test test-slow lint format bench bundle families clean
+.PHONY: help set-up lab dashboard demo test test-slow lint format bench bundle families pictures clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 20
@@ -53,6 +53,10 @@ bundle: set-up  ## retrain the bundled stacks from their recipes (ARGS=NAME for 
 
 families: set-up  ## write docs/families.md from the families and bundled stacks
 	$(BIN)/python scripts/families_page.py
+
+pictures: set-up  ## draw the notebooks' pictures anew (needs a Chromium)
+	@$(SET_UP) --browser
+	$(BIN)/python scripts/notebook_pictures.py
 
 clean:  ## remove caches and results; .venv stays
 	rm -rf build dist explorer-demo test-artifacts

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from base64 import b64decode
 from html import escape
 from pathlib import Path
 
@@ -15,6 +16,23 @@ from explorer.inventory.manifest import load_manifest
 
 REPOSITORY = Path(__file__).parents[1]
 NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
+
+LOGIC = re.compile(r"^\s*(?:def|class|for|while|if|try|with)\b.*", re.MULTILINE)
+OWN_LOGIC = {
+    "04-your-own-model": [
+        "class Net(nn.Module):",
+        "def __init__(self):",
+        "def forward(self, x):",
+        "for _ in range(20):",
+        "for rows in torch.randperm(len(x_train)).split(64):",
+        "for epoch, state in enumerate(states):",
+        'for name, tensor in torch.load(path, weights_only=True)["state_dict"].items()',
+    ]
+}
+"""What a reader brings along is the subject of this notebook: a network, its training loop, the
+files that other libraries write. Exactly these lines, so that nothing else slips in."""
+
+MOST_PICTURE_BYTES = 120_000
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +80,32 @@ def test_a_notebook_is_committed_without_outputs_and_finds_its_kernel(path):
 def test_a_notebook_shows_and_has_no_logic(path):
     notebook = nbformat.read(path, as_version=4)
     code = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
-    assert not re.findall(r"^\s*(?:def|class|for|while|if|try|with)\b", code, re.MULTILINE)
+    found = [line.strip() for line in LOGIC.findall(code)]
+    assert found == OWN_LOGIC.get(path.stem, [])
+
+
+def pictures_of(path):
+    """Alt text and target of every picture in the words of a notebook."""
+    notebook = nbformat.read(path, as_version=4)
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            for alt, target in re.findall(r"!\[([^\]]*)\]\(([^)]*)\)", cell.source):
+                yield alt, target, cell.get("attachments", {})
+
+
+@pytest.mark.parametrize("number", ["01", "02", "03", "04"])
+def test_a_reader_who_runs_nothing_sees_pictures_with_words_for_those_who_cannot_see(number):
+    (path,) = [path for path in NOTEBOOKS if path.name.startswith(number)]
+    found = list(pictures_of(path))
+    assert found
+    for alt, target, attachments in found:
+        assert len(alt.split()) >= 10, target
+        if target.startswith("attachment:"):
+            image = b64decode(attachments[target.removeprefix("attachment:")]["image/png"])
+        else:
+            image = (REPOSITORY / "notebooks" / target).read_bytes()
+        assert image.startswith(b"\x89PNG")
+        assert len(image) < MOST_PICTURE_BYTES or target.endswith("/explorer.png")
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -109,7 +152,8 @@ def test_the_families_notebook_shows_every_bundled_stack_as_a_coloured_table(run
 
 def verdict_of(layer, title, notebook):
     """The last cell of a layer's row in the table of a network."""
-    (table,) = [t for t in shown(notebook, "text/html") if f"<caption>{title}" in t]
+    pages = "".join(shown(notebook, "text/html"))
+    (table,) = [t for t in re.findall("<table>.*?</table>", pages) if f"<caption>{title}" in t]
     row = re.search(rf'<th scope="row"[^>]*>{re.escape(layer)}</th>(.*?)</tr>', table)[1]
     return re.findall(r"<td[^>]*>([^<]*)</td>", row)[-1]
 
@@ -123,6 +167,7 @@ def verdict_of(layer, title, notebook):
             ["stage2.resblk1", "stage3.resblk1", "final_linear"],
             ["stage4.resblk2", "stage0"],
         ),
+        ("ResNet-18, a tenth as wide, with", ["stage0", "stage1.resblk2"], ["stage4.resblk2"]),
         ("Vision transformer", ["embedding", "layer1.mlp", "head"], ["layer6.mlp"]),
         ("MLP-Mixer", ["head"], ["embedding", "layer6.mlp"]),
         ("Transformer", ["embedding", "layer1.attention"], []),
@@ -134,3 +179,113 @@ def test_what_the_families_notebook_says_of_a_layer_is_what_it_shows(run, title,
         assert verdict_of(layer, title, notebook) == "critical"
     for layer in robust:
         assert verdict_of(layer, title, notebook) == "robust"
+
+
+def test_the_families_notebook_calls_a_block_mixed_that_is_shown_so(run):
+    layer, title = "stage1.resblk1", "ResNet-18, a tenth as wide, no"
+    assert verdict_of(layer, title, run("03-families.ipynb")) == "mixed"
+
+
+@pytest.mark.parametrize(
+    ("title", "critical", "robust", "mixed"),
+    [
+        ("FCN 3×256 on MNIST, the paper", ["layer1"], ["layer2", "layer3", "layer4"], []),
+        ("FCN 3×256 on framed", ["layer1", "layer2"], ["layer3", "layer4"], []),
+        (
+            "VGG-11 on CIFAR-10, the paper",
+            [
+                *(f"stage{stage}.block1" for stage in (1, 2, 3, 4)),
+                *("stage3.block2", "stage4.block2"),
+            ],
+            ["stage5.block1", "stage5.block2", "fc1", "fc2", "final_linear"],
+            [],
+        ),
+        (
+            "VGG-11, a tenth",
+            [
+                *(f"stage{stage}.block1" for stage in (1, 2, 3)),
+                *("stage3.block2", "stage4.block2", "final_linear"),
+            ],
+            ["stage4.block1", "stage5.block1", "stage5.block2", "fc1", "fc2"],
+            [],
+        ),
+        (
+            "ResNet-50 with 1,000 classes, the paper",
+            [
+                *(f"stage{stage}.resblk1" for stage in (1, 2, 3, 4)),
+                *("stage0", "final_linear", "stage4.resblk2", "stage4.resblk3"),
+            ],
+            ["stage1.resblk2", "stage2.resblk4", "stage3.resblk6"],
+            [],
+        ),
+        (
+            "ResNet-18, a tenth as wide, no",
+            [*(f"stage{stage}.resblk1" for stage in (2, 3, 4)), "final_linear"],
+            ["stage0", "stage4.resblk2"],
+            ["stage1.resblk1"],
+        ),
+    ],
+)
+def test_what_the_papers_notebook_says_of_a_layer_is_what_it_shows(
+    run, title, critical, robust, mixed
+):
+    notebook = run("02-the-paper.ipynb")
+    expected = {"critical": critical, "robust": robust, "mixed": mixed}
+    for word, layers in expected.items():
+        for layer in layers:
+            assert verdict_of(layer, title, notebook) == word, layer
+
+
+def numbers_of(column, notebook):
+    """One column of a table that pandas shows, by the names of the rows."""
+    (table,) = [t for t in shown(notebook, "text/html") if f"<th>{column}</th>" in t]
+    heads = re.findall(r"<th>([^<]*)</th>", table.split("</thead>")[0])
+    heads = heads[1 : heads.index("layer")] if "layer" in heads else heads[1:]
+    rows = re.findall(r"<th>(layer\d)</th>(.*?)</tr>", table, re.DOTALL)
+    at = heads.index(column)
+    return {name: float(re.findall(r"<td>([^<]*)</td>", row)[at]) for name, row in rows}
+
+
+def test_the_papers_notebook_shows_that_norms_are_too_coarse(run):
+    notebook = run("02-the-paper.ipynb")
+    for whose in ("paper", "ours"):
+        moved = numbers_of(f"{whose}: moved", notebook)
+        errors = numbers_of(f"{whose}: error at 0", notebook)
+        assert max(moved, key=moved.get) == "layer4"
+        assert max(errors, key=errors.get) == "layer1"
+        assert moved["layer1"] < moved["layer4"] / 3
+
+
+def test_the_papers_notebook_shows_that_fresh_values_destroy_what_first_values_do_not(run):
+    notebook = run("02-the-paper.ipynb")
+    for first, fresh in (
+        ("paper: epoch 0", "paper: fresh"),
+        ("ours: epoch 0", "ours: fresh, best of 3"),
+    ):
+        assert all(error > 0.8 for error in numbers_of(fresh, notebook).values())
+        assert all(numbers_of(first, notebook)[layer] < 0.11 for layer in ("layer3", "layer4"))
+
+
+def test_the_papers_notebook_says_where_its_numbers_are_from(run):
+    (table,) = [t for t in shown(run("02-the-paper.ipynb"), "text/html") if "precision" in t]
+    assert table.count("±0.02") == 4
+    assert "Fig. 1a" in table
+
+
+def test_a_model_of_the_readers_own_is_swept_and_explored(run):
+    notebook = run("04-your-own-model.ipynb")
+    assert verdict_of("first", "states", notebook) == "critical"
+    for layer in ("second", "third", "head"):
+        assert verdict_of(layer, "states", notebook) == "robust"
+    assert len(shown(notebook, "application/vnd.jupyter.widget-view+json")) == 1
+
+
+def test_checkpoints_of_two_other_libraries_are_the_same_stack(run):
+    notebook = run("04-your-own-model.ipynb")
+    stacks = [page for page in shown(notebook, "text/html") if "Layers in forward order" in page]
+    units = [re.search(r"(epoch|step)s <b>([^<]*)<", page).groups() for page in stacks]
+    assert [unit for unit, _ in units] == ["epoch", "step", "epoch"]
+    assert units[0][1].startswith("0, 1, 2")
+    assert units[1][1] == units[2][1]
+    assert units[1][1].startswith("0, 21, 42")
+    assert shown(notebook, "text/plain")[-1] == "[True, True, True, True]"

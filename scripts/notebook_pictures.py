@@ -1,0 +1,205 @@
+"""Make the pictures of the notebooks: docs/images/*.png, and the one inside the first notebook.
+
+Notebooks are committed without outputs, so a reader who runs nothing sees these. They are drawn
+from the bundled numbers by a headless Chromium. Run with ``make pictures`` after a sweep, a table
+or the notebook of the reader's own model has changed.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import shutil
+import sys
+from collections.abc import Iterator
+from html import escape
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import nbformat
+import xarray as xr
+from nbclient import NotebookClient
+from PIL import Image
+from playwright.sync_api import sync_playwright
+
+import explorer as lx
+from explorer.inventory.paper import paper_distances, paper_sweep
+from explorer.ui.table import sweep_html
+
+ROOT = Path(__file__).parents[1]
+IMAGES, NOTEBOOKS = ROOT / "docs" / "images", ROOT / "notebooks"
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+
+FAMILIES = {
+    "fcn": "fcn3x256-digits",
+    "vgg": "vgg11-digits",
+    "resnet": "resnet18-digits",
+    "resnet-bn": "resnet18bn-digits",
+    "vit": "vit-digits",
+    "mixer": "mixer-digits",
+    "transformer": "transformer-text",
+}
+"""End of a picture's name → bundled stack."""
+
+COLOURS = 128
+"""Colours of a picture; fewer make a smaller file, and these are more than a table has."""
+
+STYLE = """
+body { margin: 0; background: #fff; color: #111; font: 13px/1.35 "DejaVu Sans", Arial, sans-serif }
+main { display: inline-block; padding: 12px 16px }
+table { border-collapse: collapse; margin: 4px 0 10px }
+caption { text-align: left; padding: 4px 0 6px; font-weight: bold; max-width: 60em }
+th, td { padding: 3px 8px; white-space: nowrap }
+thead th { border-bottom: 1px solid #999 }
+"""
+
+BOXES = {"trained": "#2166ac", "epoch 0": "#f1f1f1", "fresh": "#f4a582"}
+"""What a layer holds → colour of its box; the word stands in the box as well."""
+
+
+def main() -> int:
+    """Draw every picture; the first notebook carries its own, since it is installed alone."""
+    executable = find_browser()
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+        page = browser.new_page(device_scale_factor=1.25, viewport={"width": 1400, "height": 900})
+        for name, body in bodies():
+            page.set_content(f"<style>{STYLE}</style><main>{body}</main>")
+            png = reduced(page.locator("main").screenshot())
+            (IMAGES / f"{name}.png").write_bytes(png)
+            print(f"{name}: {len(png):,} bytes")
+            if name == "family-fcn":
+                attach(NOTEBOOKS / "01-first-click.ipynb", "first-click.png", png)
+        browser.close()
+    return 0
+
+
+def find_browser() -> str | None:
+    """Return the path of the system's Chromium or Chrome; None stands for Playwright's own."""
+    return next(filter(None, map(shutil.which, BROWSERS)), None)
+
+
+def bodies() -> Iterator[tuple[str, str]]:
+    """Name of each picture and what it shows, as HTML."""
+    for name, stack in FAMILIES.items():
+        yield f"family-{name}", sweep_html(lx.open_sweep(stack))
+    for name, figure in (
+        ("fcn", "fcn3x256-mnist"),
+        ("vgg", "vgg11-cifar10"),
+        ("resnet", "resnet50-imagenet"),
+    ):
+        both = (paper_sweep(figure), lx.open_sweep(FAMILIES[name]))
+        yield f"paper-{name}", "".join(sweep_html(sweep) for sweep in both)
+    yield "experiment", experiment(lx.open_sweep("fcn3x256-digits"))
+    yield "paper-distances", norms()
+    yield "own-model", own_model()
+
+
+def experiment(sweep: xr.Dataset) -> str:
+    """Draw the trained network and four changed ones, each with its test error."""
+    layers = [str(layer) for layer in sweep["layer"].values]
+    at_start = sweep["error"].sel(epoch=0)
+    fresh = sweep["rerandomized_error"].sel(layer="layer4").mean("draw")
+    networks = (
+        ("as trained", {}, sweep.attrs["final_error"]),
+        ("layer1 re-initialised", {"layer1": "epoch 0"}, at_start.sel(layer="layer1")),
+        ("layer4 re-initialised", {"layer4": "epoch 0"}, at_start.sel(layer="layer4")),
+        ("layer4 re-randomised", {"layer4": "fresh"}, fresh),
+        ("fullmodel", dict.fromkeys(layers, "epoch 0"), sweep["fullmodel_error"].sel(epoch=0)),
+    )
+    columns = "".join(
+        network(200 * at, title, {layer: holds.get(layer, "trained") for layer in layers}, error)
+        for at, (title, holds, error) in enumerate(networks)
+    )
+    return f'<svg width="1000" height="270" font-size="14">{columns}</svg>'
+
+
+def network(left: float, title: str, holds: dict[str, str], error: float) -> str:
+    """Draw one network as a column of boxes, input at the bottom."""
+    parts = [
+        f'<text x="{left + 90}" y="20" text-anchor="middle" font-weight="bold">{title}</text>',
+        f'<text x="{left + 90}" y="250" text-anchor="middle">test error '
+        f'<tspan font-weight="bold">{100 * float(error):.1f} %</tspan></text>',
+    ]
+    for at, (layer, value) in enumerate(holds.items()):
+        top = 180 - 48 * at
+        ink = "#fff" if value == "trained" else "#111"
+        dashes = "" if value == "trained" else ' stroke-dasharray="5 3"'
+        parts.append(
+            f'<rect x="{left + 15}" y="{top}" width="150" height="38" rx="5" '
+            f'fill="{BOXES[value]}" stroke="#333"{dashes}/>'
+            f'<text x="{left + 90}" y="{top + 24}" text-anchor="middle" fill="{ink}">'
+            f"{layer}: {value}</text>"
+        )
+    return "".join(parts)
+
+
+def norms() -> str:
+    """Draw how far each layer had moved and the error at epoch 0: the paper's network, and ours."""
+    theirs, ours = paper_sweep("fcn3x256-mnist"), lx.open_sweep("fcn3x256-digits")
+    moved = paper_distances("fcn3x256-mnist")["l2_normalised"].isel(epoch=-1)
+    own = lx.distances(lx.open_stack("fcn3x256-digits"))["l2_per_sqrt_m"].isel(epoch=-1)
+    left = scatter(0, "The paper's, on MNIST", "2-norm, normalised", moved, theirs)
+    return (
+        f'<svg width="920" height="350" font-size="14">{left}'
+        f"{scatter(460, 'Ours, on digits', '‖Δ‖₂ / √m', own, ours)}</svg>"
+    )
+
+
+def scatter(left: float, title: str, measure: str, moved: xr.DataArray, sweep: xr.Dataset) -> str:
+    """Draw one plot with a named point per layer; both axes begin at 0."""
+    farthest = 1.25 * float(moved.max())
+    parts = [
+        f'<text x="{left + 70}" y="20" font-weight="bold">{escape(title)}</text>',
+        f'<path d="M{left + 70} 40V290H{left + 440}" fill="none" stroke="#333"/>',
+        f'<text x="{left + 255}" y="335" text-anchor="middle">moved at the end: {measure}</text>',
+        f'<text transform="translate({left + 18} 165) rotate(-90)" text-anchor="middle">'
+        "test error at epoch 0</text>",
+    ]
+    for share in (0, 0.2, 0.4, 0.6, 0.8):
+        height = 290 - 290 * share
+        parts.append(f'<text x="{left + 64}" y="{height + 5}" text-anchor="end">{share:.0%}</text>')
+    for share in (0.0, 0.4, 0.8):
+        across = left + 70 + 370 * share
+        number = f"{farthest * share:.2g}"
+        parts.append(f'<text x="{across}" y="310" text-anchor="middle">{number}</text>')
+    for layer in sweep["layer"].values:
+        error = float(sweep["error"].sel(layer=layer, epoch=0))
+        x = left + 70 + 370 * float(moved.sel(layer=layer)) / farthest
+        y = 290 - 290 * error
+        parts.append(f'<circle cx="{x}" cy="{y}" r="6" fill="#be161c"/>')
+        parts.append(f'<text x="{x + 10}" y="{y + 4}" font-size="12">{layer}</text>')
+    return "".join(parts)
+
+
+def own_model() -> str:
+    """Run the notebook of the reader's own model and return the table that it shows."""
+    content = nbformat.read(NOTEBOOKS / "04-your-own-model.ipynb", as_version=4)
+    with TemporaryDirectory() as folder:
+        NotebookClient(content, timeout=300, resources={"metadata": {"path": folder}}).execute()
+    outputs = (output for cell in content.cells for output in cell.get("outputs", ()))
+    pages = [output.get("data", {}).get("text/html", "") for output in outputs]
+    (table,) = [page for page in pages if "Sweep of" in page]
+    return f"<table>{table.partition('<table>')[2].partition('</table>')[0]}</table>"
+
+
+def reduced(png: bytes) -> bytes:
+    """Write a picture with few colours, which makes its file small."""
+    out = io.BytesIO()
+    Image.open(io.BytesIO(png)).convert("RGB").quantize(COLOURS).save(out, "PNG", optimize=True)
+    return out.getvalue()
+
+
+def attach(path: Path, name: str, png: bytes) -> None:
+    """Put a picture into the cell of a notebook that refers to it as an attachment."""
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    (cell,) = [c for c in notebook["cells"] if f"(attachment:{name})" in "".join(c["source"])]
+    cell["attachments"] = {name: {"image/png": base64.b64encode(png).decode("ascii")}}
+    text = json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
+    path.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
