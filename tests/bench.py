@@ -104,7 +104,8 @@ def workbench(monkeypatch, tmp_path):
     monkeypatch.setattr(background, "find_order", fakes.find_order)
     opened = []
 
-    def put(answer=at_once, *, stack=None, opened_by=None, **options):
+    def put(answer=at_once, *, stack=None, opened_by=None, head_start=0, **options):
+        monkeypatch.setattr(session, "HEAD_START", head_start)  # no page draws anything here
         evaluator = ScriptedEvaluator(answer)
         opens = opened_by or (lambda _s, **_options: evaluator)
         monkeypatch.setattr(background, "open_evaluator", opens)

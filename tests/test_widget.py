@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import subprocess
@@ -10,7 +11,7 @@ import threading
 import time
 
 import pytest
-from bokeh.events import DoubleTap, Tap
+from bokeh.events import DocumentReady, DoubleTap, Tap
 
 from explorer.errors import CheckpointError, UnknownNameError, UsageError
 from explorer.ui import background, exploration, widget
@@ -39,6 +40,44 @@ def test_the_numbers_that_came_with_a_stack_are_there_before_the_network_is(on_b
     assert bench.in_cell("first ← epoch 0") == "70"
     assert bench.status.startswith("Click a cell")
     arrived.set()
+
+
+def test_the_network_is_loaded_when_the_picture_is_drawn_or_somebody_waits(on_bench, monkeypatch):
+    """Importing torch keeps the processor from drawing."""
+    opened = []
+
+    def opens(_stack, **_options):
+        opened.append(True)
+        return ScriptedEvaluator(at_once)
+
+    for ask in (
+        lambda bench: bench.pictures.errors.figure.document.callbacks.trigger_event(
+            DocumentReady()
+        ),
+        lambda bench: bench.tap(0, 0),
+    ):
+        bench = on_bench(opened_by=opens, head_start=PATIENCE)
+        time.sleep(0.1)
+        assert not opened
+        ask(bench)
+        bench.eventually(lambda: opened)
+        opened.clear()
+
+
+def test_closing_before_the_picture_is_drawn_loads_nothing(on_bench):
+    opened = []
+    bench = on_bench(opened_by=lambda _stack, **_options: opened.append(1), head_start=PATIENCE)
+    bench.explorer.close()
+    bench.session._warm_up.join(PATIENCE)
+    assert not bench.session._warm_up.is_alive()
+    assert opened == []
+
+
+def test_figures_are_made_with_their_cells_so_that_none_is_drawn_twice(on_bench):
+    bench = on_bench(opened_by=lambda _stack, **_options: None, head_start=PATIENCE)
+    first = bench.pictures._live["Error heatmap"]
+    assert not first._ahead
+    assert '"70"' in json.dumps(first.render_bundle)
 
 
 def test_a_click_measures_the_cell_and_shows_it_everywhere(on_bench):
@@ -525,11 +564,34 @@ def test_the_order_of_joint_resets_is_found_and_shown(on_bench):
     bench.shown._order.find.click()
     bench.wait()
     html = bench.shown._order.text.value
-    assert "1 layers can be put back to epoch 0 together" in html
+    assert "1 layer can be put back to epoch 0 together" in html
     assert "4 of 8 trained parameters" in html
     assert 'class="beyond"' in html
     assert "&lt;first&gt; (too much)" in html
-    assert bench.status == "1 layers can be put back together to epoch 0."
+    assert bench.status == "1 layer can be put back together to epoch 0."
+
+
+def test_an_order_keeps_the_column_and_the_limit_that_it_was_asked_for(on_bench, monkeypatch):
+    """The reader goes on to look at other cells while it is being found."""
+    go_on = threading.Event()
+    found = list(fakes.find_order(None, {}, 0))
+
+    def slowly(_evaluator, _sources, _allowed):
+        yield found[0]
+        assert go_on.wait(PATIENCE)
+        yield found[-1]
+
+    bench = on_bench()
+    monkeypatch.setattr(background, "find_order", slowly)
+    bench.shown._order.find.click()
+    bench.eventually(lambda: "Looking: 1 of" in bench.shown._order.text.value)
+    bench.press("move", 0, 2)
+    bench.shown.shown.threshold.index = 4
+    go_on.set()
+    bench.wait()
+    assert "1 layer can be put back to epoch 0 together" in bench.shown._order.text.value
+    assert "more than 10 % of the way" in text_of(bench.shown._order.text.value)
+    assert bench.status == "1 layer can be put back together to epoch 0."
 
 
 def test_a_click_shows_what_it_turned_wrong_and_a_failure_there_keeps_the_number(

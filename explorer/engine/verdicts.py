@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from explorer.errors import UsageError
 
@@ -54,12 +57,11 @@ def verdicts(sweep: xr.Dataset, threshold: float = DEFAULT_THRESHOLD) -> xr.Data
     ----------
     The words are those of Zhang, Bengio, Singer, JMLR 23(67), 2022; the threshold is not.
     """
-    share = _checked(sweep, threshold).sortby("epoch")
-    worse = share > threshold
-    first, later = worse.isel(epoch=0), worse.any("epoch")
-    known = share.notnull()
+    _, share = _by_epoch(sweep, threshold)
+    worse, known = share > threshold, ~np.isnan(share)
+    first, later = worse[:, 0], worse.any(1)
     words = np.select(
-        [first, later & known.isel(epoch=0), ~later & known.all("epoch")],
+        [first, later & known[:, 0], ~later & known.all(1)],
         ["critical", "mixed", "robust"],
         "not known",
     )
@@ -87,9 +89,9 @@ def recovery(sweep: xr.Dataset, threshold: float = DEFAULT_THRESHOLD) -> xr.Data
     UsageError
         The threshold is outside 0…1.
     """
-    enough = _checked(sweep, threshold).sortby("epoch") <= threshold  # False where not measured
-    from_here = enough.values[:, ::-1].cumprod(1)[:, ::-1]  # (layer, epoch) 1 from recovery on
-    epochs = enough["epoch"].values
+    epochs, share = _by_epoch(sweep, threshold)
+    enough = share <= threshold  # False where not measured
+    from_here = enough[:, ::-1].cumprod(1)[:, ::-1]  # (layer, epoch) 1 from recovery on
     found = [epochs[row.argmax()] if row.any() else np.nan for row in from_here]
     return xr.DataArray(
         np.array(found, float), dims="layer", coords={"layer": sweep["layer"]}, name="recovery"
@@ -109,18 +111,29 @@ def not_monotone(sweep: xr.Dataset) -> xr.DataArray:
     xarray.DataArray
         (layer) bool: True where some 95 % interval lies wholly above that of an earlier epoch.
     """
-    ordered = sweep.sortby("epoch")
-    best = np.fmin.accumulate(ordered["error_high"].values, 1)  # (layer, epoch) best until then
-    rises = (ordered["error_low"].values > best).any(1)
+    order = np.argsort(sweep["epoch"].values)
+    low, high = (sweep[end].values[:, order] for end in ("error_low", "error_high"))
+    best = np.fmin.accumulate(high, 1)  # (layer, epoch) best until then
+    rises = (low > best).any(1)
     return xr.DataArray(rises, dims="layer", coords={"layer": sweep["layer"]}, name="not_monotone")
 
 
-def _checked(sweep: xr.Dataset, threshold: float) -> xr.DataArray:
-    """Damage of every cell, (layer, epoch), for a threshold that is a fraction."""
+def _by_epoch(
+    sweep: xr.Dataset, threshold: float
+) -> tuple[NDArray[np.integer[Any]], NDArray[np.float64]]:
+    """Epochs, rising, and the damage of every cell, (layer, epoch); plain arrays, which are fast.
+
+    Raises
+    ------
+    UsageError
+        The threshold is no fraction.
+    """
     if not 0 <= threshold <= 1:
         raise UsageError(
             f"The threshold is {threshold}.",
             "A fraction from 0 to 1 is needed: 0.1 is a tenth of the way to chance.",
             "Divide a percentage by 100.",
         )
-    return damage(sweep)
+    order = np.argsort(sweep["epoch"].values)
+    share = damage(sweep).transpose("layer", "epoch").values
+    return sweep["epoch"].values[order], share[:, order]

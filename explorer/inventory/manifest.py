@@ -54,7 +54,7 @@ def load_manifest(path: Path | None = None) -> Manifest:
     """
     root = BUNDLED_FOLDER if path is None else path.parent
     path = manifest_path() if path is None else path
-    return parse_manifest(_read(path), path, root)
+    return _parsed(_read(path), path, root)
 
 
 def parse_manifest(content: object, path: Path, root: Path) -> Manifest:
@@ -138,15 +138,24 @@ def _row(entry: StackEntry) -> dict[str, Any]:
     }
 
 
-def _read(path: Path) -> object:
+@functools.lru_cache(maxsize=32)
+def _parsed(text: str, path: Path, root: Path) -> Manifest:
+    """Check a text once: opening one stack asks for the same manifest several times."""
+    return parse_manifest(_content(text, path), path, root)
+
+
+def _read(path: Path) -> str:
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ManifestError(
             f"{path} cannot be read: {error}.",
             "A manifest in JSON (UTF-8) is expected there.",
             "Reinstall the package, or pass a folder that holds a stack.json.",
         ) from error
+
+
+def _content(text: str, path: Path) -> object:
     try:
         return json.loads(text, object_pairs_hook=functools.partial(_no_duplicates, path))
     except json.JSONDecodeError as error:

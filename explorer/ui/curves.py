@@ -20,6 +20,7 @@ from explorer.ui.figures import (
     curve_figure,
     line_label,
     profile_figure,
+    put_columns,
     put_label,
     relation_figure,
 )
@@ -85,9 +86,8 @@ class Curve:
 
     def show(self, heading: str, estimates: Sequence[Counts]) -> None:
         """Show a run so far; some twenty points, so they are sent whole."""
-        if self.figure.title.text != heading:
-            self.figure.title.text = heading
-        self._points.data = _curve_columns(estimates)
+        self.figure.title.text = heading
+        put_columns(self._points, _curve_columns(estimates))
 
     def _draw_glyphs(self) -> None:
         self.figure.varea(
@@ -143,8 +143,8 @@ class ProfileView:
     def show(self, profile: Profile, final_error: float, chance_error: float, share: float) -> None:
         """Show a layer; errors up to `share` of the way to chance are good enough."""
         self.figure.title.text = profile.title
-        self._line.data = dict(profile.line)
-        self._draws.data = dict(profile.draws)
+        put_columns(self._line, profile.line)
+        put_columns(self._draws, profile.draws)
         enough = final_error + share * (chance_error - final_error)
         for line, place in (
             (self._intact, final_error),
@@ -214,7 +214,7 @@ class RelationView:
         for source, fresh in ((self._own, False), (self._fresh, True)):
             chosen = [at for at, kind in enumerate(kinds) if (kind == FRESH) == fresh]
             points = {name: [relation.points[name][at] for at in chosen] for name in POINTS}
-            source.data = points if fresh else {**points, **_beside(points)}
+            put_columns(source, points if fresh else {**points, **_beside(points)})
         self.mark(self._layer)
 
     def mark(self, layer: str) -> None:
@@ -226,7 +226,7 @@ class RelationView:
             for x, y, name in zip(*(source.data[c] for c in ("x", "y", "layer")), strict=True)
             if name == layer
         ]
-        self._marked.data = {"x": [x for x, _ in found], "y": [y for _, y in found]}
+        put_columns(self._marked, {"x": [x for x, _ in found], "y": [y for _, y in found]})
 
     def on_tap(self, handler: Callable[[str], None]) -> None:
         """Call the handler with the layer whose point is nearest to a click."""

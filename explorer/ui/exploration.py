@@ -20,7 +20,7 @@ from explorer.ui.controls import Controls, SettingsPane, Views
 from explorer.ui.grid import Cell
 from explorer.ui.jobs import Fill, FindOrder
 from explorer.ui.measured import measured_html
-from explorer.ui.panes import StatusPane, heading, order_html, side_by_side
+from explorer.ui.panes import OrderPane, StatusPane, heading, order_html, side_by_side
 from explorer.ui.pictures import Pictures
 from explorer.ui.relations import verdict_words
 from explorer.ui.results import Counts, read
@@ -28,6 +28,7 @@ from explorer.ui.selection import Choice, Selection, joined, presets
 from explorer.ui.session import Session, Settings
 from explorer.ui.wording import (
     complaint,
+    counted,
     draws_outcome,
     error_tip,
     how_to,
@@ -87,6 +88,7 @@ class Exploration(widgets.VBox):
         self._listen()
         self._arrange()
         self._built = True
+        self.pictures.on_drawn(self.session.hurry)
         self.session.start()
 
     def close(self) -> None:
@@ -122,18 +124,9 @@ class Exploration(widgets.VBox):
             [self._changed, self._order, self._list, self._settings_pane, self.pictures.exports],
             titles=["What changed", "How far can we go?", "Measured", "Settings", "Export"],
         )
-        pictures = self.pictures
-        super().__init__(
-            [
-                self._heading,
-                side_by_side(pictures.strip, self.shown.threshold),
-                pictures.heatmaps,
-                self.controls,
-                self.status,
-                pictures.curves,
-                tabs,
-            ]
-        )
+        heatmaps, curves = self.pictures.lay_out()
+        strip = side_by_side(self.pictures.strip, self.shown.threshold)
+        super().__init__([self._heading, strip, heatmaps, self.controls, self.status, curves, tabs])
 
     def _guarded(self, act: Callable[[], None]) -> Callable[[Any], None]:
         """Return a handler that shows what goes wrong, and does nothing while menus follow."""
@@ -252,11 +245,13 @@ class Exploration(widgets.VBox):
 
     def _measure(self) -> None:
         choice = self.selection.choice
-        waiting = "" if self.session.device else ", once the network is loaded"
         self.status.complain("")
         self.status.advance(0, 1)
-        self.status.say(f"Measuring {choice}{waiting} …")
-        self.pictures.curve.show(f"{choice} (not run yet)", ())
+        if self.session.device:  # the first estimate is there at once
+            self.status.say(f"Measuring {choice} …")
+        else:
+            self.status.say(f"Measuring {choice}, once the network is loaded …")
+            self.pictures.curve.show(f"{choice} (not run yet)", ())
         self.session.request(choice)
 
     def _sweep_all(self) -> None:
@@ -328,14 +323,15 @@ class Exploration(widgets.VBox):
         else:
             self.status.say(f"Sweep: {done} of {total} cells, {time_left(seconds_left)}.")
 
-    def on_order(self, order: Order) -> None:
+    def on_order(self, job: FindOrder, order: Order) -> None:
         """Show how far layers can be put back together."""
-        unit, epoch = self.session.grid.unit, self.selection.active.epoch
+        unit, epoch = self.session.grid.unit, job.epoch
         source = "fresh values" if epoch is None else f"{unit} {epoch}"
-        self._order.text.value = order_html(order, self.shown.share, source)
+        self._order.text.value = order_html(order, job.threshold, source)
         self.status.advance(order.tried, max(order.to_try, 1))
         if order.finished:
-            self.status.say(f"{len(order.steps)} layers can be put back together to {source}.")
+            layers = counted(len(order.steps), "layer")
+            self.status.say(f"{layers} can be put back together to {source}.")
 
     def on_distances(self) -> None:
         """Paint what depends on the distances."""
@@ -360,17 +356,3 @@ class Exploration(widgets.VBox):
             return
         facts = error_tip(read(self.session.results, choice.cell)).replace("\n", ", ")
         self.status.say(f"{choice.cell}: {facts}. Press Compute to measure {choice}.")
-
-
-class OrderPane(widgets.VBox):
-    """A button that asks how far layers can be put back together, and the answer."""
-
-    def __init__(self) -> None:
-        self.find = widgets.Button(description="Find the order", button_style="primary")
-        self.text = widgets.HTML(
-            "<p>Which layers can be put back <em>together</em> before the network suffers? "
-            "Starting from the trained network, each step puts back the layer that does the "
-            "least harm, to the column of the selected cell, as long as the error stays within "
-            "ε. Layers that are robust one by one need not be robust together.</p>"
-        )
-        super().__init__([self.find, self.text])

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bokeh.models import (
+    ColumnDataSource,
     CustomJS,
     DataRange1d,
     FixedTicker,
@@ -231,6 +232,12 @@ def line_label() -> Label:
 def put_label(label: Label, above: bool) -> None:
     """Put a label above or below its horizontal line."""
     label.update(text_baseline="bottom" if above else "top", y_offset=2 if above else -2)
+
+
+def put_columns(source: ColumnDataSource, columns: Mapping[str, Sequence[Any]]) -> None:
+    """Give a source these columns, and say nothing to the page if it has them already."""
+    if dict(source.data) != columns:
+        source.data = {name: list(values) for name, values in columns.items()}
 
 
 def _shortened(name: str, longest: int = 20) -> str:

@@ -75,8 +75,8 @@ class Listener(Protocol):
     def on_filled(self, done: int, total: int, seconds_left: float) -> None:
         """A sweep has come further, or to its end; NaN while the time left is not known."""
 
-    def on_order(self, order: Order) -> None:
-        """The order of resets has come further, or to its end."""
+    def on_order(self, job: FindOrder, order: Order) -> None:
+        """The order of resets that was asked for has come further, or to its end."""
 
     def on_distances(self) -> None:
         """The distances are known."""
@@ -273,4 +273,4 @@ def find_order(desk: Desk, number: int, job: FindOrder, evaluator: Evaluates) ->
         with desk.turn(number) as mine:
             if not mine:
                 return
-            desk.listener.on_order(order)
+            desk.listener.on_order(job, order)

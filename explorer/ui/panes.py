@@ -10,7 +10,7 @@ import ipywidgets as widgets
 
 from explorer.ui.background import Order, OrderStep
 from explorer.ui.grid import Unit
-from explorer.ui.wording import DISTANCE_LEGEND, error_legend, interval, percent, tick
+from explorer.ui.wording import DISTANCE_LEGEND, counted, error_legend, interval, percent, tick
 
 STYLE = f"<style>{(files('explorer.ui') / 'style.css').read_text(encoding='utf-8')}</style>"
 
@@ -83,6 +83,20 @@ def side_by_side(*parts: widgets.Widget) -> widgets.Box:
     return box
 
 
+class OrderPane(widgets.VBox):
+    """A button that asks how far layers can be put back together, and the answer."""
+
+    def __init__(self) -> None:
+        self.find = widgets.Button(description="Find the order", button_style="primary")
+        self.text = widgets.HTML(
+            "<p>Which layers can be put back <em>together</em> before the network suffers? "
+            "Starting from the trained network, each step puts back the layer that does the "
+            "least harm, to the column of the selected cell, as long as the error stays within "
+            "ε. Layers that are robust one by one need not be robust together.</p>"
+        )
+        super().__init__([self.find, self.text])
+
+
 def order_html(order: Order, threshold: float, source: str) -> str:
     """Return in which order layers can be reset together, as an HTML table.
 
@@ -102,9 +116,9 @@ def order_html(order: Order, threshold: float, source: str) -> str:
     left = steps[-1].parameters_left if steps else order.parameters
     share = left / order.parameters if order.parameters else 1.0
     found = (
-        f"{len(steps)} layers can be put back to {source} together before the error goes more "
-        f"than {tick(threshold)} of the way to chance; {left:,} of {order.parameters:,} trained "
-        f"parameters ({percent(share)}) are still needed."
+        f"{counted(len(steps), 'layer')} can be put back to {source} together before the error "
+        f"goes more than {tick(threshold)} of the way to chance; {left:,} of "
+        f"{order.parameters:,} trained parameters ({percent(share)}) are still needed."
     )
     going = f"Looking: {order.tried:,} of at most {order.to_try:,} interventions measured."
     return (

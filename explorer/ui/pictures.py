@@ -7,7 +7,9 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import ipywidgets as widgets
 import xarray as xr
+from bokeh.events import DocumentReady
 
 from explorer.colours import BLUES, REDS
 from explorer.ui.controls import Views
@@ -73,24 +75,26 @@ class Pictures:
         self.strip = Strip()
         for heatmap in (self.errors, self.moved):  # Bokeh wants to know before it is drawn
             heatmap.on_tap(tapped)
+            heatmap.mark_what_is_tapped()
         self.relation.on_tap(layer_tapped)
-        named: dict[str, Any] = {
+        self._named: dict[str, Any] = {
             "Error heatmap": self.errors,
             "Distance heatmap": self.moved,
             "Distance against error": self.relation,
             "Live estimate": self.curve,
             "Layer profile": self.profile,
         }
-        self.exports = Exports([(view.figure.id, name) for name, view in named.items()])
-        self._live = {name: LiveBokeh(view.figure, lock) for name, view in named.items()}
-        live = self._live
-        self._second = under([shown.measure, shown.picture], live["Distance heatmap"])
-        self.heatmaps = side_by_side(
-            under([shown.error], self.cells, live["Error heatmap"]), self._second
-        )
-        self.curves = side_by_side(
-            under([], live["Live estimate"]), under([], live["Layer profile"])
-        )
+        self.exports = Exports([(view.figure.id, name) for name, view in self._named.items()])
+        self._lock = lock
+        self._live: dict[str, LiveBokeh] = {}
+        self._second = under([shown.measure, shown.picture], widgets.HTML())
+
+    def lay_out(self) -> tuple[widgets.Widget, widgets.Widget]:
+        """Return the heatmaps and the curves, as they are painted by now, to be shown."""
+        self.arrange()
+        errors = under([self._shown.error], self.cells, self._view("Error heatmap"))
+        curves = (under([], self._view(name)) for name in ("Live estimate", "Layer profile"))
+        return side_by_side(errors, self._second), side_by_side(*curves)
 
     def close(self) -> None:
         """Take the figures off the page."""
@@ -100,9 +104,19 @@ class Pictures:
     def arrange(self) -> None:
         """Show the distances by checkpoint or against the error, as the menu says."""
         name = ("Distance heatmap", "Distance against error")[self._shown.picture.index]
-        titles, view = self._second.children[0], self._live[name]
+        titles, view = self._second.children[0], self._view(name)
         if self._second.children[1] is not view:
             self._second.children = (titles, view)
+
+    def on_drawn(self, handler: Callable[[], None]) -> None:
+        """Call the handler whenever a page has drawn the errors."""
+        self.errors.figure.document.on_event(DocumentReady, lambda _event: handler())
+
+    def _view(self, name: str) -> LiveBokeh:
+        """Return a figure as a widget, made when it is first wanted: a tenth of a second each."""
+        if name not in self._live:
+            self._live[name] = LiveBokeh(self._named[name].figure, self._lock)
+        return self._live[name]
 
     def select(self, selection: Selection, session: Session) -> None:
         """Mark what is selected in every picture."""

@@ -33,6 +33,9 @@ from explorer.weights.stack import epoch_numbers, layer_names
 
 logger = logging.getLogger(__name__)
 
+HEAD_START = 3.0
+"""Seconds that a page has to draw the first picture before torch and numba take the processor."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -99,19 +102,25 @@ class Session:
         # Not a daemon: an interpreter that goes while torch is being imported would crash.
         self._warm_up = threading.Thread(target=self._prepare, name="explorer warm-up")
         self._opening = threading.Lock()
+        self._hurried = threading.Event()
         self._rest_of_sweep: Fill | None = None
         self._closed = False
 
     def start(self) -> None:
-        """Load the network and measure the distances in the background."""
+        """Load the network and measure the distances in the background, after the first picture."""
         _open_sessions.add(self)
         self._warm_up.start()
+
+    def hurry(self) -> None:
+        """Load the network now: the picture is drawn, or somebody waits for a number."""
+        self._hurried.set()
 
     def request(self, job: Job) -> None:
         """Do this next; whatever ran before may write no more, but a sweep goes on afterwards."""
         if isinstance(job, Fill):
             self._rest_of_sweep = job
         self._worker.submit(job)
+        self.hurry()
 
     def stop(self) -> bool:
         """Forget what is running; return whether anything was."""
@@ -127,6 +136,7 @@ class Session:
     def close(self, timeout: float = 1.0) -> None:
         """End the thread, waiting for it at most `timeout` seconds."""
         self._closed = True
+        self.hurry()
         self._worker.close(timeout)
         _open_sessions.discard(self)
 
@@ -175,6 +185,9 @@ class Session:
     # On the threads: everything is written under the lock, and only while current
 
     def _prepare(self) -> None:
+        self._hurried.wait(HEAD_START)
+        if self._closed:
+            return
         with self.reported():
             self._open()
             with self.lock:  # whoever has clicked already comes first

@@ -13,7 +13,14 @@ from bokeh.events import DoubleTap, Tap
 from bokeh.models import ColumnDataSource, CustomJS, HoverTool, LinearColorMapper
 
 from explorer.colours import Ramp, palette
-from explorer.ui.figures import CROWDED, FONT, colour_bar, fit_to_width, heatmap_figure
+from explorer.ui.figures import (
+    CROWDED,
+    FONT,
+    colour_bar,
+    fit_to_width,
+    heatmap_figure,
+    put_columns,
+)
 from explorer.ui.grid import Cell, Grid
 from explorer.ui.painting import Columns, Scale
 
@@ -21,6 +28,17 @@ _MARK_HOVERED_CELL = """
 const [at] = cb_data.index.indices
 const {x, y} = cells.data
 marker.data = at == null ? {x: [], y: []} : {x: [x[at]], y: [y[at]]}
+"""
+
+
+_MARK_TAPPED_CELL = """
+const {x, y, modifiers = {}} = cb_obj
+const {data} = cells
+const near = at => Math.abs(data.x[at] - x) < 0.5 && Math.abs(data.y[at] - y) < 0.5
+const at = [...data.x.keys()].find(near)
+if (at != null && !modifiers.ctrl && !modifiers.shift && !modifiers.alt) {
+  marker.data = {x: [data.x[at]], y: [data.y[at]]}
+}
 """
 
 
@@ -94,9 +112,7 @@ class Heatmap:
         for source, marked in ((self._marker, cells), (self._cursor, elsewhere)):
             shown = [cell for cell in marked if cell in self._painted]
             places = [self._grid.place(cell) for cell in shown]
-            data = {"x": [x for x, _ in places], "y": [y for _, y in places]}
-            if dict(source.data) != data:
-                source.data = data
+            put_columns(source, {"x": [x for x, _ in places], "y": [y for _, y in places]})
 
     @property
     def marked(self) -> tuple[list[float], list[float]]:
@@ -111,6 +127,12 @@ class Heatmap:
         """
         for event in (Tap, DoubleTap):
             self.figure.on_event(event, lambda tap: handler(tap.x, tap.y, _adds(tap)))
+
+    def mark_what_is_tapped(self) -> None:
+        """Let the page mark a clicked cell at once, before Python answers."""
+        code = CustomJS(args={"marker": self._marker, "cells": self._cells}, code=_MARK_TAPPED_CELL)
+        for event in (Tap, DoubleTap):
+            self.figure.js_on_event(event, code)
 
     def mark_what_is_hovered(self) -> None:
         """Let the page itself mark the cell under the pointer, without Python."""

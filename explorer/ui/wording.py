@@ -81,6 +81,11 @@ def percent(fraction: float) -> str:
     return f"{100 * fraction:.1f}{_SPACE}%" if math.isfinite(fraction) else "unknown"
 
 
+def counted(number: int, thing: str) -> str:
+    """Return a number of things: "1 layer", "2 layers"."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
 def tick(fraction: float) -> str:
     """Return a round error for an axis or a sentence: 0.25 → "25 %", 0.039 → "3.9 %"."""
     return f"{short_percent(fraction)}{_SPACE}%"

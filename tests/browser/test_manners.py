@@ -86,6 +86,23 @@ def click(notebook, at, x, y):
     notebook.page.mouse.click(left, top)
 
 
+def marked_by_the_page(notebook):
+    """Return where the mark of the first explorer's errors is, after the next frame."""
+    return notebook.page.evaluate(
+        """async label => {
+          const {kernel} = jupyterapp.shell.currentWidget.sessionContext.session
+          await new Promise(requestAnimationFrame)
+          if (kernel.status !== 'busy') return 'the kernel is not busy'
+          const views = [...Bokeh.index].filter(view =>
+            view.model.html_attributes['aria-label']?.startsWith(label) && view.el.isConnected)
+          views.sort((a, b) => a.el.getBoundingClientRect().top - b.el.getBoundingClientRect().top)
+          const {x, y} = views[0].model.renderers[2].data_source.data
+          return [[...x], [...y]]
+        }""",
+        ERRORS,
+    )
+
+
 def test_two_explorers_in_one_notebook_answer_each_for_itself(notebook):
     click(notebook, 0, 1, 0)
     wait_for_status(notebook, 0, "layer1 ← epoch 1: test error", "1,800 of 1,800")
@@ -97,6 +114,7 @@ def test_two_explorers_in_one_notebook_answer_each_for_itself(notebook):
 def test_a_click_while_another_cell_runs_is_not_lost(notebook):
     in_kernel(notebook, "import time; time.sleep(3)", wait=False)
     click(notebook, 0, 3, 1)
+    assert marked_by_the_page(notebook) == [[3], [1]]  # the kernel has not answered yet
     wait_for_status(notebook, 0, "layer2 ← epoch 3: test error", "1,800 of 1,800")
 
 
