@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -234,3 +237,20 @@ def test_an_unknown_dataset_is_refused_with_the_nearest_name(load):
 def test_every_listed_name_is_known():
     assert dataset_names()[:4] == list(SIDES)
     assert {"mnist", "fashion-mnist", "cifar10", "cifar100", "pydoc-text"} < set(dataset_names())
+
+
+def test_the_digits_are_scikit_learns_though_it_is_not_imported():
+    code = (
+        "import sys; from explorer.data.digits import _table; table = _table();"
+        "print('sklearn' in sys.modules, table.shape);"
+        "from sklearn.datasets import load_digits; digits = load_digits();"
+        "print((table[:, :-1] == digits.data).all(), (table[:, -1] == digits.target).all())"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.split() == ["False", "(1797,", "65)", "True", "True"]
+
+
+def test_where_scikit_learn_keeps_the_digits_elsewhere_it_is_asked(monkeypatch):
+    expected = digits._table()
+    monkeypatch.setattr(digits, "find_spec", lambda _name: None)
+    assert (digits._table() == expected).all()

@@ -21,6 +21,9 @@ from tests import fakes
 from tests.bench import PATIENCE, text_of
 from tests.fakes import Counted, Gate, ScriptedEvaluator, at_once
 
+NEVER = 10 * PATIENCE
+"""Seconds; longer than any test."""
+
 
 def test_the_first_picture_needs_neither_torch_nor_numba():
     code = (
@@ -56,7 +59,7 @@ def test_the_network_is_loaded_when_the_picture_is_drawn_or_somebody_waits(on_be
         ),
         lambda bench: bench.tap(0, 0),
     ):
-        bench = on_bench(opened_by=opens, head_start=PATIENCE)
+        bench = on_bench(opened_by=opens, head_start=NEVER)
         time.sleep(0.1)
         assert not opened
         ask(bench)
@@ -66,7 +69,7 @@ def test_the_network_is_loaded_when_the_picture_is_drawn_or_somebody_waits(on_be
 
 def test_closing_before_the_picture_is_drawn_loads_nothing(on_bench):
     opened = []
-    bench = on_bench(opened_by=lambda _stack, **_options: opened.append(1), head_start=PATIENCE)
+    bench = on_bench(opened_by=lambda _stack, **_options: opened.append(1), head_start=NEVER)
     bench.explorer.close()
     bench.session._warm_up.join(PATIENCE)
     assert not bench.session._warm_up.is_alive()
@@ -74,7 +77,7 @@ def test_closing_before_the_picture_is_drawn_loads_nothing(on_bench):
 
 
 def test_figures_are_made_with_their_cells_so_that_none_is_drawn_twice(on_bench):
-    bench = on_bench(opened_by=lambda _stack, **_options: None, head_start=PATIENCE)
+    bench = on_bench(opened_by=lambda _stack, **_options: None, head_start=NEVER)
     first = bench.pictures._live["Error heatmap"]
     assert not first._ahead
     assert '"70"' in json.dumps(first.render_bundle)

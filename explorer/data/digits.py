@@ -11,11 +11,12 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.datasets import load_digits
 from torch import Tensor
 
 from explorer.data.augment import with_label_noise
@@ -128,9 +129,26 @@ def digits_training(name: str, augment: bool, label_noise: float, seed: int) -> 
 @functools.cache
 def _originals() -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.intp]]:
     """Grey levels 0…16 as (1797, 8, 8), labels, and the permutation that splits them."""
+    table = _table()
+    images, labels = table[:, :-1].reshape(-1, 8, 8), table[:, -1]
+    return images, labels, np.random.RandomState(SPLIT_SEED).permutation(len(labels))
+
+
+def _table() -> NDArray[np.int64]:
+    """Return scikit-learn's digits, one per row: 64 grey levels, and the label.
+
+    Its file is read where it lies, since importing scikit-learn and SciPy for it takes a second
+    and 70 MB, of which a small machine has few.
+    """
+    found = find_spec("sklearn")
+    if found is not None and found.origin is not None:
+        path = Path(found.origin).parent / "datasets" / "data" / "digits.csv.gz"
+        if path.is_file():
+            return np.loadtxt(path, delimiter=",", dtype=np.float64).astype(np.int64)
+    from sklearn.datasets import load_digits  # another version may keep it elsewhere
+
     digits = load_digits()
-    order = np.random.RandomState(SPLIT_SEED).permutation(len(digits.target))
-    return digits.images.astype(np.int64), digits.target.astype(np.int64), order
+    return np.column_stack([digits.data, digits.target]).astype(np.int64)
 
 
 def split(part: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
