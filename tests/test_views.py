@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from bokeh.document import Document
 from bokeh.events import DoubleTap, Tap
 from bokeh.models import FixedTicker
 from bokeh.models.glyphs import Text
@@ -535,3 +536,26 @@ def test_the_time_left_is_said_roughly():
     assert time_left(0.1) == "about 1\u00a0s left"
     assert time_left(200) == "about 3\u00a0min left"
     assert time_left(math.nan) == "time left not known yet"
+
+
+def test_what_a_figure_shows_already_is_not_sent_again():
+    """Each change is three messages, which the page parses and paints."""
+    view, sent = ProfileView(GRID, "profile"), []
+    relations, curve = RelationView("relation"), Curve("curve")
+    results = from_sweep(sweep(), GRID)
+
+    def show():
+        view.show(profile(results, GRID, "first", 0.1), 0.1, 0.9, 0.1)
+        relations.show(relation(results, distances(), GRID, "l2"), "L2")
+        relations.mark("first")
+        curve.show("a run", (Counted(50, 20),))
+
+    for figure in (view.figure, relations.figure, curve.figure):
+        document = Document()
+        document.add_root(figure)
+        document.on_change(sent.append)
+    show()
+    assert sent
+    sent.clear()
+    show()
+    assert sent == []

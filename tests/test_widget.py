@@ -545,6 +545,23 @@ def test_a_click_comes_before_the_rest_of_a_sweep_which_then_goes_on(on_bench):
     assert bench.explorer.results["error"].notnull().all()
 
 
+def test_stop_forgets_the_rest_of_a_sweep_for_good(on_bench):
+    gate = Gate()
+    gate.opened.set()
+    bench = on_bench(gate, stack=fakes.stack(content_hash=""), draws=0)
+    gate.opened.clear()
+    gate.reached.clear()
+    bench.controls.sweep.click()
+    assert gate.reached.wait(PATIENCE)
+    bench.controls.stop.click()
+    gate.opened.set()
+    bench.wait()
+    bench.evaluator.asked.clear()
+    bench.tap(0, 1)
+    bench.wait()
+    assert bench.evaluator.asked == ["second ← epoch 0"]
+
+
 def test_a_sweep_that_fails_says_so_and_is_not_tried_for_ever(on_bench, caplog):
     def broken(_intervention):
         raise CheckpointError("It was <altered>.", "A hash is expected.", "Put it back.")
