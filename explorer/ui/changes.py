@@ -193,13 +193,13 @@ def _example(changes: Changes, number: int) -> str:
     )
     example, position = divmod(number, changes.positions)
     inputs = changes.inputs.get(example)
-    said = f'<span class="true">{true}</span> {old} → <b>{new}</b>'
+    right = f'<span class="true">{true}</span>'
     if changes.positions > 1:
         context = "" if inputs is None else _context(changes, inputs, position)
-        return f'<li class="text"><code>{escape(context)}</code> {said}</li>'
+        return f'<li class="text"><code>{escape(context)}</code> {right}, was {old}, now <b>{new}</b></li>'
     words = f"example {example:,}, class {true}, was answered {old}, now {new}"
     picture = "" if inputs is None else _picture(inputs, words)
-    return f'<li title="{words}">{picture or f"#{example:,}"}<span>{said}</span></li>'
+    return f'<li title="{words}">{picture or f"#{example:,}"}<span>{right} {old} → <b>{new}</b></span></li>'
 
 
 def _context(changes: Changes, inputs: Array, position: int) -> str:

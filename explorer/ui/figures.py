@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bokeh.models import (
+    BasicTicker,
     ColumnDataSource,
     CustomJS,
     DataRange1d,
@@ -136,6 +137,7 @@ def curve_figure(description: str) -> Any:
     """Return a figure of the test error against the test examples seen."""
     plot = _error_figure(description, "test examples seen", Range1d(start=0, end=1), "vline")
     plot.xaxis.formatter = NumeralTickFormatter(format="0,0")
+    plot.xaxis.ticker = BasicTicker(desired_num_ticks=4)  # "30,000" has to fit beside its like
     return plot
 
 
@@ -226,6 +228,8 @@ def line_label() -> Label:
         text_font=FONT,
         text_font_size="11px",
         text_color=QUIET_INK,
+        background_fill_color="white",
+        background_fill_alpha=0.8,
     )
 
 
