@@ -196,10 +196,12 @@ def _example(changes: Changes, number: int) -> str:
     right = f'<span class="true">{true}</span>'
     if changes.positions > 1:
         context = "" if inputs is None else _context(changes, inputs, position)
-        return f'<li class="text"><code>{escape(context)}</code> {right}, was {old}, now <b>{new}</b></li>'
+        said = f"{right} was {old}, now <b>{new}</b>"
+        return f'<li class="text"><code>{escape(context)}</code> {said}</li>'
     words = f"example {example:,}, class {true}, was answered {old}, now {new}"
     picture = "" if inputs is None else _picture(inputs, words)
-    return f'<li title="{words}">{picture or f"#{example:,}"}<span>{right} {old} → <b>{new}</b></span></li>'
+    said = f"{right} {old} → <b>{new}</b>"
+    return f'<li title="{words}">{picture or f"#{example:,}"}<span>{said}</span></li>'
 
 
 def _context(changes: Changes, inputs: Array, position: int) -> str:
