@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,11 +21,12 @@ from explorer.inventory.manifest import load_manifest
 from explorer.inventory.store import checkpoint_file
 from explorer.weights.checkpoints import SafetensorsCheckpoint
 from explorer.weights.families.known import find_family
-from explorer.weights.folder import about_of, finish, save_checkpoint
+from explorer.weights.folder import about_of, file_entry, finish, save_checkpoint
 from explorer.weights.fresh import fresh_layer
 from explorer.weights.stack import epoch_numbers, read_epoch
 from tests import toy
 
+ROOT = Path(__file__).parents[1]
 BUNDLED = sorted(load_manifest().stacks)
 SIZES = {"depth": 2, "width": 32, "inputs": 64, "classes": 10}
 FCN = find_family("fcn")
@@ -576,6 +578,47 @@ def test_check_as_json_has_everything(capsys, healthy):
     assert set(content["findings"][0]) == {
         *("severity", "check", "found", "advice", "epochs", "layer", "tensor")
     }
+
+
+# --- docs/check.md --------------------------------------------------------------------------------
+
+
+def spoil(folder):
+    """Damage a copy of the bundled stack as docs/check.md shows it."""
+    flipped = folder / checkpoint_file(1)
+    content = bytearray(flipped.read_bytes())
+    content[-2] ^= 0x40
+    flipped.write_bytes(content)
+    (folder / checkpoint_file(2)).write_bytes(content[:1_000_000])
+    (folder / checkpoint_file(40)).unlink()
+    state = load_file(folder / checkpoint_file(8))
+    state["layer2.weight"][7, :5] = np.nan
+    save_checkpoint(folder, 8, state, "epoch")
+    state = load_file(folder / checkpoint_file(100))
+    save_checkpoint(folder, 3, state, "epoch")
+    entry = json.loads((folder / "stack.json").read_text(encoding="utf-8"))
+    for checkpoint in entry["stacks"][0]["checkpoints"]:
+        if checkpoint["epoch"] in (3, 8):
+            checkpoint |= file_entry(folder, checkpoint["file"])
+    (folder / "stack.json").write_text(json.dumps(entry), encoding="utf-8")
+
+
+PAGE = (
+    "check fcn3x256-digits",
+    "check my-run",
+    "diff fcn3x256-digits@3 fcn3x256-digits@100",
+)
+
+
+@pytest.mark.parametrize("command", PAGE)
+def test_the_page_shows_what_the_command_prints(command, copied, monkeypatch, capsys):
+    spoil(copied)
+    copied.rename(copied.with_name("my-run"))
+    monkeypatch.chdir(copied.parent)
+    page = (ROOT / "docs" / "check.md").read_text(encoding="utf-8")
+    shown = page.partition(f"$ explorer {command}\n")[2].partition("```")[0]
+    assert len(shown) > 400
+    assert run(capsys, *command.split())[1] == shown
 
 
 def make(folder):

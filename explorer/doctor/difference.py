@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ import pandas as pd
 import xarray as xr
 
 from explorer.colours import BLUES
-from explorer.doctor.findings import some, spoken
+from explorer.doctor.findings import WIDTH, some, spoken
 from explorer.stats.measures import MEASURES
 from explorer.tables import MOST_COLUMNS, MOST_ROWS, Cell, Row, Table, page_html, table_html
 
@@ -112,7 +113,7 @@ class Difference:
             Row(str(layer), tuple(Cell(str(value)) for value in row))
             for layer, row in zip(frame.index, frame.to_numpy().tolist(), strict=True)
         )
-        caption = f"How far B is from A; {self._legend(SHOWN)[0]}"
+        caption = f"How far B is from A; {' '.join(self._legend(SHOWN))}"
         table = Table(caption, tuple(map(str, frame.columns)), rows, BLUES)
         facts = {"A": str(self.a), "B": str(self.b)}
         html = table_html(table, MOST_ROWS, MOST_COLUMNS)
@@ -142,7 +143,9 @@ class Difference:
     def _legend(self, measure: str) -> list[str]:
         if len(self.a.epochs) == 1:
             said = ", ".join(f"{name} {formula}" for name, formula in MEASURES.items())
-            return [f"differing: tensors with other bits. {said}; Δ = B − A, θ₀ = A."]
+            return textwrap.wrap(
+                f"differing: tensors with other bits. {said}; Δ = B − A, θ₀ = A.", WIDTH
+            )
         return [f"{measure} ({MEASURES[measure]}); =: the same bits. Δ = B − A, θ₀ = A."]
 
     def _apart(self) -> Iterator[str]:

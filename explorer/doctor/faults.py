@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 
-from explorer.doctor.findings import Examined, Finding, some, spoken
+from explorer.doctor.findings import Examined, Finding, some
 from explorer.doctor.passage import Chart
 from explorer.doctor.patient import Item, Patient
 
@@ -232,7 +232,7 @@ def _duplicate(
         return Finding(
             "warning",
             "duplicates",
-            f"The same bit for bit, one after the other: {spoken(numbers, patient.unit)}.",
+            "The same bit for bit, one after the other.",
             "Leave one out, unless training stood still there.",
             numbers,
         )
@@ -240,7 +240,7 @@ def _duplicate(
     said = (
         f"Holds the final model, that of {patient.unit} {numbers[-1]}, bit for bit."
         if last
-        else f"The same bit for bit, though others lie between: {spoken(numbers, patient.unit)}."
+        else "The same bit for bit, though others lie between."
     )
     return Finding(
         "error",

@@ -10,7 +10,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from explorer.doctor.findings import Finding, some
-from explorer.doctor.patient import Patient, holds_weights, numbered_folders, trailing_number
+from explorer.doctor.patient import Patient, numbered_folders, trailing_number, weight_files
 from explorer.inventory.store import is_checkpoint_file
 
 _UNFINISHED = re.compile(
@@ -31,7 +31,7 @@ def folder_findings(patient: Patient) -> Iterator[Finding]:
         return
     folder = patient.folder
     for sub in numbered_folders(folder):
-        if not holds_weights(sub):
+        if not weight_files(sub):
             yield Finding(
                 "error",
                 "checkpoints",

@@ -19,6 +19,12 @@ At 1,000, three independent checkpoints of equal scatter exceed `DETOUR` about a
 1,000 degrees is below 0.64 of its mean: once in 10²⁰. A network that moves in few directions only
 can exceed it more often, and so may a learning rate that rises and falls between checkpoints; that
 is why the finding is a warning and not an error.
+
+Seen without a false alarm: the seven bundled stacks (largest detour 1.49; the lesser of a pair's
+two ratios at most 0.73) and 22 other runs of an FCN 3×64 with 41 to 101 checkpoints, single steps
+among them, learning rates 0.03 to 0.5, with and without batch normalisation and weight decay (1.58
+and 0.83; 1.00 where a run had diverged and stood still). Of the 73 pairs of neighbours of the
+bundled stacks, exchanged one pair at a time, 61 were found, and all 59 that have both neighbours.
 """
 
 from __future__ import annotations
@@ -56,41 +62,48 @@ def order_findings(patient: Patient, chart: Chart, explained: frozenset[int]) ->
     steps = {layer: np.sqrt(squared) for layer, squared in judged.items()}
     skipped = {at for at, k in enumerate(positions) if k in explained or k in chart.problems}
     found = list(_exchanged(patient, positions, whole, skipped))
-    used = {at for pair, _ in found for at in pair}
     for _, finding in found:
         yield finding
-    off = list(_off_the_path(patient, positions, steps, skipped | used))
-    yield from off
-    if not found and not off:
-        most = np.nanmax([_detours(one) for one in steps.values()], initial=1.0)
-        yield Finding(
-            "ok", "order", f"All lie on one path: the largest detour is {most:.2f} of {DETOUR}."
-        )
-
-
-def _off_the_path(
-    patient: Patient, positions: Sequence[int], steps: dict[str, Steps], skipped: set[int]
-) -> Iterator[Finding]:
-    """Checkpoints that are far from the path between their neighbours, each once."""
+    used = skipped.union(*(pair for pair, _ in found))
     detours = {layer: _detours(one) for layer, one in steps.items()}
-    for at in range(1, len(positions) - 1):
-        if skipped & {at - 1, at, at + 1}:
-            continue
-        off = {layer: d[at - 1] for layer, d in detours.items() if d[at - 1] > DETOUR}
-        if not off:
-            continue
-        before, this, after = (patient.items[positions[at + k]].number for k in (-1, 0, 1))
-        worst = max(off, key=lambda layer: off[layer])
-        of = "" if len(off) == len(steps) else f" in {some(list(off))}"
+    between = [
+        at
+        for at in range(1, len(positions) - 1)
+        if not used & {at - 1, at, at + 1} and all(np.isfinite(d[at]) for d in detours.values())
+    ]
+    off = [
+        _off_the_path(patient, [positions[at + k] for k in (-1, 0, 1)], {n: d[at] for n, d in far})
+        for at in between
+        if (far := [(n, d) for n, d in detours.items() if d[at] > DETOUR])
+    ]
+    yield from off
+    if not between and not found:
         yield Finding(
-            "warning",
-            "order",
-            f"Far off the path between {before} and {after}{of}: the way through it is "
-            f"{off[worst]:.1f} times as long as the direct one ({worst}).",
-            "Look whether it belongs to another run or another number, or is damaged.",
-            (this,),
-            layer=worst if len(off) == 1 else "",
+            "note", "order", "Cannot be judged: too many of them are damaged or repeated."
         )
+    elif not found and not off:
+        most = max(d[at] for d in detours.values() for at in between)
+        yield Finding(
+            "ok",
+            "order",
+            f"{len(between)} of {len(positions) - 2} lie on the path between their neighbours: the "
+            f"largest detour is {most:.2f} of {DETOUR}.",
+        )
+
+
+def _off_the_path(patient: Patient, three: Sequence[int], far: dict[str, float]) -> Finding:
+    """A checkpoint, between two others, that is far from the path in some layers."""
+    before, this, after = (patient.items[k].number for k in three)
+    worst = max(far, key=lambda layer: far[layer])
+    return Finding(
+        "warning",
+        "order",
+        f"Far off the path between {before} and {after} in {some(list(far))}: the way through it "
+        f"is {far[worst]:.1f} times as long as the direct one ({worst}).",
+        "Look whether it belongs to another run or another number, or is damaged.",
+        (this,),
+        layer=worst if len(far) == 1 else "",
+    )
 
 
 def _exchanged(
@@ -124,12 +137,13 @@ def _exchanged(
 
 
 def _detours(steps: Steps) -> Steps:
-    """Detour through each position but the first and the last; 1 where nothing moved."""
+    """Detour through each position, NaN for the first and the last; 1 where nothing moved."""
     one, two = steps
+    detours = np.full(one.size, np.nan)
     through = one[1:-1] + one[2:]
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = through / two[2:]
-    return np.where(through == 0, 1.0, ratio)
+        detours[1:-1] = np.where(through == 0, 1.0, through / two[2:])
+    return detours
 
 
 def _size(patient: Patient, layer: str) -> int:

@@ -235,17 +235,18 @@ def _commonest(items: Sequence[Item]) -> dict[str, ArraySpec]:
 
 def _piece(at: int, piece: Any, reader: Reader | None) -> Item:
     """Open one file, folder or state dict by itself."""
+    number, file, source = at, f"state dict {at}", [piece]
     if isinstance(piece, Path):
-        number, file = trailing_number(piece), piece.name
-    else:
-        number, file = None, f"state dict {at}"
-    number = at if number is None else number
+        found = trailing_number(piece)
+        number, file = at if found is None else found, piece.name
+        # a list of one file, since a single path is first looked for in the catalog
+        source = weight_files(piece) if piece.is_dir() else [piece]
     try:
-        whole = open_stack(piece if isinstance(piece, Path) else [piece], reader=reader)
+        whole = open_stack(source if len(source) == 1 else piece, reader=reader)
     except ExplorerError as error:
         return Item(number, file, None, {}, problem=error.came)
     variables = {
-        n: v for layer in layer_names(whole) for n, v in layer_variables(whole, layer).items()
+        name: v for layer in layer_names(whole) for name, v in layer_variables(whole, layer).items()
     }
     opened = _TreeCheckpoint(variables, 0)
     return Item(number, file, opened, opened.specs())
@@ -264,7 +265,7 @@ def _files_of(folder: Path) -> list[Path]:
     """Checkpoint files, and numbered folders with such files in them."""
     visible = sorted(one for one in folder.iterdir() if not one.name.startswith("."))
     files = [one for one in visible if one.is_file() and one.suffix in SUFFIXES]
-    return [*files, *(one for one in numbered_folders(folder) if holds_weights(one))]
+    return [*files, *(one for one in numbered_folders(folder) if weight_files(one))]
 
 
 def numbered_folders(folder: Path) -> list[Path]:
@@ -273,10 +274,10 @@ def numbered_folders(folder: Path) -> list[Path]:
     return sorted(one for one in folder.iterdir() if one.is_dir() and named.search(one.name))
 
 
-def holds_weights(folder: Path) -> bool:
-    """Whether a folder has a file that may hold weights."""
+def weight_files(folder: Path) -> list[Path]:
+    """Files of a folder that may hold weights."""
     suffixes = (*SUFFIXES, ".bin", ".ckpt", ".distcp")
-    return any(one.suffix in suffixes for one in folder.iterdir())
+    return sorted(one for one in folder.iterdir() if one.suffix in suffixes)
 
 
 def trailing_number(path: Path) -> int | None:
