@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from explorer.api import distances
+    from explorer.doctor.check import check
+    from explorer.doctor.diff import diff
     from explorer.engine.evaluate import evaluate, predictions
     from explorer.engine.interventions import reinitialise, rerandomise
     from explorer.engine.joint import reset_order
@@ -27,6 +29,8 @@ __all__ = [
     "Explorer",
     "__version__",
     "catalog",
+    "check",
+    "diff",
     "distances",
     "evaluate",
     "open_stack",
@@ -42,6 +46,8 @@ __all__ = [
 _HOMES = {
     "Explorer": "explorer.ui.widget",
     "catalog": "explorer.inventory.manifest",
+    "check": "explorer.doctor.check",
+    "diff": "explorer.doctor.diff",
     "distances": "explorer.api",
     "evaluate": "explorer.engine.evaluate",
     "open_stack": "explorer.weights.stack",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import explorer
+from explorer.doctor import commands as doctor
 from explorer.errors import ExplorerError, UsageError
 
 # What a command needs is imported inside it: torch, bokeh and numba take seconds, and
@@ -192,6 +193,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_sweep(commands)
     _add_distances(commands)
     _add_report(commands)
+    _add_check(commands)
+    _add_diff(commands)
     _add_lab(commands)
     _add_dashboard(commands)
     return parser
@@ -304,6 +307,16 @@ def _add_report(commands: Commands) -> None:
     command.add_argument("--out", default="explorer-report", help="folder for the files")
     _add_measuring(command)
     command.set_defaults(run=_report)
+
+
+def _add_check(commands: Commands) -> None:
+    summary = "examine a stack, damaged or not"
+    doctor.add_check_options(_command(commands, "check", summary, doctor.CHECK_EXAMPLES))
+
+
+def _add_diff(commands: Commands) -> None:
+    summary = "compare two stacks or checkpoints, layer by layer"
+    doctor.add_diff_options(_command(commands, "diff", summary, doctor.DIFF_EXAMPLES))
 
 
 def _add_lab(commands: Commands) -> None:

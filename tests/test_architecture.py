@@ -28,6 +28,7 @@ BELOW_UI = {
     "training",
     "engine",
     "stats",
+    "doctor",
     "api",
 }
 PARTS = {
@@ -40,7 +41,8 @@ PARTS = {
     "training": {"errors", "weights", "data"},
     "engine": {"errors", "tables", "inventory", "weights", "data"},
     "stats": {"errors", "colours", "tables"},
-    "api": BELOW_UI - {"api"},
+    "doctor": {"errors", "colours", "tables", "inventory", "weights", "stats"},
+    "api": BELOW_UI - {"api", "doctor"},
     "ui": BELOW_UI,
     "servers": {"errors"},
     "cli": BELOW_UI | {"ui", "servers"},

@@ -13,6 +13,8 @@ import explorer as lx
 NAMES = {
     "Explorer": "(stack=None, *, model=None, data=None, device='auto'",
     "catalog": "()",
+    "check": "(stack, *, model=None, layers=None, reader=None, seed=0, progress=True)",
+    "diff": "(a, b, *, layers=None, reader=None, progress=True)",
     "distances": "(stack, *, reference=0",
     "evaluate": "(stack, intervention, *",
     "open_stack": "(source, *, model=None, layers=None, epochs=None, reader=None)",

@@ -1,0 +1,1 @@
+"""Whether a stack can be trusted, and what two stacks differ in."""
