@@ -326,6 +326,8 @@ def test_step_9000_comes_before_step_10000(tmp_path):
     stack = lx.open_stack(save_steps(tmp_path, (10000, 9000, 800)))
     assert epoch_numbers(stack) == numbers_of(stack) == [800, 9000, 10000]
     assert stack.attrs["checkpoint_unit"] == "step"
+    given = lx.open_stack(tmp_path, epochs=[1, 2, 3])
+    assert (epoch_numbers(given), numbers_of(given)) == ([1, 2, 3], [800, 9000, 10000])
 
 
 def test_a_pattern_and_a_list_are_sources_like_a_folder(tmp_path):
