@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from explorer.inventory.manifest import catalog
     from explorer.training.train import train
     from explorer.ui.widget import Explorer
+    from explorer.weights.readers.known import readers
     from explorer.weights.stack import open_stack
 
 __version__ = "0.1.0.dev0"
@@ -36,6 +37,7 @@ __all__ = [
     "open_stack",
     "open_sweep",
     "predictions",
+    "readers",
     "reinitialise",
     "rerandomise",
     "reset_order",
@@ -53,6 +55,7 @@ _HOMES = {
     "open_stack": "explorer.weights.stack",
     "open_sweep": "explorer.engine.results",
     "predictions": "explorer.engine.evaluate",
+    "readers": "explorer.weights.readers.known",
     "reinitialise": "explorer.engine.interventions",
     "rerandomise": "explorer.engine.interventions",
     "reset_order": "explorer.engine.joint",

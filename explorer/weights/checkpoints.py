@@ -1,12 +1,14 @@
-"""Checkpoint files: safetensors, torch's own format, and state dicts in memory.
+"""What a checkpoint is, and two kinds of them: safetensors files, and state dicts in memory.
 
-Reading a safetensors checkpoint does not import torch, so that a bundled stack opens at once.
+Other kinds are in `explorer.weights.readers`. Reading does not import torch, so that a bundled
+stack opens at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -31,9 +33,10 @@ NUMPY_DTYPES: Mapping[str, str] = {
     "U8": "uint8",
     "BOOL": "bool",
 }
-"""safetensors' names of the dtypes that numpy has; anything else is refused by name."""
+"""safetensors' names of the dtypes that numpy has; beside bfloat16 all else is refused by name."""
 
-SUFFIXES = (".safetensors", ".pt", ".pth")
+WIDENED: Mapping[str, str] = {"BF16": "bfloat16", "bfloat16": "bfloat16"}
+"""Names of bfloat16, which numpy does not have; it is read as float32, which holds it exactly."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,8 @@ class ArraySpec:
     """As numpy names it."""
     shape: tuple[int, ...]
     """Length of each dimension."""
+    stored: str = field(default="", compare=False)
+    """What it is in the file, where that is another dtype than it is read as."""
 
 
 class Checkpoint(Protocol):
@@ -72,21 +77,23 @@ class SafetensorsCheckpoint:
             with safe_open(path, framework="numpy") as file:
                 slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - no dict
                 return {
-                    name: ArraySpec(numpy_dtype(part.get_dtype(), name), tuple(part.get_shape()))
+                    name: array_spec(part.get_dtype(), tuple(part.get_shape()), name)
                     for name, part in slices.items()
                 }
         except (SafetensorError, OSError) as error:
-            raise _unreadable(path, error) from error
+            raise unreadable(path, error) from error
 
     def read(self, name: str) -> Array:
         """Read one tensor."""
         path = self._path()
         try:
             with safe_open(path, framework="numpy") as file:
+                if file.get_slice(name).get_dtype() in WIDENED:
+                    return _read_bfloat16(path, name)
                 array: Array = file.get_tensor(name)
                 return array
         except (SafetensorError, OSError) as error:
-            raise _unreadable(path, error) from error
+            raise unreadable(path, error) from error
 
     def _path(self) -> Path:
         return verified(self.source) if isinstance(self.source, FileRecord) else self.source
@@ -108,46 +115,6 @@ class StateCheckpoint:
         return self.arrays[name]
 
 
-def open_checkpoint(
-    path: Path, reader: Callable[[Path], Mapping[str, Any]] | None = None
-) -> Checkpoint:
-    """Open one checkpoint file.
-
-    Parameters
-    ----------
-    path : Path
-        A ``.safetensors`` file, or a ``.pt`` or ``.pth`` file that holds a flat state dict.
-    reader : function, optional
-        Path → {name: tensor or array}, for any other format.
-
-    Returns
-    -------
-    Checkpoint
-
-    Raises
-    ------
-    CheckpointError
-        The file is missing, damaged, of another format, or holds something else than tensors.
-    """
-    if not path.exists():
-        raise CheckpointError(
-            f"There is no file {path}.",
-            "An existing checkpoint file is needed.",
-            "Check the path; a folder or a list of files will also do.",
-        )
-    if reader is not None:
-        return StateCheckpoint(snapshot(reader(path), str(path)))
-    if path.suffix == ".safetensors":
-        return SafetensorsCheckpoint(path)
-    if path.suffix in SUFFIXES:
-        return StateCheckpoint(snapshot(_load_torch(path), str(path)))
-    raise CheckpointError(
-        f"{path} ends in {path.suffix!r}.",
-        f"Checkpoint files end in {', '.join(SUFFIXES)}.",
-        "Pass reader=, a function from the path to {name: tensor}, for other formats.",
-    )
-
-
 def snapshot(state: Mapping[str, Any], where: str) -> dict[str, Array]:
     """Copy a state dict of torch tensors or arrays, so that later training cannot change it.
 
@@ -160,7 +127,7 @@ def snapshot(state: Mapping[str, Any], where: str) -> dict[str, Array]:
         raise CheckpointError(
             f"{where} holds a {type(state).__name__} without tensors.",
             "A mapping {name: tensor} is expected, such as net.state_dict().",
-            "For a checkpoint with more in it, pass reader=lambda path: load(path)['state_dict'].",
+            "Take the state dict out of a checkpoint with more in it: content['state_dict'].",
         )
     arrays: dict[str, Array] = {}
     for name, value in state.items():
@@ -193,30 +160,44 @@ def write_checkpoint(
         save_file(contiguous, temporary, metadata={unit: str(number)})
 
 
+def array_spec(dtype: str, shape: tuple[int, ...], tensor: str) -> ArraySpec:
+    """What a tensor of a file will be, from its dtype in safetensors' or numpy's words."""
+    return ArraySpec(numpy_dtype(dtype, tensor), shape, WIDENED.get(dtype, ""))
+
+
 def numpy_dtype(name: str, tensor: str) -> np.dtype[Any]:
-    """numpy's dtype for safetensors' name of it, or an error that names both."""
+    """numpy's dtype for safetensors' or numpy's name of it, or an error that names the tensor."""
+    if name in WIDENED:
+        return np.dtype("float32")
+    if name in NUMPY_DTYPES.values():
+        return np.dtype(name)
     if name not in NUMPY_DTYPES:
         raise CheckpointError(
             f"The tensor {tensor!r} has dtype {name}.",
-            f"Read so far: {', '.join(NUMPY_DTYPES)}.",
+            f"Read so far: {', '.join(NUMPY_DTYPES)}, BF16.",
             "Convert it first, for example with tensor.float().",
         )
     return np.dtype(NUMPY_DTYPES[name])
 
 
-def _load_torch(path: Path) -> Mapping[str, Any]:
-    import pickle  # only for the class of the error that torch raises
+def _read_bfloat16(path: Path, name: str) -> Array:
+    """Read a tensor that safetensors cannot hand over to numpy from its place in the file."""
+    with path.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        entry = json.loads(stream.read(length))[name]
+        begin, end = entry["data_offsets"]
+        stream.seek(8 + length + begin)
+        raw = stream.read(end - begin)
+    return widened(np.frombuffer(raw, "<u2").reshape(entry["shape"]))
 
-    import torch  # slow to import and not needed for safetensors
 
-    try:
-        state: Mapping[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
-        raise _unreadable(path, error) from error
-    return state
+def widened(halves: Array) -> Array:
+    """bfloat16, given as its bits in uint16, as the same numbers in float32."""
+    return (halves.astype(np.uint32) << np.uint32(16)).view(np.float32)
 
 
-def _unreadable(path: Path, error: Exception) -> CheckpointError:
+def unreadable(path: Path, error: Exception) -> CheckpointError:
+    """Build the error for a file that cannot be read, with the first line of the reason."""
     first = (str(error).splitlines() or [type(error).__name__])[0]
     return CheckpointError(
         f"{path} cannot be read as a checkpoint: {first}",

@@ -65,6 +65,8 @@ def stack_page(
         f"One tensor: `stack[{first.name!r}][{tensor!r}].sel(epoch={epoch})`; it is read when "
         "its values are asked for. All variables: `print(stack)`."
     ]
+    notes += [str(note) for note in attrs.get("notes", ())]
+    notes += [f"{number}: {why}" for number, why in dict(attrs.get("unreadable", {})).items()]
     table = table_html(_table(layers, total), MOST_ROWS)
     return page_html(str(attrs.get("title") or "Stack of checkpoints"), facts, table, notes)
 

@@ -1,98 +1,192 @@
-"""Where checkpoints come from, and whether they fit each other and the model."""
+"""Where checkpoints come from: folders, patterns, lists of files, and state dicts in memory."""
 
 from __future__ import annotations
 
+import glob
 import itertools
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from explorer.errors import StackError
-from explorer.weights.checkpoints import (
-    SUFFIXES,
-    ArraySpec,
-    Checkpoint,
-    StateCheckpoint,
-    open_checkpoint,
-    snapshot,
+from explorer.errors import CheckpointError, StackError
+from explorer.weights.checkpoints import Checkpoint, StateCheckpoint, snapshot
+from explorer.weights.fitting import BrokenCheckpoint
+from explorer.weights.numbering import (
+    Choice,
+    check_epochs,
+    check_unit,
+    kept_positions,
+    number_in,
+    numbered,
 )
+from explorer.weights.readers.finding import Asked, Found, found_among, found_below, reader_of
+from explorer.weights.readers.reader import Reader
+from explorer.weights.readers.when import When
 
 
-def collect_checkpoints(
-    source: Any, reader: Callable[[Path], Mapping[str, Any]] | None
-) -> tuple[list[Checkpoint], list[int], str]:
-    """Checkpoints, their epochs and a name for the stack."""
-    if isinstance(source, (str, Path)):
-        path = Path(source)
-        files = _files_below(path, reader is None) if path.is_dir() else [path]
-        return *_from_files(files, reader), path.name
-    if not isinstance(source, Iterable):
-        raise StackError(
-            f"The stack's source is a {type(source).__name__}.",
-            "A name, a folder, files, or an iterable of state dicts will do.",
-            "Call explorer.catalog() for the names.",
-        )
-    if isinstance(source, (list, tuple)):
-        if source and all(isinstance(item, (str, Path)) for item in source):
-            return *_from_files([Path(item) for item in source], reader), "files"
-        _check_not_aliased(source)
-    states = [StateCheckpoint(snapshot(s, f"state dict {k}")) for k, s in enumerate(source)]
-    return list(states), list(range(len(states))), "states"
+@dataclass(frozen=True)
+class Wanted:
+    """What the caller said about the checkpoints; see `explorer.open_stack`."""
+
+    reader: Asked = None
+    """Name of a reader, or a function."""
+    key: str | None = None
+    """Which state dict of a file that holds several."""
+    unit: str | None = None
+    """``"epoch"`` or ``"step"``."""
+    epochs: Sequence[int] | None = None
+    """Numbers of the checkpoints, instead of those in their names."""
+    every: int = 1
+    """Keep each so-manieth, and the last."""
+    only: Choice | None = None
+    """Keep the checkpoints with these numbers."""
 
 
-def _files_below(folder: Path, known_only: bool) -> list[Path]:
-    files = [f for f in folder.iterdir() if f.is_file() and not f.name.startswith(".")]
-    files = [f for f in files if f.suffix in SUFFIXES] if known_only else files
-    if not files:
-        raise StackError(
-            f"The folder {folder} holds no checkpoint files.",
-            f"Files that end in {', '.join(SUFFIXES)} are looked for.",
-            "Check the path, or pass reader= for another format.",
-        )
-    return files
+@dataclass(frozen=True)
+class Collected:
+    """Checkpoints in their order; no tensor has been read."""
+
+    checkpoints: list[Checkpoint]
+    """Those that cannot be opened are `BrokenCheckpoint`."""
+    numbers: list[int]
+    """How far training had come at each."""
+    unit: str
+    """What the numbers count."""
+    name: str
+    """For the stack."""
+    labels: list[str]
+    """How to call each in an error."""
+    reader: str = ""
+    """Who reads them."""
+    notes: list[str] = field(default_factory=list)
+    """What was left out, and how this reader counts, in sentences."""
 
 
-def _from_files(
-    files: Sequence[Path], reader: Callable[[Path], Mapping[str, Any]] | None
-) -> tuple[list[Checkpoint], list[int]]:
-    """Open files in the order of the last number in their names; unnumbered ones as they come."""
-    numbers = [re.findall(r"\d+", file.stem) for file in files]
-    if all(numbers):
-        order = sorted(range(len(files)), key=lambda k: int(numbers[k][-1]))
-        epochs = [int(numbers[k][-1]) for k in order]
-    else:
-        order, epochs = list(range(len(files))), list(range(len(files)))
-    return [open_checkpoint(files[k], reader) for k in order], epochs
-
-
-def checkpoint_unit(source: Any, known_only: bool) -> str:
-    """What the numbers of a source count: ``"step"`` where all its files say so, else ``"epoch"``.
-
-    `known_only` leaves files out of a folder that are no checkpoints of a known format.
+def collect_checkpoints(source: Any, wanted: Wanted) -> Collected:
+    """Find the checkpoints of a source. The one place where kinds of sources are told apart.
 
     Raises
     ------
     StackError
-        Some files are named after epochs and some after steps, whose numbers cannot be compared.
+        It holds none, or their numbers do not rise, or do not count the same.
+    CheckpointError
+        A file that was named does not exist, or is no checkpoint.
     """
+    check_unit(wanted.unit)
     if isinstance(source, (str, Path)):
         path = Path(source)
-        files = _files_below(path, known_only) if path.is_dir() else [path]
-    elif isinstance(source, (list, tuple)) and all(isinstance(s, (str, Path)) for s in source):
-        files = [Path(item) for item in source]
-    else:
-        return "epoch"
-    stems = [file.stem.lower() for file in files]
-    of_steps = [stem for stem in stems if re.search(r"step\D?\d+$", stem)]
-    of_epochs = [stem for stem in stems if re.search(r"epoch\D?\d+$", stem)]
-    if of_steps and of_epochs:
+        if is_pattern(source):
+            paths = [Path(name) for name in glob.glob(str(source), recursive=True)]
+            found, notes = found_among(paths, wanted.reader, f"The pattern {source}")
+        elif path.is_dir():
+            found, notes = found_below(path, wanted.reader)
+        else:
+            found, notes = [(path, reader_of(path, wanted.reader))], []
+        return _from_files(found, wanted, path.name, notes)
+    if not isinstance(source, Iterable):
         raise StackError(
-            f"There are {of_steps[0]} and {of_epochs[0]} among the checkpoints.",
-            "A stack counts either completed epochs or optimiser steps.",
-            "Pass the files of one kind as a list.",
+            f"The stack's source is a {type(source).__name__}.",
+            "A name, a folder, a pattern, files, or an iterable of state dicts will do.",
+            "Call explorer.catalog() for the names.",
         )
-    return "step" if of_steps and len(of_steps) == len(stems) else "epoch"
+    if isinstance(source, (list, tuple)):
+        if source and all(isinstance(item, (str, Path)) for item in source):
+            listed = [(Path(item), reader_of(Path(item), wanted.reader)) for item in source]
+            return _from_files(listed, wanted, "files", [])
+        _check_not_aliased(source)
+    return _from_states(source, wanted)
+
+
+def is_pattern(source: str | Path) -> bool:
+    """Say whether a text is a pattern such as ``runs/*/model.safetensors``."""
+    return glob.has_magic(str(source)) and not Path(source).exists()
+
+
+def _from_states(source: Iterable[Any], wanted: Wanted) -> Collected:
+    """Copies of state dicts, as they come."""
+    states = [StateCheckpoint(snapshot(s, f"state dict {k}")) for k, s in enumerate(source)]
+    labels = [f"Checkpoint {k}" for k in range(len(states))]
+    numbers = list(range(len(states))) if wanted.epochs is None else wanted.epochs
+    numbers = check_epochs(numbers, labels)
+    kept = kept_positions(numbers, wanted.every, wanted.only)
+    return Collected(
+        [states[k] for k in kept],
+        [numbers[k] for k in kept],
+        wanted.unit or "epoch",
+        "states",
+        [labels[k] for k in kept],
+    )
+
+
+def _from_files(found: Found, wanted: Wanted, name: str, notes: list[str]) -> Collected:
+    """Number and order files, and open those that are kept."""
+    found, numbers, unit, more = _counted(found, wanted)
+    kept = kept_positions(numbers, wanted.every, wanted.only)
+    found = [found[k] for k in kept]
+    remarks = dict.fromkeys(reader.remark for _, reader in found if reader.remark)
+    return Collected(
+        [_opened(path, reader, wanted.key) for path, reader in found],
+        [numbers[k] for k in kept],
+        unit,
+        name,
+        [_label(path) for path, _ in found],
+        ", ".join(dict.fromkeys(reader.name for _, reader in found)),
+        [*remarks, *notes, *more],
+    )
+
+
+def _counted(found: Found, wanted: Wanted) -> tuple[Found, list[int], str, list[str]]:
+    """Files in the order of their numbers, the numbers, what they count, and what was left out."""
+    if wanted.epochs is not None:
+        numbers = check_epochs(wanted.epochs, [_label(path) for path, _ in found])
+        return found, numbers, wanted.unit or "epoch", []
+    marks, notes = _marks(found, wanted.unit)
+    found = [found[k] for k in marks]
+    if not any(mark.known for mark in marks.values()):
+        return found, list(range(len(found))), "epoch", notes
+    labels = [_label(path) for path, _ in found]
+    numbers, unit = numbered(list(marks.values()), labels, wanted.unit)
+    order = sorted(range(len(found)), key=lambda k: numbers[k])
+    numbers = check_epochs([numbers[k] for k in order], [labels[k] for k in order])
+    return [found[k] for k in order], numbers, unit, notes
+
+
+def _marks(found: Found, unit: str | None) -> tuple[dict[int, When], list[str]]:
+    """Position → how far training had come, from the name, or the file where the name is silent.
+
+    A file that is silent because it cannot be read has no place among the others: it is left out,
+    and said, unless it is alone.
+    """
+    marks: dict[int, When] = {}
+    notes = []
+    for k, (path, reader) in enumerate(found):
+        mark = reader.when(path)
+        silent = not mark.known if unit is None else number_in(mark, unit) is None
+        if silent:
+            try:
+                inside = reader.inside(path)
+            except CheckpointError as error:
+                if len(found) > 1:
+                    notes.append(f"Left out, since it has no number: {error.came}")
+                    continue
+                raise
+            mark = inside if inside.known else mark
+        marks[k] = mark
+    return marks, notes
+
+
+def _opened(path: Path, reader: Reader, key: str | None) -> Checkpoint:
+    try:
+        return reader.open(path, key)
+    except CheckpointError as error:
+        return BrokenCheckpoint((error.came, error.accepted, error.advice))
+
+
+def _label(path: Path) -> str:
+    """How to call a file among the others: with its folder, where that tells it from them."""
+    plain = path.stem in ("model", "pytorch_model") or path.suffix == ".json"
+    return f"{path.parent.name}/{path.name}" if plain else path.name
 
 
 def _check_not_aliased(states: Sequence[Any]) -> None:
@@ -109,63 +203,3 @@ def _check_not_aliased(states: Sequence[Any]) -> None:
                 "Each checkpoint needs tensors of its own.",
                 "state_dict() shows live parameters: keep copy.deepcopy(net.state_dict()).",
             )
-
-
-def common_specs(checkpoints: Sequence[Checkpoint]) -> dict[str, ArraySpec]:
-    """Names, dtypes and shapes that all checkpoints have in common, or an error that says where."""
-    if not checkpoints:
-        raise StackError(
-            "There are no checkpoints.",
-            "A stack has at least one.",
-            "Pass at least one file or state dict.",
-        )
-    first = checkpoints[0].specs()
-    for position, checkpoint in enumerate(checkpoints[1:], start=1):
-        other = checkpoint.specs()
-        odd = sorted(set(first) ^ set(other)) or [n for n in first if first[n] != other[n]]
-        if odd:
-            raise StackError(
-                f"Checkpoint {position} differs from the first in {_some(odd)}.",
-                "All checkpoints of a stack have the same names, shapes and dtypes.",
-                "Leave out the checkpoints of another network.",
-            )
-    return first
-
-
-def check_model(specs: Mapping[str, ArraySpec], model: Any) -> list[str]:
-    """Names in the model's order, once they are known to fit."""
-    expected = {name: tuple(t.shape) for name, t in model.state_dict().items()}
-    missing = [name for name in expected if name not in specs]
-    extra = [name for name in specs if name not in expected]
-    if missing or extra:
-        raise StackError(
-            f"The checkpoints lack {_some(missing)} and have {_some(extra)} beyond the model's.",
-            "The names must be those of model.state_dict().",
-            "Pass the network that was trained; strip prefixes such as 'module.' with reader=.",
-        )
-    wrong = [name for name in expected if specs[name].shape != expected[name]]
-    if wrong:
-        name = wrong[0]
-        raise StackError(
-            f"{name} has shape {specs[name].shape} in the checkpoints.",
-            f"The model's has {expected[name]}.",
-            "Build the model with the sizes it was trained with.",
-        )
-    return list(expected)
-
-
-def check_epochs(epochs: list[int], count: int) -> list[int]:
-    """Refuse epochs that are not one per checkpoint, rising."""
-    rising = all(a < b for a, b in itertools.pairwise(epochs))
-    if len(epochs) != count or not rising:
-        raise StackError(
-            f"The epochs of the {count} checkpoints are {epochs}.",
-            "One epoch per checkpoint is needed, rising, without duplicates.",
-            "Pass epochs=[…] in the order of the checkpoints.",
-        )
-    return epochs
-
-
-def _some(names: Sequence[str], most: int = 5) -> str:
-    shown = ", ".join(names[:most]) or "nothing"
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

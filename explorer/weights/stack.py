@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import logging
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 import xarray as xr
 from xarray.core import indexing
 
-from explorer.errors import UnknownNameError, unknown_name
+from explorer.errors import CheckpointError, StackError, UnknownNameError, unknown_name
 from explorer.inventory.entries import StackEntry
 from explorer.inventory.manifest import load_manifest
 from explorer.inventory.store import STACK_FILE
@@ -25,16 +26,15 @@ from explorer.weights.checkpoints import (
     SafetensorsCheckpoint,
     numpy_dtype,
 )
+from explorer.weights.fitting import fitted, reading_notes
 from explorer.weights.layers import LayerScheme, fan_in, group_layers, is_buffer, short_names
 from explorer.weights.lazy import StackedTensor
+from explorer.weights.numbering import Choice, kept_positions
 from explorer.weights.overview import LayerSummary, stack_page
-from explorer.weights.sources import (
-    check_epochs,
-    check_model,
-    checkpoint_unit,
-    collect_checkpoints,
-    common_specs,
-)
+from explorer.weights.readers.finding import Asked
+from explorer.weights.sources import Collected, Wanted, collect_checkpoints, is_pattern
+
+logger = logging.getLogger(__name__)
 
 StackSource = str | Path | Sequence[str | Path] | Iterable[Mapping[str, Any]] | xr.DataTree
 
@@ -56,24 +56,41 @@ def open_stack(
     model: Any = None,
     layers: LayerScheme | None = None,
     epochs: Sequence[int] | None = None,
-    reader: Callable[[Path], Mapping[str, Any]] | None = None,
+    reader: Asked = None,
+    key: str | None = None,
+    unit: str | None = None,
+    every: int = 1,
+    only: Choice | None = None,
 ) -> xr.DataTree:
     """Open a stack of checkpoints without reading its tensors.
 
     Parameters
     ----------
     source : str, Path, sequence of paths, iterable of state dicts, or DataTree
-        The name of a stack in the catalog; a folder (with a ``stack.json``, or with checkpoint
-        files whose names end in their epoch); files; or state dicts, which are copied as they
-        come. An open stack is returned as it is.
+        The name of a stack in the catalog; a folder, with a ``stack.json`` or with checkpoints
+        of any kind in `explorer.readers`; a pattern such as ``"runs/*/model.safetensors"``;
+        files; or state dicts, which are copied as they come. An open stack is returned as it is,
+        or what `every` and `only` leave of it.
     model : torch.nn.Module, optional
-        The network the checkpoints belong to; its state dict must have the same names and shapes.
+        The network the checkpoints belong to; its state dict must have the same names and shapes,
+        but for prefixes such as ``module.``.
     layers : str, mapping, sequence or function, optional
         The layer scheme, see `explorer.weights.layers.group_layers`.
     epochs : sequence of int, optional
-        Epoch of each checkpoint, rising; default the number in the file's name, or 0, 1, 2, …
-    reader : function, optional
-        Path → {name: tensor}, for formats other than safetensors and torch's.
+        Epoch of each checkpoint, rising, in the order of a list, else of the names; default what
+        names or files say, or 0, 1, 2, …
+    reader : str or function, optional
+        Name of one of `explorer.readers`, or a function path → {name: tensor} for other formats,
+        which reads everything at once; default the first reader that knows the files.
+    key : str, optional
+        Which state dict to take from files with several, for example ``"ema"``; keys of nested
+        mappings are joined by dots.
+    unit : str, optional
+        ``"epoch"`` or ``"step"`` where names or files say both; default steps.
+    every : int
+        Keep each so-manieth checkpoint, from the first on, and the last.
+    only : range, slice or sequence of int, optional
+        Keep the checkpoints with these numbers; of a slice both ends.
 
     Returns
     -------
@@ -82,8 +99,10 @@ def open_stack(
         with dims (epoch, …own dims…). Attributes: name, title, family, sizes, dataset, layers,
         content_hash, checkpoint_unit. The last says what the numbers of ``epoch`` count:
         ``"epoch"`` completed passes or, where checkpoints lie within an epoch, ``"step"``
-        optimiser steps; the dimension has one name for both. Each variable's attributes:
-        parameter (its name in the state dict), buffer, fan_in.
+        optimiser steps; the dimension has one name for both. Of files and state dicts also
+        reader and notes (sentences on what was chosen or left out), and where there are any:
+        prefixes (taken off the names), unmatched (names left alone), unreadable (number → why).
+        Each variable's attributes: parameter (its name in the state dict), buffer, fan_in.
 
     Raises
     ------
@@ -92,33 +111,17 @@ def open_stack(
     StackError
         The checkpoints do not fit each other, the model or the layer scheme.
     CheckpointError
-        A file is missing or damaged. Files of a manifest are only read when needed, so a damaged
-        one leaves the other epochs usable.
+        A file does not exist, or no checkpoint is usable. One that is damaged among others
+        leaves them usable: whoever reads it gets this error.
     """
     if isinstance(source, xr.DataTree):
-        return source
+        return _part_of(source, every, only)
     entry = _manifest_entry(source)
     if entry is not None:
-        chosen = layers if layers is not None else "paper"
-        return _from_manifest(entry, chosen)
-    checkpoints, found_epochs, name = collect_checkpoints(source, reader)
-    unit = "epoch" if epochs is not None else checkpoint_unit(source, reader is None)
-    attributes = {"name": name, "title": name, "family": "", "sizes": {}, "dataset": ""}
-    specs = common_specs(checkpoints)
-    buffers = {n: is_buffer(n) for n in specs}
-    if model is not None:
-        order = check_model(specs, model)
-        specs = {n: specs[n] for n in order}
-        parameters = {n for n, _ in model.named_parameters(remove_duplicate=False)}
-        buffers = {n: n not in parameters for n in specs}
-    return _tree(
-        checkpoints,
-        check_epochs(list(found_epochs if epochs is None else epochs), len(checkpoints)),
-        specs,
-        group_layers(list(specs), layers),
-        buffers,
-        {**attributes, "content_hash": "", "checkpoint_unit": unit},
-    )
+        stack = _from_manifest(entry, layers if layers is not None else "paper")
+        return _part_of(stack, every, only)
+    collected = collect_checkpoints(source, Wanted(reader, key, unit, epochs, every, only))
+    return _from_checkpoints(collected, model, layers)
 
 
 def layer_names(stack: xr.DataTree) -> list[str]:
@@ -175,14 +178,22 @@ def read_epoch(stack: xr.DataTree, epoch: int) -> dict[str, Array]:
 
 
 def content_hash(stack: xr.DataTree) -> str:
-    """Hash of a stack's content; from its manifest, else from every tensor, which reads them."""
+    """Hash of a stack's content; from its manifest, else from every tensor, which reads them.
+
+    A checkpoint that cannot be read counts as such, so that the others can still be measured.
+    """
     known = str(stack.attrs.get("content_hash", ""))
     if known:
         return known
     digest = hashlib.sha256()
     for epoch in epoch_numbers(stack):
         digest.update(f"epoch {epoch}".encode())
-        for name, array in read_epoch(stack, epoch).items():
+        try:
+            state = read_epoch(stack, epoch)
+        except CheckpointError:
+            digest.update(b"unreadable")
+            continue
+        for name, array in state.items():
             digest.update(f"{name} {array.dtype} {array.shape}".encode())
             digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
@@ -226,7 +237,7 @@ def _manifest_entry(source: object) -> StackEntry | None:
     stacks = manifest.stacks
     if str(source) in stacks:
         return stacks[str(source)]
-    if folder.exists():
+    if folder.exists() or is_pattern(source):
         return None
     if str(source) in manifest.recipes:
         raise UnknownNameError(
@@ -266,6 +277,45 @@ def _from_manifest(entry: StackEntry, layers: LayerScheme) -> xr.DataTree:
     )
 
 
+def _part_of(stack: xr.DataTree, every: int, only: Choice | None) -> xr.DataTree:
+    """What is kept of an open stack; the stack itself where that is all."""
+    if every == 1 and only is None:
+        return stack
+    return stack.isel(epoch=kept_positions(epoch_numbers(stack), every, only))
+
+
+def _from_checkpoints(collected: Collected, model: Any, layers: LayerScheme | None) -> xr.DataTree:
+    expected = model and {name: tuple(t.shape) for name, t in model.state_dict().items()}
+    fit = fitted(collected.checkpoints, collected.labels, expected)
+    buffers = {n: is_buffer(n) for n in fit.specs}
+    if model is not None:
+        parameters = {n for n, _ in model.named_parameters(remove_duplicate=False)}
+        buffers = {n: n not in parameters for n in fit.specs}
+    notes = [*collected.notes, *reading_notes(fit)]
+    for note in notes:
+        logger.info("%s: %s", collected.name, note)
+    for k, reason in fit.unreadable.items():
+        logger.warning("%s %d cannot be used: %s", collected.unit, collected.numbers[k], reason)
+    particular = {
+        "prefixes": list(fit.prefixes),
+        "unmatched": list(fit.unmatched),
+        "unreadable": {str(collected.numbers[k]): why for k, why in fit.unreadable.items()},
+    }
+    return _tree(
+        fit.checkpoints,
+        collected.numbers,
+        fit.specs,
+        group_layers(list(fit.specs), layers),
+        buffers,
+        {
+            **{"name": collected.name, "title": collected.name},
+            **{"family": "", "sizes": {}, "dataset": "", "content_hash": ""},
+            **{"checkpoint_unit": collected.unit, "reader": collected.reader, "notes": notes},
+            **{key: value for key, value in particular.items() if value},
+        },
+    )
+
+
 def _tree(
     checkpoints: Sequence[Checkpoint],
     epochs: Sequence[int],
@@ -279,6 +329,7 @@ def _tree(
     children = {}
     for layer, names in layers.items():
         short = short_names(names)
+        _check_variables(short)
         variables = {short[n]: variable(n, short[n], inputs=fan_in(n, shapes)) for n in names}
         children[layer] = xr.DataTree(xr.Dataset(variables))
     root = xr.Dataset(
@@ -286,6 +337,16 @@ def _tree(
         attrs={**attributes, "layers": list(layers)},
     )
     return Stack(root, children=children)
+
+
+def _check_variables(short: Mapping[str, str]) -> None:
+    for name, variable in short.items():
+        if "/" in variable:
+            raise StackError(
+                f"The tensor {name!r} would become the variable {variable!r}.",
+                "A name without '/', which xarray reserves, is needed.",
+                "Rename it with reader=, a function from the path to {name: tensor}.",
+            )
 
 
 def _variable(

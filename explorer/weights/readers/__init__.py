@@ -1,0 +1,1 @@
+"""Readers: how the checkpoints of many libraries are recognised, numbered and opened."""

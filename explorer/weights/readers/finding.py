@@ -1,0 +1,144 @@
+"""Which checkpoints are in a folder, and who reads them; only names are looked at."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from explorer.errors import CheckpointError, StackError
+from explorer.weights.checkpoints import Checkpoint, StateCheckpoint, snapshot, unreadable
+from explorer.weights.readers.known import OURS, reader_named, theirs
+from explorer.weights.readers.reader import Reader
+
+ReaderFunction = Callable[[Path], Mapping[str, Any]]
+"""Path → {name: tensor}."""
+
+Asked = str | ReaderFunction | None
+"""A reader's name, or a function that reads; None for whichever recognises the checkpoints."""
+
+Found = list[tuple[Path, Reader]]
+"""Files or folders that are one checkpoint each, with who reads them."""
+
+
+def found_below(folder: Path, asked: Asked) -> tuple[Found, list[str]]:
+    """The checkpoints in a folder, or the folder itself where it is one."""
+    children = [child for child in folder.iterdir() if not child.name.startswith(".")]
+    for known in () if callable(asked) else _in_question(asked):
+        own = _first(known, folder)
+        if own is not None:
+            return [(folder, own)], []
+        if _claimed(children, known):
+            break
+    return found_among(children, asked, f"The folder {folder}")
+
+
+def found_among(paths: Sequence[Path], asked: Asked, where: str) -> tuple[Found, list[str]]:
+    """Checkpoints of one kind, in natural order, and sentences on what was left out.
+
+    Raises
+    ------
+    StackError
+        There is none.
+    """
+    paths = sorted(paths, key=natural)
+    if callable(asked):
+        reader = _function_reader(asked)
+        found = [(path, reader) for path in paths if reader.claims(path)]
+    else:
+        claims = (_claimed(paths, known) for known in _in_question(asked))
+        found = next(filter(None, claims), [])
+    if not found:
+        raise _nothing(paths, where)
+    counting = [(path, reader) for path, reader in found if reader.when(path).known]
+    found = counting or found  # beside epoch-3.pt, best.pt is a copy of something
+    used = {path for path, _ in found}
+    left = [p.name for p in paths if p not in used and any(r.claims(p) for r in OURS)]
+    return found, [f"Left out, as no numbered checkpoints: {', '.join(left)}."] if left else []
+
+
+def reader_of(path: Path, asked: Asked) -> Reader:
+    """Who reads a file or folder that was named.
+
+    Raises
+    ------
+    CheckpointError
+        It does not exist, or no reader recognises it.
+    """
+    if not path.exists():
+        raise CheckpointError(
+            f"There is no file {path}.",
+            "An existing checkpoint file is needed.",
+            "Check the path; a folder, a pattern or a list of files will also do.",
+        )
+    if callable(asked):
+        return _function_reader(asked)
+    claims = (_first(known, path) for known in _in_question(None))
+    reader = reader_named(asked) if asked else next(filter(None, claims), None)
+    if reader is None:
+        raise CheckpointError(
+            f"{path} is not recognised as a checkpoint.",
+            f"Readable: {_readable()}.",
+            "Pass reader=, a name or a function from the path to {name: tensor}.",
+        )
+    return reader
+
+
+def natural(path: Path) -> tuple[Any, ...]:
+    """Sorting key in which step 9000 comes before step 10000."""
+    parts = re.split(r"(\d+)", str(path))
+    return tuple(int(part) if part.isdecimal() else part for part in parts)
+
+
+def _in_question(asked: str | None) -> Iterator[Sequence[Reader]]:
+    """Readers to try: the one that is asked for, else ours, and only then those of others."""
+    if asked:
+        yield [reader_named(asked)]
+    else:
+        yield OURS
+        yield theirs()
+
+
+def _first(known: Sequence[Reader], path: Path) -> Reader | None:
+    return next((reader for reader in known if reader.claims(path)), None)
+
+
+def _claimed(paths: Sequence[Path], known: Sequence[Reader]) -> Found:
+    """What the first reader claims that claims anything; plain readers share a folder."""
+    for first in known:
+        group = [r for r in known if r is first or (first.plain and r.plain)]
+        pairs = [(path, _first(group, path)) for path in paths]
+        found = [(path, reader) for path, reader in pairs if reader is not None]
+        if found:
+            return found
+    return []
+
+
+def _function_reader(function: ReaderFunction) -> Reader:
+    """A reader of what a function of the caller reads, at once and as a whole."""
+
+    def opened(path: Path, _: str | None) -> Checkpoint:
+        try:
+            return StateCheckpoint(snapshot(function(path), str(path)))
+        except CheckpointError:
+            raise
+        except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
+            raise unreadable(path, error) from error
+
+    return Reader("function", "what a function reads", Path.is_file, opened)
+
+
+def _readable() -> str:
+    return "; ".join(reader.reads for reader in OURS)
+
+
+def _nothing(paths: Sequence[Path], where: str) -> StackError:
+    shown = ", ".join(path.name for path in paths[:5]) or "nothing"
+    rest = f" and {len(paths) - 5} more" if len(paths) > 5 else ""
+    return StackError(
+        f"{where} holds no checkpoint files. It holds {shown}{rest}.",
+        f"Readable: {_readable()}.",
+        "Check the path, or pass reader= for another format.",
+    )
