@@ -5,18 +5,25 @@ Reading a safetensors checkpoint does not import torch, so that a bundled stack 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from explorer.errors import CheckpointError
 from explorer.inventory.store import FileRecord, placed, verified
+from explorer.weights.safetensors_file import (
+    Layout,
+    find_entry,
+    read_header,
+    read_part,
+    read_values,
+)
 
 Array = NDArray[Any]
 
@@ -66,30 +73,32 @@ class SafetensorsCheckpoint:
     """Where it lies, with expected size and hash if known."""
 
     def specs(self) -> dict[str, ArraySpec]:
-        """Read names, dtypes and shapes from the file's header."""
-        path = self._path()
-        try:
-            with safe_open(path, framework="numpy") as file:
-                slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - no dict
-                return {
-                    name: ArraySpec(numpy_dtype(part.get_dtype(), name), tuple(part.get_shape()))
-                    for name, part in slices.items()
-                }
-        except (SafetensorError, OSError) as error:
-            raise _unreadable(path, error) from error
+        """Names, dtypes and shapes from the file's header; shared by files that agree in it."""
+        return _specs(read_header(self._path()).layout)
 
     def read(self, name: str) -> Array:
         """Read one tensor."""
         path = self._path()
-        try:
-            with safe_open(path, framework="numpy") as file:
-                array: Array = file.get_tensor(name)
-                return array
-        except (SafetensorError, OSError) as error:
-            raise _unreadable(path, error) from error
+        return read_values(path, name, self._dtype(path, name))
+
+    def read_part(self, name: str, key: Sequence[Any]) -> Array:
+        """Read one tensor where each of its axes is indexed by itself."""
+        path = self._path()
+        return read_part(path, name, self._dtype(path, name), key)
+
+    def _dtype(self, path: Path, name: str) -> np.dtype[Any]:
+        return numpy_dtype(find_entry(path, name)[0].dtype, name)
 
     def _path(self) -> Path:
         return verified(self.source) if isinstance(self.source, FileRecord) else self.source
+
+
+@functools.lru_cache(maxsize=64)
+def _specs(layout: Layout) -> dict[str, ArraySpec]:
+    return {
+        name: ArraySpec(numpy_dtype(entry.dtype, name), entry.shape)
+        for name, entry in layout.entries.items()
+    }
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,20 @@ from xarray.core import indexing
 
 from explorer.errors import StackError
 from explorer.weights.checkpoints import Array, ArraySpec, Checkpoint
+from explorer.weights.safetensors_file import outer
 
 
 class StackedTensor(BackendArray):
-    """One tensor over all epochs, read one checkpoint at a time and only where indexed."""
+    """One tensor over all epochs, read one checkpoint at a time and only where indexed.
+
+    It holds where its files are and nothing that is open: it can be pickled, sent to another
+    process, and read from several threads.
+    """
 
     def __init__(self, checkpoints: Sequence[Checkpoint], name: str, spec: ArraySpec) -> None:
         self.checkpoints = checkpoints
         self.name = name
+        self.spec = spec
         self.shape = (len(checkpoints), *spec.shape)  # (epoch, …own dims…)
         self.dtype = spec.dtype
 
@@ -33,23 +39,28 @@ class StackedTensor(BackendArray):
         chosen = np.arange(len(self.checkpoints))[at_epoch]
         if np.ndim(chosen) == 0:
             return self._read_one(int(chosen), within)
-        parts = [self._read_one(int(k), within) for k in chosen]
-        empty = _outer(np.empty(self.shape[1:], self.dtype), within)
-        return np.stack(parts) if parts else np.empty((0, *empty.shape), self.dtype)
+        shape = outer(np.broadcast_to(np.empty((), self.dtype), self.spec.shape), within).shape
+        values = np.empty((len(chosen), *shape), self.dtype)
+        for k, position in enumerate(chosen):
+            values[k] = self._read_one(int(position), within)
+        return values
 
     def _read_one(self, position: int, within: Sequence[Any]) -> Array:
-        array = self.checkpoints[position].read(self.name)
-        if (array.shape, array.dtype) != (self.shape[1:], self.dtype):
+        checkpoint = self.checkpoints[position]
+        whole = all(isinstance(k, slice) and k == slice(None) for k in within)
+        read_part = getattr(checkpoint, "read_part", None)  # not every kind of checkpoint can
+        if read_part is not None and not whole:
+            self._check(position, checkpoint.specs().get(self.name, self.spec))
+            part: Array = read_part(self.name, within)
+            return part
+        array = checkpoint.read(self.name)
+        self._check(position, ArraySpec(array.dtype, array.shape))
+        return outer(array, within)
+
+    def _check(self, position: int, found: ArraySpec) -> None:
+        if found != self.spec:
             raise StackError(
-                f"{self.name} is {array.dtype} {array.shape} in checkpoint {position}.",
-                f"The stack declares {self.dtype} {self.shape[1:]}.",
+                f"{self.name} is {found.dtype} {found.shape} in checkpoint {position}.",
+                f"The stack declares {self.dtype} {self.spec.shape}.",
                 "Correct the manifest, or leave this checkpoint out.",
             )
-        return _outer(array, within)
-
-
-def _outer(array: Array, key: Sequence[Any]) -> Array:
-    """Index each axis by itself, the last first so that earlier axes keep their places."""
-    for axis in reversed(range(len(key))):
-        array = array[(slice(None),) * axis + (key[axis],)]
-    return array

@@ -122,6 +122,8 @@ def common_specs(checkpoints: Sequence[Checkpoint]) -> dict[str, ArraySpec]:
     first = checkpoints[0].specs()
     for position, checkpoint in enumerate(checkpoints[1:], start=1):
         other = checkpoint.specs()
+        if other == first:  # at once where files share their header's content
+            continue
         odd = sorted(set(first) ^ set(other)) or [n for n in first if first[n] != other[n]]
         if odd:
             raise StackError(
