@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from explorer.inventory.manifest import catalog
     from explorer.training.train import train
     from explorer.ui.widget import Explorer
+    from explorer.weights.saving import save_stack
     from explorer.weights.stack import open_stack
 
 __version__ = "0.1.0.dev0"
@@ -35,6 +36,7 @@ __all__ = [
     "reinitialise",
     "rerandomise",
     "reset_order",
+    "save_stack",
     "sweep",
     "train",
 ]
@@ -50,6 +52,7 @@ _HOMES = {
     "reinitialise": "explorer.engine.interventions",
     "rerandomise": "explorer.engine.interventions",
     "reset_order": "explorer.engine.joint",
+    "save_stack": "explorer.weights.saving",
     "sweep": "explorer.engine.sweep",
     "train": "explorer.training.train",
 }

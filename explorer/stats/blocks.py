@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from explorer.stats.kernels import STATISTICS
 from explorer.stats.tensors import TOGETHER, tensor_statistics
 
-BLOCK_BYTES = 8_388_608
+BLOCK_BYTES = 4_194_304
 """Bytes of one parameter at one time that are read at once; a larger one is taken in parts. Of
 smaller blocks the calls cost more than the reading, larger ones leave the processor's cache."""
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import pickle
+from collections.abc import Iterable, Sequence
+from typing import Any, overload
 
 import numpy as np
 from xarray.backends import BackendArray
@@ -12,6 +13,47 @@ from xarray.core import indexing
 from explorer.errors import StackError
 from explorer.weights.checkpoints import Array, ArraySpec, Checkpoint
 from explorer.weights.safetensors_file import outer
+
+MOST_KEPT = 10_000_000
+"""Bytes of pickled checkpoints that are kept for the next time."""
+
+
+class Checkpoints(Sequence[Checkpoint]):
+    """The checkpoints that all tensors of a stack share.
+
+    dask and multiprocessing pickle each tensor by itself. With a thousand files that would pickle
+    a thousand paths each time; so they are pickled once, and unpickled when one is looked at.
+    """
+
+    def __init__(self, checkpoints: Iterable[Checkpoint]) -> None:
+        self._all: tuple[Checkpoint, ...] | None = tuple(checkpoints)
+        self._length = len(self._all)
+        self._pickled: bytes | None = None
+
+    def __len__(self) -> int:
+        return self._length
+
+    @overload
+    def __getitem__(self, key: int) -> Checkpoint: ...
+
+    @overload
+    def __getitem__(self, key: slice) -> tuple[Checkpoint, ...]: ...
+
+    def __getitem__(self, key: int | slice) -> Checkpoint | tuple[Checkpoint, ...]:
+        if self._all is None:
+            assert self._pickled is not None  # one of the two is there
+            self._all = pickle.loads(self._pickled)
+        return self._all[key]
+
+    def __getstate__(self) -> tuple[int, bytes]:
+        pickled = self._pickled or pickle.dumps(self[:])
+        if len(pickled) < MOST_KEPT:  # paths, and not state dicts in memory
+            self._pickled = pickled
+        return self._length, pickled
+
+    def __setstate__(self, state: tuple[int, bytes]) -> None:
+        self._all = None
+        self._length, self._pickled = state
 
 
 class StackedTensor(BackendArray):

@@ -38,8 +38,8 @@ LONGEST_HEADER = 100_000_000
 REMEMBERED = 16_384
 """Files whose header is kept; those of one network share nearly all of it."""
 
-_NOTES = '{"__metadata__":'
-"""How a header begins that has notes; where the file's writer put them elsewhere, all is parsed."""
+_NOTES = '{"__metadata__":{'
+"""How a header begins that has notes, as the library writes it; any other form is parsed whole."""
 
 
 @dataclass(frozen=True)
@@ -205,7 +205,8 @@ def _header(path: Path, size: int, mtime_ns: int, inode: int) -> Header:
         if size < 8 or length > min(LONGEST_HEADER, size - 8):
             raise ValueError(f"of its {size} bytes the header claims {length}")
         raw = stream.read(length)
-    layout = _layout(_without_notes(raw.decode("utf-8")))
+    text = raw.decode("utf-8").rstrip(" ")  # as many as round its length up
+    layout = _layout(_without_notes(text))
     if size != 8 + length + layout.bytes:
         raise ValueError(f"{size} bytes, where header and tensors take {8 + length + layout.bytes}")
     return Header(layout, 8 + length)
@@ -215,10 +216,8 @@ def _without_notes(text: str) -> str:
     """A header without its notes, which are all that differs between files of one network."""
     if not text.startswith(_NOTES):
         return text
-    notes, end = json.JSONDecoder().raw_decode(text, len(_NOTES))
-    if not isinstance(notes, dict) or text[end : end + 1] not in (",", "}"):
-        raise ValueError("the notes in its header are no mapping")
-    return "{" + text[end:].removeprefix(",")
+    _, end = json.JSONDecoder().raw_decode(text, len(_NOTES) - 1)
+    return "{" + text[end + 1 :] if text[end : end + 1] == "," else text
 
 
 @functools.lru_cache(maxsize=64)
@@ -227,7 +226,8 @@ def _layout(text: str) -> Layout:
     raw = json.loads(text, object_pairs_hook=_no_duplicates)
     if not isinstance(raw, dict):
         raise ValueError("the header is no mapping from names to tensors")
-    raw.pop("__metadata__", None)  # notes that do not stand first
+    if not isinstance(raw.pop("__metadata__", {}), dict):
+        raise ValueError("the notes in its header are no mapping")
     entries = {name: _entry(name, item) for name, item in raw.items()}
     end = 0
     for name, entry in sorted(entries.items(), key=lambda pair: (pair[1].begin, pair[1].end)):

@@ -25,8 +25,9 @@ from explorer.weights.checkpoints import (
     SafetensorsCheckpoint,
     numpy_dtype,
 )
+from explorer.weights.labelled import check_as_saved, is_labelled, open_labelled
 from explorer.weights.layers import LayerScheme, fan_in, group_layers, is_buffer, short_names
-from explorer.weights.lazy import StackedTensor
+from explorer.weights.lazy import Checkpoints, StackedTensor
 from explorer.weights.overview import LayerSummary, stack_page
 from explorer.weights.sources import (
     check_epochs,
@@ -45,7 +46,7 @@ class Stack(xr.DataTree):  # type: ignore[no-untyped-call] # xarray's hook has n
     __slots__ = ()
 
     def _repr_html_(self) -> str:
-        if not _is_stack(self):  # a node of a stack, or what is left of one
+        if not is_stack(self):  # a node of a stack, or what is left of one
             return str(super()._repr_html_())  # type: ignore[no-untyped-call]
         return stack_page(self.attrs, epoch_numbers(self), _summaries(self))
 
@@ -97,6 +98,9 @@ def open_stack(
     """
     if isinstance(source, xr.DataTree):
         return source
+    if isinstance(source, (str, Path)) and is_labelled(Path(source)):
+        check_as_saved(source, model=model, layers=layers, epochs=epochs, reader=reader)
+        return _as_stack(open_labelled(Path(source)))
     entry = _manifest_entry(source)
     if entry is not None:
         chosen = layers if layers is not None else "paper"
@@ -119,6 +123,13 @@ def open_stack(
         buffers,
         {**attributes, "content_hash": "", "checkpoint_unit": unit},
     )
+
+
+def is_stack(tree: xr.DataTree) -> bool:
+    """Say whether a tree still has the form of a stack, after whatever was done to it."""
+    layers = tree.attrs.get("layers", ())
+    whole = bool(len(layers)) and all(str(layer) in tree.children for layer in layers)
+    return whole and "epoch" in tree.coords and tree.coords["epoch"].ndim == 1
 
 
 def layer_names(stack: xr.DataTree) -> list[str]:
@@ -194,13 +205,6 @@ def layers_hash(stack: xr.DataTree) -> str:
     return hashlib.sha256(json.dumps(scheme).encode()).hexdigest()
 
 
-def _is_stack(tree: xr.DataTree) -> bool:
-    """Say whether a tree still has the form of a stack, after whatever was done to it."""
-    layers = tree.attrs.get("layers", ())
-    whole = bool(len(layers)) and all(str(layer) in tree.children for layer in layers)
-    return whole and "epoch" in tree.coords and tree.coords["epoch"].ndim == 1
-
-
 def _summaries(stack: xr.DataTree) -> list[LayerSummary]:
     """What can be said of each layer without reading its tensors."""
     summaries = []
@@ -213,6 +217,13 @@ def _summaries(stack: xr.DataTree) -> list[LayerSummary]:
         dtypes = tuple(dict.fromkeys(str(array.dtype) for _, array in arrays))
         summaries.append(LayerSummary(layer, parameters, shapes, dtypes))
     return summaries
+
+
+def _as_stack(tree: xr.DataTree) -> Stack:
+    """The same tree, with a stack's own page in a notebook."""
+    layers = {str(layer): tree.children[str(layer)] for layer in tree.attrs["layers"]}
+    nodes = {name: xr.DataTree(node.to_dataset(inherit=False)) for name, node in layers.items()}
+    return Stack(tree.to_dataset(), children=nodes)
 
 
 def _manifest_entry(source: object) -> StackEntry | None:
@@ -262,6 +273,7 @@ def _from_manifest(entry: StackEntry, layers: LayerScheme) -> xr.DataTree:
             "dataset": entry.dataset,
             "content_hash": digest.hexdigest(),
             "checkpoint_unit": entry.unit,
+            **entry.attributes,
         },
     )
 
@@ -275,7 +287,7 @@ def _tree(
     attributes: Mapping[str, Any],
 ) -> xr.DataTree:
     shapes = {name: spec.shape for name, spec in specs.items()}
-    variable = functools.partial(_variable, checkpoints, specs=specs, buffers=buffers)
+    variable = functools.partial(_variable, Checkpoints(checkpoints), specs=specs, buffers=buffers)
     children = {}
     for layer, names in layers.items():
         short = short_names(names)
@@ -300,4 +312,5 @@ def _variable(
     array = StackedTensor(checkpoints, name, specs[name])
     dims = ("epoch", *(f"{short}_{k}" for k in range(len(specs[name].shape))))
     attributes = {"parameter": name, "buffer": buffers[name], "fan_in": inputs}
-    return xr.Variable(dims, indexing.LazilyIndexedArray(array), attributes)
+    chunks = {"preferred_chunks": {"epoch": 1}}  # a chunk of dask is one checkpoint
+    return xr.Variable(dims, indexing.LazilyIndexedArray(array), attributes, chunks)
