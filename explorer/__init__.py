@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from explorer.training.train import train
     from explorer.ui.widget import Explorer
     from explorer.weights.readers.known import readers
+    from explorer.weights.saving import save_stack
     from explorer.weights.stack import open_stack
 
 __version__ = "0.1.0.dev0"
@@ -41,6 +42,7 @@ __all__ = [
     "reinitialise",
     "rerandomise",
     "reset_order",
+    "save_stack",
     "sweep",
     "train",
 ]
@@ -59,6 +61,7 @@ _HOMES = {
     "reinitialise": "explorer.engine.interventions",
     "rerandomise": "explorer.engine.interventions",
     "reset_order": "explorer.engine.joint",
+    "save_stack": "explorer.weights.saving",
     "sweep": "explorer.engine.sweep",
     "train": "explorer.training.train",
 }

@@ -78,7 +78,10 @@ NETWORK = (
     *("urllib", "http", "ftplib", "requests", "urllib3", "httpx", "aiohttp", "huggingface_hub"),
     *("pooch", "fsspec", "torch.hub"),
 )
-XARRAY_IN_WEIGHTS = ("weights/stack.py", "weights/lazy.py")
+XARRAY_IN_WEIGHTS = (
+    *("weights/stack.py", "weights/lazy.py"),
+    *("weights/labelled.py", "weights/saving.py", "weights/backend.py"),
+)
 FENCES = (
     Fence(("numba", "llvmlite"), but_in=("stats/kernels.py",)),
     Fence(("bokeh", "ipywidgets", "jupyter_bokeh"), but_in=("ui/",)),
@@ -285,6 +288,10 @@ def test_the_init_files_of_folders_hold_a_docstring_only(sources: dict[str, str]
     [
         ("explorer", ("torch", "bokeh", "numba", "xarray")),
         ("explorer.stats.distances", ("torch", "bokeh")),
+        (
+            "explorer.weights.backend",
+            ("torch", "bokeh", "numba", "safetensors", "explorer.weights.stack"),
+        ),
     ],
 )
 def test_in_a_fresh_interpreter_a_light_module_loads_no_heavy_world(

@@ -17,8 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import explorer as lx
 from explorer.errors import StackError, UnknownNameError, UsageError
-from explorer.stats import distances as module
-from explorer.stats import tensors, torch_kernels
+from explorer.stats import blocks, tensors, torch_kernels
 from explorer.stats.distances import MEASURES, measure, stack_distances, state_distances
 from explorer.stats.kernels import BLOCK, STATISTICS, four_statistics
 from explorer.stats.tensors import TOGETHER, tensor_statistics
@@ -197,19 +196,51 @@ def test_each_epoch_of_a_long_stack_keeps_its_place():
     assert result.linf.sel(layer="a").values.tolist() == [abs(k - 5) for k in range(11)]
 
 
-@pytest.mark.parametrize(("budget", "held"), [(10**9, 1 + TOGETHER), (2 * 800, 1 + 2), (1, 1 + 1)])
-def test_no_more_epochs_are_in_memory_than_the_budget_allows(monkeypatch, budget, held):
-    read_so_far, most = [], []
+@pytest.fixture
+def long_stack():
+    """Eleven epochs of a layer with parameters of several forms, one number among them."""
+    random = np.random.default_rng(0)
+    forms = {"a.weight": (7, 3, 5), "a.bias": (), "a.long": (2, 60), "a.empty": (0, 3)}
+    return lx.open_stack(
+        [{n: random.normal(size=shape) for n, shape in forms.items()} for _ in range(11)]
+    )
 
-    def read(position):
-        values = np.full(100, float(position))  # 800 bytes
-        read_so_far.append(weakref.ref(values))
-        most.append(sum(reference() is not None for reference in read_so_far))
+
+@pytest.mark.parametrize("weights", [1, 2, 14, 16, 100, 10**6])
+def test_distances_are_the_same_in_blocks_of_any_size(monkeypatch, long_stack, weights):
+    drawn = {"a": [read_layer(long_stack, "a", 1)]}
+    expected = stack_distances(long_stack, reference=4, fresh=drawn)
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 8 * weights)
+    found = stack_distances(long_stack, reference=4, fresh=drawn)
+    xr.testing.assert_allclose(found, expected, rtol=1e-12)
+    assert float(found.fresh_l2.isel(draw=0, layer=0)) == float(found.l2.sel(epoch=1).item())
+
+
+def test_the_blocks_of_a_tensor_hold_each_weight_once_and_are_no_longer_than_asked_for():
+    for shape in [(), (0,), (5,), (4, 3), (2, 3, 5), (1, 1, 7)]:
+        weights = np.arange(math.prod(shape)).reshape(shape)
+        for most in (1, 2, 3, 6, 7, 100):
+            found = [weights[part] for part in blocks._parts(shape, most)]
+            assert max(one.size for one in found) <= most
+            assert np.concatenate([one.ravel() for one in found]).tolist() == [*range(weights.size)]
+
+
+def test_no_more_blocks_are_in_memory_than_are_compared_and_read_ahead(monkeypatch, long_stack):
+    seen, most = [], []
+    at = blocks.LayerWeights.at
+
+    def watched(self, name, position, part):
+        values = at(self, name, position, part).copy()
+        assert values.nbytes <= 80
+        seen.append(weakref.ref(values))
+        most.append(sum(one() is not None for one in seen))
         return values
 
-    monkeypatch.setattr(module, "BUDGET", budget)
-    module._parameter_totals(read, 0, [], [""] * 11)
-    assert max(most) == held
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 80)
+    monkeypatch.setattr(blocks.LayerWeights, "at", watched)
+    stack_distances(long_stack)
+    assert len(seen) == 11 * (14 + 1 + 12 + 1)
+    assert max(most) <= 1 + TOGETHER + (TOGETHER + 1)
 
 
 def test_the_kernel_is_compiled_once_per_dtype_whatever_comes():

@@ -17,7 +17,6 @@ from explorer.inventory.entries import StackEntry
 from explorer.inventory.manifest import load_manifest
 from explorer.inventory.store import STACK_FILE, FileRecord
 from explorer.weights.checkpoints import (
-    SUFFIXES,
     Array,
     ArraySpec,
     Checkpoint,
@@ -26,6 +25,9 @@ from explorer.weights.checkpoints import (
 )
 from explorer.weights.layers import LayerScheme, group_layers, is_buffer
 from explorer.weights.stack import epoch_numbers, layer_names, layer_variables, open_stack
+
+SUFFIXES = (".safetensors", ".pt", ".pth")
+"""Files of a folder that are taken one by one where they do not make a stack."""
 
 Reader = Callable[[Path], Mapping[str, Any]]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +84,8 @@ class StackEntry:
     """Precomputed sweep (netCDF), if there is one."""
     unit: str = "epoch"
     """What the checkpoints' numbers count: ``"epoch"`` or ``"step"`` (optimiser steps)."""
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    """Further attributes that its open stack is to have."""
 
 
 @dataclass(frozen=True)

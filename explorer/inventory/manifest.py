@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,11 +68,14 @@ def parse_manifest(content: object, path: Path, root: Path) -> Manifest:
         )
     assert isinstance(content, dict)  # the schema says so
     stacks: dict[str, StackEntry] = {}
-    for position, raw in enumerate(content["stacks"]):
-        entry = _entry(raw, f"{path}: stacks[{position}]", root)
+    listed = {f"stacks[{k}]": raw for k, raw in enumerate(content["stacks"])}
+    copies = content.get("copies", [])
+    listed |= {f"copies[{k}]": {**_NOT_KNOWN_OF_COPIES, **raw} for k, raw in enumerate(copies)}
+    for where, raw in listed.items():
+        entry = _entry(raw, f"{path}: {where}", root)
         if entry.name in stacks:
             raise ManifestError(
-                f"{path}: stacks[{position}].name: {entry.name!r} stands there twice.",
+                f"{path}: {where}.name: {entry.name!r} stands there twice.",
                 "Every stack has a name of its own.",
                 "Rename or remove one of the two.",
             )
@@ -206,6 +210,7 @@ def _entry(raw: dict[str, Any], where: str, root: Path) -> StackEntry:
         test_error=raw["final"]["test_error"],
         sweep=None if sweep is None else _record(sweep, f"{where}.sweep", folder),
         unit=raw.get("unit", "epoch"),
+        attributes=raw.get("attributes", {}),
     )
 
 
@@ -226,6 +231,10 @@ def _recipes(
     return recipes
 
 
+_NOT_KNOWN_OF_COPIES: Mapping[str, Any] = {
+    **{"recipe": {}, "seed": 0, "licence": "", "citation": ""},
+    "final": {"train_error": math.nan, "test_error": math.nan},
+}
 _PLAIN_KEYS = ("name", "title", "dataset", "recipe", "seed", "licence", "citation")
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from itertools import islice
 from math import prod
 from typing import Any
@@ -14,45 +13,16 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from explorer.errors import unknown_name
-from explorer.stats.kernels import STATISTICS
+from explorer.stats.blocks import READERS, LayerWeights, parameter_totals
 from explorer.stats.measures import MEASURES, Totals, layer_measures, missing_measures
 from explorer.stats.overview import distances_page, shown_measure
 from explorer.stats.tensors import TOGETHER, Tensor, tensor_statistics
-
-BUDGET = 800_000_000
-"""Bytes of one parameter that are held at once beside its reference: four epochs of 5·10⁷ float32.
-Of a larger parameter fewer epochs are held, never less than one."""
 
 Weights = Mapping[str, Tensor]
 """Parameter name → values at one time; arrays, or torch tensors on any device."""
 
 Rows = list[dict[str, Any]]
 """One layer's measures at each time."""
-
-Read = Callable[[int], NDArray[Any]]
-"""Position on the epoch axis → values of one parameter."""
-
-
-@dataclass(frozen=True)
-class LayerWeights:
-    """Where one layer's weights come from."""
-
-    names: Sequence[str]
-    """Its parameters (no buffers)."""
-    fan_in: Mapping[str, int]
-    """Parameter → inputs that feed one output."""
-    variables: Mapping[str, xr.DataArray]
-    """Parameter → values over (epoch, …), read when asked for."""
-
-    def at(self, name: str, position: int) -> NDArray[Any]:
-        """Values of one parameter at one position of the epoch axis."""
-        values: NDArray[Any] = self.variables[name].isel(epoch=position).values
-        return values
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        """Parameter → number of weights."""
-        return {name: self.variables[name][0].size for name in self.names}
 
 
 class Distances(xr.Dataset):  # type: ignore[no-untyped-call] # xarray's hook has no types
@@ -111,11 +81,12 @@ def stack_distances(
     if reference not in epochs:
         raise unknown_name("epoch", reference, epochs)
     rows, counts = {}, []
-    for layer in stack.attrs["layers"]:
-        weights = _layer_weights(stack.children[str(layer)])
-        drawn = fresh[layer] if fresh else []
-        rows[str(layer)] = _layer_rows(weights, len(epochs), epochs.index(reference), drawn)
-        counts.append(sum(weights.sizes.values()))
+    with ThreadPoolExecutor(READERS) as threads:
+        for layer in stack.attrs["layers"]:
+            weights = _layer_weights(stack.children[str(layer)])
+            drawn = fresh[layer] if fresh else []
+            rows[str(layer)] = _layer_rows(weights, epochs.index(reference), drawn, threads)
+            counts.append(sum(weights.sizes.values()))
     return _dataset(rows, epochs, counts).assign_attrs(
         stack=str(stack.attrs.get("name", "")),
         content_hash=str(stack.attrs.get("content_hash", "")),
@@ -214,18 +185,18 @@ def _layer_weights(node: xr.DataTree) -> LayerWeights:
         if not array.attrs["buffer"]
     }
     inputs = {name: int(array.attrs["fan_in"]) for name, array in variables.items()}
-    return LayerWeights(list(variables), inputs, variables)
+    return LayerWeights(list(variables), inputs, variables, node.sizes["epoch"])
 
 
 def _layer_rows(
-    weights: LayerWeights, epochs: int, reference: int, draws: Sequence[Weights]
+    weights: LayerWeights, reference: int, draws: Sequence[Weights], threads: Executor
 ) -> Rows:
     """One layer's measures at each position of the epoch axis, then those of its fresh draws."""
-    reasons = [""] * epochs
+    reasons = [""] * weights.epochs
     totals = {}
     for name in weights.names:
         drawn = [draw[name] for draw in draws]
-        totals[name] = _parameter_totals(partial(weights.at, name), reference, drawn, reasons)
+        totals[name] = parameter_totals(weights, name, reference, drawn, reasons, threads)
     fan_in, sizes = weights.fan_in, weights.sizes
     return [
         {
@@ -234,35 +205,6 @@ def _layer_rows(
         }
         for k, reason in enumerate([*reasons, *[""] * len(draws)])
     ]
-
-
-def _parameter_totals(
-    read: Read, reference: int, draws: Sequence[NDArray[Any]], reasons: list[str]
-) -> NDArray[np.float64]:
-    """(epoch and draw, statistic) of one parameter, a few epochs in memory at a time."""
-    start = read(reference)
-    together = max(1, min(TOGETHER, BUDGET // max(start.nbytes, 1)))
-    groups = [
-        range(first, min(first + together, len(reasons)))
-        for first in range(0, len(reasons), together)
-    ]
-    found = [_group_totals(read, start, group, reasons) for group in groups]
-    return np.concatenate([*found, tensor_statistics(start, draws)])
-
-
-def _group_totals(
-    read: Read, start: NDArray[Any], group: range, reasons: list[str]
-) -> NDArray[np.float64]:
-    """(epoch, statistic); where an epoch cannot be read, zeros, and in `reasons` why."""
-    values = {}
-    for k in group:
-        try:
-            values[k - group.start] = read(k)
-        except OSError as error:  # a CheckpointError is one: the other epochs stay usable
-            reasons[k] = str(error)
-    found = np.zeros((len(group), len(STATISTICS)))
-    found[list(values)] = tensor_statistics(start, list(values.values()))
-    return found
 
 
 def _row(totals: Totals, position: int) -> dict[str, NDArray[np.float64]]:

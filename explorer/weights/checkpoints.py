@@ -6,19 +6,25 @@ stack opens at once.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+import functools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from explorer.errors import CheckpointError
 from explorer.inventory.store import FileRecord, placed, verified
+from explorer.weights.safetensors_file import (
+    Layout,
+    find_entry,
+    read_header,
+    read_part,
+    read_values,
+)
 
 Array = NDArray[Any]
 
@@ -71,32 +77,39 @@ class SafetensorsCheckpoint:
     """Where it lies, with expected size and hash if known."""
 
     def specs(self) -> dict[str, ArraySpec]:
-        """Read names, dtypes and shapes from the file's header."""
-        path = self._path()
-        try:
-            with safe_open(path, framework="numpy") as file:
-                slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - no dict
-                return {
-                    name: array_spec(part.get_dtype(), tuple(part.get_shape()), name)
-                    for name, part in slices.items()
-                }
-        except (SafetensorError, OSError) as error:
-            raise unreadable(path, error) from error
+        """Names, dtypes and shapes from the file's header; shared by files that agree in it."""
+        return _specs(read_header(self._path()).layout)
 
     def read(self, name: str) -> Array:
         """Read one tensor."""
         path = self._path()
-        try:
-            with safe_open(path, framework="numpy") as file:
-                if file.get_slice(name).get_dtype() in WIDENED:
-                    return _read_bfloat16(path, name)
-                array: Array = file.get_tensor(name)
-                return array
-        except (SafetensorError, OSError) as error:
-            raise unreadable(path, error) from error
+        halves, dtype = _in_file(path, name)
+        values = read_values(path, name, dtype)
+        return widened(values) if halves else values
+
+    def read_part(self, name: str, key: Sequence[Any]) -> Array:
+        """Read one tensor where each of its axes is indexed by itself."""
+        path = self._path()
+        halves, dtype = _in_file(path, name)
+        values = read_part(path, name, dtype, key)
+        return widened(values) if halves else values
 
     def _path(self) -> Path:
         return verified(self.source) if isinstance(self.source, FileRecord) else self.source
+
+
+@functools.lru_cache(maxsize=64)
+def _specs(layout: Layout) -> dict[str, ArraySpec]:
+    return {
+        name: array_spec(entry.dtype, entry.shape, name) for name, entry in layout.entries.items()
+    }
+
+
+def _in_file(path: Path, name: str) -> tuple[bool, np.dtype[Any]]:
+    """Whether a tensor is bfloat16, of which numpy takes the bits, and its dtype in the file."""
+    stored = find_entry(path, name)[0].dtype
+    halves = stored in WIDENED
+    return halves, np.dtype("<u2") if halves else numpy_dtype(stored, name)
 
 
 @dataclass(frozen=True)
@@ -178,17 +191,6 @@ def numpy_dtype(name: str, tensor: str) -> np.dtype[Any]:
             "Convert it first, for example with tensor.float().",
         )
     return np.dtype(NUMPY_DTYPES[name])
-
-
-def _read_bfloat16(path: Path, name: str) -> Array:
-    """Read a tensor that safetensors cannot hand over to numpy from its place in the file."""
-    with path.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        entry = json.loads(stream.read(length))[name]
-        begin, end = entry["data_offsets"]
-        stream.seek(8 + length + begin)
-        raw = stream.read(end - begin)
-    return widened(np.frombuffer(raw, "<u2").reshape(entry["shape"]))
 
 
 def widened(halves: Array) -> Array:

@@ -13,6 +13,7 @@ from typing import Any
 
 from explorer.errors import CheckpointError, StackError
 from explorer.weights.checkpoints import Array, ArraySpec, Checkpoint
+from explorer.weights.safetensors_file import outer
 
 PREFIXES = ("module.", "_orig_mod.", "model.")
 """What DataParallel, torch.compile and Lightning put before the names of a network."""
@@ -52,6 +53,14 @@ class RenamedCheckpoint:
     def read(self, name: str) -> Array:
         """Read one tensor."""
         return self.checkpoint.read(self.prefix + name)
+
+    def read_part(self, name: str, key: Sequence[Any]) -> Array:
+        """Read one tensor where each of its axes is indexed by itself."""
+        read_part = getattr(self.checkpoint, "read_part", None)  # not every kind can
+        if read_part is None:
+            return outer(self.read(name), key)
+        part: Array = read_part(self.prefix + name, key)
+        return part
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from explorer.errors import CheckpointError
+from explorer.errors import CheckpointError, StackError
 from explorer.inventory.entries import StackEntry
 from explorer.inventory.manifest import load_manifest, parse_manifest
 from explorer.inventory.store import (
@@ -44,6 +44,13 @@ def seed_folder(folder: Path, seed: int) -> Path:
 def save_checkpoint(folder: Path, number: int, arrays: Mapping[str, Array], unit: str) -> None:
     """Write one checkpoint of the stack, whole or not at all."""
     write_checkpoint(folder / checkpoint_file(number, unit), arrays, number, unit)
+
+
+def save_copied(folder: Path, number: int, arrays: Mapping[str, Array], unit: str) -> None:
+    """Write one checkpoint exactly as it is, single numbers as single numbers."""
+    laid_out = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+    with placed(folder / checkpoint_file(number, unit)) as temporary:
+        save_file(laid_out, temporary, metadata={unit: str(number)})
 
 
 def save_state(folder: Path, arrays: Mapping[str, Array], notes: Mapping[str, Any]) -> None:
@@ -147,13 +154,53 @@ def finish(
         "tensors": {name: _tensor(spec, name in buffers) for name, spec in specs.items()},
         "checkpoints": [{"epoch": n, **file_entry(folder, file)} for n, file in files.items()],
     }
-    content = {"schema_version": 1, "stacks": [entry]}
+    stack = _write_stack_file(folder, {"schema_version": 1, "stacks": [entry]})
+    (folder / STATE_FILE).unlink(missing_ok=True)
+    return stack
+
+
+def finish_copy(
+    folder: Path,
+    about: Mapping[str, Any],
+    numbers: Sequence[int],
+    layers: Mapping[str, Sequence[str]],
+    tensors: Mapping[str, tuple[ArraySpec, bool]],
+) -> StackEntry:
+    """Describe a stack that was copied into a folder in its stack.json.
+
+    Parameters
+    ----------
+    folder : Path
+        Holds a checkpoint for every number.
+    about : mapping
+        The manifest's keys of a copy that do not follow from the files.
+    numbers, layers
+        As in `finish`.
+    tensors : mapping
+        Tensor name → what it looks like, and whether it is a buffer.
+
+    Returns
+    -------
+    StackEntry
+    """
+    files = {n: checkpoint_file(n, str(about["unit"])) for n in numbers}
+    entry = {
+        **about,
+        "folder": ".",
+        "layers": {layer: list(names) for layer, names in layers.items()},
+        "tensors": {name: _tensor(spec, buffer) for name, (spec, buffer) in tensors.items()},
+        "checkpoints": [{"epoch": n, **file_entry(folder, file)} for n, file in files.items()],
+    }
+    return _write_stack_file(folder, {"schema_version": 1, "stacks": [], "copies": [entry]})
+
+
+def _write_stack_file(folder: Path, content: Mapping[str, Any]) -> StackEntry:
+    """Check the manifest of one stack and write it beside the stack's files."""
     path = folder / STACK_FILE
     manifest = parse_manifest(content, path, folder)
     with placed(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    (folder / STATE_FILE).unlink(missing_ok=True)
-    return manifest[str(about["name"])]
+    return next(iter(manifest.stacks.values()))
 
 
 def file_entry(folder: Path, file: str) -> dict[str, Any]:
@@ -167,5 +214,11 @@ def _contiguous(arrays: Mapping[str, Array]) -> dict[str, Array]:
 
 
 def _tensor(spec: ArraySpec, buffer: bool) -> dict[str, Any]:
-    code = next(code for code, name in NUMPY_DTYPES.items() if name == spec.dtype.name)
+    code = next((code for code, name in NUMPY_DTYPES.items() if name == spec.dtype.name), None)
+    if code is None:
+        raise StackError(
+            f"A tensor has the dtype {spec.dtype}.",
+            f"A stack's folder holds {', '.join(NUMPY_DTYPES.values())}.",
+            "Convert the tensor first, or save as .zarr.",
+        )
     return {"dtype": code, "shape": list(spec.shape), **({"buffer": True} if buffer else {})}

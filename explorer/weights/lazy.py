@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import pickle
+from collections.abc import Iterable, Sequence
+from typing import Any, overload
 
 import numpy as np
 from xarray.backends import BackendArray
@@ -11,14 +12,61 @@ from xarray.core import indexing
 
 from explorer.errors import StackError
 from explorer.weights.checkpoints import Array, ArraySpec, Checkpoint
+from explorer.weights.safetensors_file import outer
+
+MOST_KEPT = 10_000_000
+"""Bytes of pickled checkpoints that are kept for the next time."""
+
+
+class Checkpoints(Sequence[Checkpoint]):
+    """The checkpoints that all tensors of a stack share.
+
+    dask and multiprocessing pickle each tensor by itself. With a thousand files that would pickle
+    a thousand paths each time; so they are pickled once, and unpickled when one is looked at.
+    """
+
+    def __init__(self, checkpoints: Iterable[Checkpoint]) -> None:
+        self._all: tuple[Checkpoint, ...] | None = tuple(checkpoints)
+        self._length = len(self._all)
+        self._pickled: bytes | None = None
+
+    def __len__(self) -> int:
+        return self._length
+
+    @overload
+    def __getitem__(self, key: int) -> Checkpoint: ...
+
+    @overload
+    def __getitem__(self, key: slice) -> tuple[Checkpoint, ...]: ...
+
+    def __getitem__(self, key: int | slice) -> Checkpoint | tuple[Checkpoint, ...]:
+        if self._all is None:
+            assert self._pickled is not None  # one of the two is there
+            self._all = pickle.loads(self._pickled)
+        return self._all[key]
+
+    def __getstate__(self) -> tuple[int, bytes]:
+        pickled = self._pickled or pickle.dumps(self[:])
+        if len(pickled) < MOST_KEPT:  # paths, and not state dicts in memory
+            self._pickled = pickled
+        return self._length, pickled
+
+    def __setstate__(self, state: tuple[int, bytes]) -> None:
+        self._all = None
+        self._length, self._pickled = state
 
 
 class StackedTensor(BackendArray):
-    """One tensor over all epochs, read one checkpoint at a time and only where indexed."""
+    """One tensor over all epochs, read one checkpoint at a time and only where indexed.
+
+    It holds where its files are and nothing that is open: it can be pickled, sent to another
+    process, and read from several threads.
+    """
 
     def __init__(self, checkpoints: Sequence[Checkpoint], name: str, spec: ArraySpec) -> None:
         self.checkpoints = checkpoints
         self.name = name
+        self.spec = spec
         self.shape = (len(checkpoints), *spec.shape)  # (epoch, …own dims…)
         self.dtype = spec.dtype
 
@@ -33,23 +81,28 @@ class StackedTensor(BackendArray):
         chosen = np.arange(len(self.checkpoints))[at_epoch]
         if np.ndim(chosen) == 0:
             return self._read_one(int(chosen), within)
-        parts = [self._read_one(int(k), within) for k in chosen]
-        empty = _outer(np.empty(self.shape[1:], self.dtype), within)
-        return np.stack(parts) if parts else np.empty((0, *empty.shape), self.dtype)
+        shape = outer(np.broadcast_to(np.empty((), self.dtype), self.spec.shape), within).shape
+        values = np.empty((len(chosen), *shape), self.dtype)
+        for k, position in enumerate(chosen):
+            values[k] = self._read_one(int(position), within)
+        return values
 
     def _read_one(self, position: int, within: Sequence[Any]) -> Array:
-        array = self.checkpoints[position].read(self.name)
-        if (array.shape, array.dtype) != (self.shape[1:], self.dtype):
+        checkpoint = self.checkpoints[position]
+        whole = all(isinstance(k, slice) and k == slice(None) for k in within)
+        read_part = getattr(checkpoint, "read_part", None)  # not every kind of checkpoint can
+        if read_part is not None and not whole:
+            self._check(position, checkpoint.specs().get(self.name, self.spec))
+            part: Array = read_part(self.name, within)
+            return part
+        array = checkpoint.read(self.name)
+        self._check(position, ArraySpec(array.dtype, array.shape))
+        return outer(array, within)
+
+    def _check(self, position: int, found: ArraySpec) -> None:
+        if found != self.spec:
             raise StackError(
-                f"{self.name} is {array.dtype} {array.shape} in checkpoint {position}.",
-                f"The stack declares {self.dtype} {self.shape[1:]}.",
+                f"{self.name} is {found.dtype} {found.shape} in checkpoint {position}.",
+                f"The stack declares {self.dtype} {self.spec.shape}.",
                 "Correct the manifest, or leave this checkpoint out.",
             )
-        return _outer(array, within)
-
-
-def _outer(array: Array, key: Sequence[Any]) -> Array:
-    """Index each axis by itself, the last first so that earlier axes keep their places."""
-    for axis in reversed(range(len(key))):
-        array = array[(slice(None),) * axis + (key[axis],)]
-    return array

@@ -27,8 +27,9 @@ from explorer.weights.checkpoints import (
     numpy_dtype,
 )
 from explorer.weights.fitting import fitted, reading_notes
+from explorer.weights.labelled import check_as_saved, is_labelled, open_labelled
 from explorer.weights.layers import LayerScheme, fan_in, group_layers, is_buffer, short_names
-from explorer.weights.lazy import StackedTensor
+from explorer.weights.lazy import Checkpoints, StackedTensor
 from explorer.weights.numbering import Choice, kept_positions
 from explorer.weights.overview import LayerSummary, stack_page
 from explorer.weights.readers.finding import Asked
@@ -45,7 +46,7 @@ class Stack(xr.DataTree):  # type: ignore[no-untyped-call] # xarray's hook has n
     __slots__ = ()
 
     def _repr_html_(self) -> str:
-        if not _is_stack(self):  # a node of a stack, or what is left of one
+        if not is_stack(self):  # a node of a stack, or what is left of one
             return str(super()._repr_html_())  # type: ignore[no-untyped-call]
         return stack_page(self.attrs, epoch_numbers(self), _summaries(self))
 
@@ -116,12 +117,23 @@ def open_stack(
     """
     if isinstance(source, xr.DataTree):
         return _part_of(source, every, only)
+    if isinstance(source, (str, Path)) and is_labelled(Path(source)):
+        asked = {"model": model, "layers": layers, "epochs": epochs, "reader": reader}
+        check_as_saved(source, **asked, key=key, unit=unit)
+        return _part_of(_as_stack(open_labelled(Path(source))), every, only)
     entry = _manifest_entry(source)
     if entry is not None:
         stack = _from_manifest(entry, layers if layers is not None else "paper")
         return _part_of(stack, every, only)
     collected = collect_checkpoints(source, Wanted(reader, key, unit, epochs, every, only))
     return _from_checkpoints(collected, model, layers)
+
+
+def is_stack(tree: xr.DataTree) -> bool:
+    """Say whether a tree still has the form of a stack, after whatever was done to it."""
+    layers = tree.attrs.get("layers", ())
+    whole = bool(len(layers)) and all(str(layer) in tree.children for layer in layers)
+    return whole and "epoch" in tree.coords and tree.coords["epoch"].ndim == 1
 
 
 def layer_names(stack: xr.DataTree) -> list[str]:
@@ -205,13 +217,6 @@ def layers_hash(stack: xr.DataTree) -> str:
     return hashlib.sha256(json.dumps(scheme).encode()).hexdigest()
 
 
-def _is_stack(tree: xr.DataTree) -> bool:
-    """Say whether a tree still has the form of a stack, after whatever was done to it."""
-    layers = tree.attrs.get("layers", ())
-    whole = bool(len(layers)) and all(str(layer) in tree.children for layer in layers)
-    return whole and "epoch" in tree.coords and tree.coords["epoch"].ndim == 1
-
-
 def _summaries(stack: xr.DataTree) -> list[LayerSummary]:
     """What can be said of each layer without reading its tensors."""
     summaries = []
@@ -224,6 +229,13 @@ def _summaries(stack: xr.DataTree) -> list[LayerSummary]:
         dtypes = tuple(dict.fromkeys(str(array.dtype) for _, array in arrays))
         summaries.append(LayerSummary(layer, parameters, shapes, dtypes))
     return summaries
+
+
+def _as_stack(tree: xr.DataTree) -> Stack:
+    """The same tree, with a stack's own page in a notebook."""
+    layers = {str(layer): tree.children[str(layer)] for layer in tree.attrs["layers"]}
+    nodes = {name: xr.DataTree(node.to_dataset(inherit=False)) for name, node in layers.items()}
+    return Stack(tree.to_dataset(), children=nodes)
 
 
 def _manifest_entry(source: object) -> StackEntry | None:
@@ -273,6 +285,7 @@ def _from_manifest(entry: StackEntry, layers: LayerScheme) -> xr.DataTree:
             "dataset": entry.dataset,
             "content_hash": digest.hexdigest(),
             "checkpoint_unit": entry.unit,
+            **entry.attributes,
         },
     )
 
@@ -325,7 +338,7 @@ def _tree(
     attributes: Mapping[str, Any],
 ) -> xr.DataTree:
     shapes = {name: spec.shape for name, spec in specs.items()}
-    variable = functools.partial(_variable, checkpoints, specs=specs, buffers=buffers)
+    variable = functools.partial(_variable, Checkpoints(checkpoints), specs=specs, buffers=buffers)
     children = {}
     for layer, names in layers.items():
         short = short_names(names)
@@ -361,4 +374,5 @@ def _variable(
     array = StackedTensor(checkpoints, name, specs[name])
     dims = ("epoch", *(f"{short}_{k}" for k in range(len(specs[name].shape))))
     attributes = {"parameter": name, "buffer": buffers[name], "fan_in": inputs}
-    return xr.Variable(dims, indexing.LazilyIndexedArray(array), attributes)
+    chunks = {"preferred_chunks": {"epoch": 1}}  # a chunk of dask is one checkpoint
+    return xr.Variable(dims, indexing.LazilyIndexedArray(array), attributes, chunks)
