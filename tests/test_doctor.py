@@ -192,6 +192,14 @@ def test_a_file_that_was_cut_off_is_found(healthy, bare):
     assert "cannot be read as a checkpoint" in finding.found
 
 
+def test_one_file_alone_is_examined_whole_or_not(bare):
+    path = bare / "epoch-0002.safetensors"
+    assert check(path).worst == "note"
+    path.write_bytes(b"")
+    finding = only(check(path), "checkpoints")
+    assert (finding.severity, finding.epochs) == ("error", (2,))
+
+
 def test_several_damaged_checkpoints_are_all_reported(healthy):
     (healthy / "epoch-0000.safetensors").write_bytes(b"")
     (healthy / "epoch-0002.safetensors").unlink()
@@ -505,13 +513,15 @@ def test_a_file_with_its_tensors_in_another_order_is_hashed_all_the_same(tmp_pat
     assert only(diagnosis, "shapes").tensor == "layer3.bias"
 
 
-def test_what_is_not_there_at_all_is_refused(tmp_path):
+def test_what_is_not_there_at_all_is_refused(tmp_path, bundled):
     with pytest.raises(UnknownNameError, match="no stack 'fcn3x256'"):
         check("fcn3x256")
     with pytest.raises(StackError, match="no checkpoint files"):
         check(tmp_path)
     with pytest.raises(ExplorerError, match="no checkpoints"):
         check([])
+    with pytest.raises(StackError, match="has no checkpoints"):
+        check(bundled.isel(epoch=[]))
 
 
 # --- what is shown --------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from typing import Any
 import xarray as xr
 
 from explorer.doctor.findings import Finding
-from explorer.errors import ExplorerError, ManifestError
+from explorer.errors import ExplorerError, ManifestError, StackError
 from explorer.inventory.entries import StackEntry
 from explorer.inventory.manifest import load_manifest
 from explorer.inventory.store import STACK_FILE, FileRecord
@@ -173,6 +173,12 @@ def _recorded(number: int, record: FileRecord) -> Item:
 
 
 def _from_tree(stack: xr.DataTree, source: Any) -> Patient:
+    if not epoch_numbers(stack):
+        raise StackError(
+            "The stack has no checkpoints.",
+            "At least one is needed.",
+            "Select some of its epochs.",
+        )
     unit = str(stack.attrs.get("checkpoint_unit") or "epoch")
     layers = {layer: layer_variables(stack, layer) for layer in layer_names(stack)}
     variables = {name: v for members in layers.values() for name, v in members.items()}
@@ -254,7 +260,8 @@ def _piece(at: int, piece: Any, reader: Reader | None) -> Item:
 
 def _pieces(source: Any) -> list[Any]:
     if isinstance(source, (str, Path)):
-        return _files_of(Path(source)) if Path(source).is_dir() else []
+        path = Path(source)
+        return _files_of(path) if path.is_dir() else [path] * path.is_file()
     if isinstance(source, list):
         paths = [isinstance(one, (str, Path)) for one in source]
         return [Path(one) for one in source] if all(paths) else source
