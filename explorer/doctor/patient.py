@@ -17,7 +17,6 @@ from explorer.inventory.entries import StackEntry
 from explorer.inventory.manifest import load_manifest
 from explorer.inventory.store import STACK_FILE, FileRecord
 from explorer.weights.checkpoints import (
-    SUFFIXES,
     Array,
     ArraySpec,
     Checkpoint,
@@ -26,6 +25,12 @@ from explorer.weights.checkpoints import (
 )
 from explorer.weights.layers import LayerScheme, group_layers, is_buffer
 from explorer.weights.stack import epoch_numbers, layer_names, layer_variables, open_stack
+
+WEIGHTS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".distcp")
+"""Ends of the names of files that may hold weights, whether they can be read here or not."""
+
+_OTHER_STATE = re.compile(r"^(optimizer|scheduler|scaler|rng_state|training_args)")
+"""Beginnings of the names of files beside the weights, as Hugging Face's Trainer names them."""
 
 Reader = Callable[[Path], Mapping[str, Any]]
 
@@ -134,7 +139,7 @@ def _opened(source: Any, model: Any, layers: LayerScheme | None, reader: Reader 
     try:
         return _from_tree(open_stack(source, model=model, layers=layers, reader=reader), source)
     except ExplorerError as error:
-        pieces = _pieces(source)
+        pieces = _pieces(source, reader)
         if not pieces:
             raise
         items = [_piece(at, piece, reader) for at, piece in enumerate(pieces)]
@@ -258,9 +263,11 @@ def _piece(at: int, piece: Any, reader: Reader | None) -> Item:
     return Item(number, file, opened, opened.specs())
 
 
-def _pieces(source: Any) -> list[Any]:
+def _pieces(source: Any, reader: Reader | None) -> list[Any]:
     if isinstance(source, (str, Path)):
         path = Path(source)
+        if path.is_dir() and reader is not None:
+            return sorted(f for f in path.iterdir() if f.is_file() and not f.name.startswith("."))
         return _files_of(path) if path.is_dir() else [path] * path.is_file()
     if isinstance(source, list):
         paths = [isinstance(one, (str, Path)) for one in source]
@@ -270,21 +277,22 @@ def _pieces(source: Any) -> list[Any]:
 
 def _files_of(folder: Path) -> list[Path]:
     """Checkpoint files, and numbered folders with such files in them."""
-    visible = sorted(one for one in folder.iterdir() if not one.name.startswith("."))
-    files = [one for one in visible if one.is_file() and one.suffix in SUFFIXES]
-    return [*files, *(one for one in numbered_folders(folder) if weight_files(one))]
+    below = (one for one in numbered_folders(folder) if weight_files(one))
+    return [*weight_files(folder), *below]
 
 
 def numbered_folders(folder: Path) -> list[Path]:
     """Folders that are named as checkpoints are: checkpoint-500, step_9000, epoch=3."""
     named = re.compile(r"(checkpoint|step|epoch|iter|ckpt)[a-z]*\W*_*\d+$", re.IGNORECASE)
-    return sorted(one for one in folder.iterdir() if one.is_dir() and named.search(one.name))
+    whole = (one for one in folder.iterdir() if one.is_dir() and not one.name.startswith("tmp-"))
+    return sorted(one for one in whole if named.search(one.name))
 
 
 def weight_files(folder: Path) -> list[Path]:
     """Files of a folder that may hold weights."""
-    suffixes = (*SUFFIXES, ".bin", ".ckpt", ".distcp")
-    return sorted(one for one in folder.iterdir() if one.suffix in suffixes)
+    files = (one for one in folder.iterdir() if one.is_file() and not one.name.startswith("."))
+    weights = (one for one in files if one.suffix in WEIGHTS)
+    return sorted(one for one in weights if not _OTHER_STATE.search(one.name))
 
 
 def trailing_number(path: Path) -> int | None:
