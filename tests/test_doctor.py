@@ -192,6 +192,14 @@ def test_a_file_that_was_cut_off_is_found(healthy, bare):
     assert "cannot be read as a checkpoint" in finding.found
 
 
+def test_one_file_alone_is_examined_whole_or_not(bare):
+    path = bare / "epoch-0002.safetensors"
+    assert check(path).worst == "note"
+    path.write_bytes(b"")
+    finding = only(check(path), "checkpoints")
+    assert (finding.severity, finding.epochs) == ("error", (2,))
+
+
 def test_several_damaged_checkpoints_are_all_reported(healthy):
     (healthy / "epoch-0000.safetensors").write_bytes(b"")
     (healthy / "epoch-0002.safetensors").unlink()
@@ -222,9 +230,23 @@ def test_a_numbered_folder_without_weights_is_found(tmp_path):
     for number, state in zip(NUMBERS, walk(), strict=True):
         save_file(state, make(tmp_path / f"checkpoint-{number}") / "model.safetensors")
     assert check(tmp_path).at_least("warning") == ()
-    (make(tmp_path / "checkpoint-6") / "trainer_state.json").write_text("{}")
+    (make(tmp_path / "checkpoint-6") / "optimizer.pt").write_bytes(b"no weights")
     finding = only(check(tmp_path), "checkpoints")
     assert (finding.found, finding.epochs) == ("The folder checkpoint-6 holds no weights.", (6,))
+    assert finding.severity == "error"
+
+
+def test_a_reader_opens_other_formats_piece_by_piece_too(tmp_path):
+    def load(path):
+        with np.load(path) as file:
+            return dict(file)
+
+    states = walk()
+    states[4]["layer1.bias"] = states[4]["layer1.bias"][:-1]
+    for number, state in zip(NUMBERS, states, strict=True):
+        np.savez(tmp_path / f"epoch-{number}.npz", **state)
+    finding = only(check(tmp_path, reader=load), "shapes")
+    assert finding.epochs == (4,)
 
 
 def test_a_missing_shard_is_found(bare):
@@ -239,8 +261,14 @@ def test_a_missing_shard_is_found(bare):
 
 def test_what_an_interrupted_write_left_behind_is_found(healthy):
     (healthy / ".epoch-0006.safetensors.123-0123abcd").write_bytes(b"half")
-    finding = only(check(healthy), "checkpoints")
-    assert "was not written to its end" in finding.found
+    (healthy / "epoch-0006.safetensors.incomplete").write_bytes(b"half")
+    make(healthy / "tmp-checkpoint-6")
+    warnings = check(healthy).at_least("warning")
+    assert [f.found.partition(" was not written to its end")[0] for f in warnings] == [
+        *(".epoch-0006.safetensors.123-0123abcd", "epoch-0006.safetensors.incomplete"),
+        "tmp-checkpoint-6",
+    ]
+    assert {f.severity for f in warnings} == {"warning"}
 
 
 def test_a_checkpoint_that_the_stack_does_not_name_is_a_note(healthy):
@@ -505,13 +533,15 @@ def test_a_file_with_its_tensors_in_another_order_is_hashed_all_the_same(tmp_pat
     assert only(diagnosis, "shapes").tensor == "layer3.bias"
 
 
-def test_what_is_not_there_at_all_is_refused(tmp_path):
+def test_what_is_not_there_at_all_is_refused(tmp_path, bundled):
     with pytest.raises(UnknownNameError, match="no stack 'fcn3x256'"):
         check("fcn3x256")
     with pytest.raises(StackError, match="no checkpoint files"):
         check(tmp_path)
     with pytest.raises(ExplorerError, match="no checkpoints"):
         check([])
+    with pytest.raises(StackError, match="has no checkpoints"):
+        check(bundled.isel(epoch=[]))
 
 
 # --- what is shown --------------------------------------------------------------------------------

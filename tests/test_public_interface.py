@@ -27,6 +27,7 @@ NAMES = {
     "rerandomise": "(layers, draw=0, seed=0)",
     "reset_order": "(stack, *, epoch=None, threshold=0.1, layers=None, model=None, data=None, "
     "device='auto', batch_size=None, batchnorm='with_layer', progress=True)",
+    "save_stack": "(stack, path, *, form=None)",
     "sweep": "(stack, *, model=None, data=None, layers=None, epochs=None, draws=3, device='auto', "
     "batch_size=None, seed=0",
     "train": "(name, *, out, device='auto', resume=True",

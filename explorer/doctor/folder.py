@@ -14,9 +14,10 @@ from explorer.doctor.patient import Patient, numbered_folders, trailing_number, 
 from explorer.inventory.store import is_checkpoint_file
 
 _UNFINISHED = re.compile(
-    r"\.(tmp|temp|part|partial|incomplete|crdownload)$|^\..*\.\d+-[0-9a-f]{8}$"
+    r"\.(tmp|temp|part|partial|incomplete|crdownload)$"
+    r"|^tmp-checkpoint-\d+$|^\..*\.\d+-[0-9a-f]{8}$"
 )
-"""Names of files that somebody had not finished writing; the last form is our own."""
+"""Names of what somebody had not finished writing; the last form is our own."""
 
 _INDEX = ".index.json"
 """End of the name of the file that lists the shards of a checkpoint."""

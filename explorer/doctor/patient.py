@@ -12,7 +12,7 @@ from typing import Any
 import xarray as xr
 
 from explorer.doctor.findings import Finding
-from explorer.errors import ExplorerError, ManifestError
+from explorer.errors import ExplorerError, ManifestError, StackError
 from explorer.inventory.entries import StackEntry
 from explorer.inventory.manifest import load_manifest
 from explorer.inventory.store import STACK_FILE, FileRecord
@@ -26,8 +26,11 @@ from explorer.weights.checkpoints import (
 from explorer.weights.layers import LayerScheme, group_layers, is_buffer
 from explorer.weights.stack import epoch_numbers, layer_names, layer_variables, open_stack
 
-SUFFIXES = (".safetensors", ".pt", ".pth")
-"""Files of a folder that are taken one by one where they do not make a stack."""
+WEIGHTS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".distcp")
+"""Ends of the names of files that may hold weights, whether they can be read here or not."""
+
+_OTHER_STATE = re.compile(r"^(optimizer|scheduler|scaler|rng_state|training_args)")
+"""Beginnings of the names of files beside the weights, as Hugging Face's Trainer names them."""
 
 Reader = Callable[[Path], Mapping[str, Any]]
 
@@ -133,14 +136,18 @@ def _opened(source: Any, model: Any, layers: LayerScheme | None, reader: Reader 
     """Open a source as a whole, or where that fails piece by piece."""
     if not isinstance(source, (str, Path, xr.DataTree)) and isinstance(source, Iterable):
         source = list(source)  # state dicts, which may have to be looked at twice
+    pieces = _pieces(source, reader)
+    said = ""
     try:
-        return _from_tree(open_stack(source, model=model, layers=layers, reader=reader), source)
+        stack = open_stack(source, model=model, layers=layers, reader=reader)
+        if not stack.attrs.get("unreadable") or not pieces:
+            return _from_tree(stack, source)
     except ExplorerError as error:
-        pieces = _pieces(source)
         if not pieces:
             raise
-        items = [_piece(at, piece, reader) for at, piece in enumerate(pieces)]
-        return _from_items(items, source, model, layers, error)
+        said = f"explorer.open_stack refuses them: {error.came}"
+    items = [_piece(at, piece, reader) for at, piece in enumerate(pieces)]
+    return _from_items(items, source, model, layers, said)
 
 
 def _manifest_entry(source: str | Path) -> StackEntry | None:
@@ -175,6 +182,12 @@ def _recorded(number: int, record: FileRecord) -> Item:
 
 
 def _from_tree(stack: xr.DataTree, source: Any) -> Patient:
+    if not epoch_numbers(stack):
+        raise StackError(
+            "The stack has no checkpoints.",
+            "At least one is needed.",
+            "Select some of its epochs.",
+        )
     unit = str(stack.attrs.get("checkpoint_unit") or "epoch")
     layers = {layer: layer_variables(stack, layer) for layer in layer_names(stack)}
     variables = {name: v for members in layers.values() for name, v in members.items()}
@@ -201,7 +214,7 @@ def _from_items(
     source: Any,
     model: Any,
     layers: LayerScheme | None,
-    error: ExplorerError,
+    said: str,
 ) -> Patient:
     """A stack whose checkpoints do not fit each other; at least one of them can be read."""
     specs = _commonest(items)
@@ -220,9 +233,7 @@ def _from_items(
         layers=group_layers(list(specs), layers),
         buffers=frozenset(filter(is_buffer, specs)),
         folder=_folder_of(source),
-        remarks=(
-            Finding("note", "checkpoints", f"explorer.open_stack refuses them: {error.came}"),
-        ),
+        remarks=(Finding("note", "checkpoints", said),) if said else (),
     )
 
 
@@ -254,9 +265,12 @@ def _piece(at: int, piece: Any, reader: Reader | None) -> Item:
     return Item(number, file, opened, opened.specs())
 
 
-def _pieces(source: Any) -> list[Any]:
+def _pieces(source: Any, reader: Reader | None) -> list[Any]:
     if isinstance(source, (str, Path)):
-        return _files_of(Path(source)) if Path(source).is_dir() else []
+        path = Path(source)
+        if path.is_dir() and reader is not None:
+            return sorted(f for f in path.iterdir() if f.is_file() and not f.name.startswith("."))
+        return _files_of(path) if path.is_dir() else [path] * path.is_file()
     if isinstance(source, list):
         paths = [isinstance(one, (str, Path)) for one in source]
         return [Path(one) for one in source] if all(paths) else source
@@ -265,21 +279,22 @@ def _pieces(source: Any) -> list[Any]:
 
 def _files_of(folder: Path) -> list[Path]:
     """Checkpoint files, and numbered folders with such files in them."""
-    visible = sorted(one for one in folder.iterdir() if not one.name.startswith("."))
-    files = [one for one in visible if one.is_file() and one.suffix in SUFFIXES]
-    return [*files, *(one for one in numbered_folders(folder) if weight_files(one))]
+    below = (one for one in numbered_folders(folder) if weight_files(one))
+    return [*weight_files(folder), *below]
 
 
 def numbered_folders(folder: Path) -> list[Path]:
     """Folders that are named as checkpoints are: checkpoint-500, step_9000, epoch=3."""
     named = re.compile(r"(checkpoint|step|epoch|iter|ckpt)[a-z]*\W*_*\d+$", re.IGNORECASE)
-    return sorted(one for one in folder.iterdir() if one.is_dir() and named.search(one.name))
+    whole = (one for one in folder.iterdir() if one.is_dir() and not one.name.startswith("tmp-"))
+    return sorted(one for one in whole if named.search(one.name))
 
 
 def weight_files(folder: Path) -> list[Path]:
     """Files of a folder that may hold weights."""
-    suffixes = (*SUFFIXES, ".bin", ".ckpt", ".distcp")
-    return sorted(one for one in folder.iterdir() if one.suffix in suffixes)
+    files = (one for one in folder.iterdir() if one.is_file() and not one.name.startswith("."))
+    weights = (one for one in files if one.suffix in WEIGHTS)
+    return sorted(one for one in weights if not _OTHER_STATE.search(one.name))
 
 
 def trailing_number(path: Path) -> int | None:
