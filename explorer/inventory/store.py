@@ -1,7 +1,7 @@
 """Local files that can be trusted: where they are, that they are whole, how they are written.
 
-The only module that may use the network. Every stack is bundled; data sets are fetched, and only
-when somebody asks for it.
+With `hub`, the only module that may use the network. Data sets and weights are fetched only when
+somebody asks for it; every stack of the catalog is bundled.
 """
 
 from __future__ import annotations
@@ -179,8 +179,13 @@ def data_folder(folder: str | Path | None = None) -> Path:
     named = folder or os.environ.get(DATA_VARIABLE)
     if named:
         return Path(named).expanduser()
+    return cache_folder() / "data"
+
+
+def cache_folder() -> Path:
+    """Our folder among the user's caches, whether it exists or not."""
     caches = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA")
-    return (Path(caches) if caches else Path.home() / ".cache") / "layer-explorer" / "data"
+    return (Path(caches) if caches else Path.home() / ".cache") / "layer-explorer"
 
 
 def fetch(addresses: Sequence[str], target: Path, md5: str, *, progress: bool = True) -> Path:

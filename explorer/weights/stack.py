@@ -25,6 +25,7 @@ from explorer.weights.checkpoints import (
     SafetensorsCheckpoint,
     numpy_dtype,
 )
+from explorer.weights.hub_stack import hub_parts, is_hub_address
 from explorer.weights.layers import LayerScheme, fan_in, group_layers, is_buffer, short_names
 from explorer.weights.lazy import StackedTensor
 from explorer.weights.overview import LayerSummary, stack_page
@@ -57,6 +58,9 @@ def open_stack(
     layers: LayerScheme | None = None,
     epochs: Sequence[int] | None = None,
     reader: Callable[[Path], Mapping[str, Any]] | None = None,
+    every: int = 1,
+    steps: Sequence[int] | slice | None = None,
+    hub: Any = None,
 ) -> xr.DataTree:
     """Open a stack of checkpoints without reading its tensors.
 
@@ -65,7 +69,8 @@ def open_stack(
     source : str, Path, sequence of paths, iterable of state dicts, or DataTree
         The name of a stack in the catalog; a folder (with a ``stack.json``, or with checkpoint
         files whose names end in their epoch); files; or state dicts, which are copied as they
-        come. An open stack is returned as it is.
+        come. ``hub:OWNER/NAME``, see `explorer.weights.hub_stack`, whose files are downloaded
+        when they are read. An open stack is returned as it is.
     model : torch.nn.Module, optional
         The network the checkpoints belong to; its state dict must have the same names and shapes.
     layers : str, mapping, sequence or function, optional
@@ -74,6 +79,12 @@ def open_stack(
         Epoch of each checkpoint, rising; default the number in the file's name, or 0, 1, 2, …
     reader : function, optional
         Path → {name: tensor}, for formats other than safetensors and torch's.
+    every : int
+        Of the hub: take one of so many checkpoints, the first and the last among them.
+    steps : sequence of int or slice, optional
+        Of the hub: take these steps, or those from start to stop inclusive.
+    hub : explorer.inventory.hub.Hub, optional
+        The hub with a disk budget, a folder or an offline mode of your own.
 
     Returns
     -------
@@ -97,6 +108,9 @@ def open_stack(
     """
     if isinstance(source, xr.DataTree):
         return source
+    if is_hub_address(source):
+        wanted = steps if steps is not None else epochs
+        return _tree(*hub_parts(source, model, layers, every, wanted, hub))
     entry = _manifest_entry(source)
     if entry is not None:
         chosen = layers if layers is not None else "paper"
