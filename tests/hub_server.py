@@ -229,11 +229,13 @@ def neox_state(seed: int) -> dict[str, np.ndarray]:
     }
 
 
-def put_neox(hub: FakeHub, repository: str, steps: Mapping[str, int]) -> None:
+def put_neox(
+    hub: FakeHub, repository: str, steps: Mapping[str, int], *, config: bool = False
+) -> None:
     """Put revisions into a repository: name → seed of its weights."""
     for name, seed in steps.items():
         files = {
-            "config.json": json.dumps(NEOX).encode(),
+            **({"config.json": json.dumps(NEOX).encode()} if config else {}),
             "model.safetensors": save(neox_state(seed)),
             "README.md": b"never needed",
             "optimizer.bin": b"never needed, and large",

@@ -16,7 +16,7 @@ from safetensors.numpy import save
 import explorer as lx
 from explorer.errors import CheckpointError, StackError, UnknownNameError, UsageError
 from explorer.inventory.hub import Hub
-from explorer.weights.hub_stack import HubCheckpoint
+from explorer.weights.hub_checkpoint import HubCheckpoint
 from explorer.weights.stack import content_hash, read_epoch
 from tests.hub_server import hub_server, neox_state, put_neox
 

@@ -8,14 +8,11 @@ in its own cache is used from there, and never removed.
 from __future__ import annotations
 
 import contextlib
-import errno
 import functools
 import hashlib
-import importlib
 import json
 import os
 import threading
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,15 +20,17 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from explorer.errors import CheckpointError, StackError, UsageError
+from explorer.inventory.hub_client import (
+    BUDGET_VARIABLE,
+    FOLDER_VARIABLE,
+    OTHERS_STAY,
+    explained,
+    load_client,
+)
 from explorer.inventory.store import cache_folder, placed
-
-FOLDER_VARIABLE, BUDGET_VARIABLE = "EXPLORER_HUB_CACHE", "EXPLORER_HUB_CACHE_GB"
-"""Environment variables: the folder of downloaded checkpoints, and how large it may become."""
 
 BUDGET_GB = 20.0
 """Where nothing else is said. One checkpoint of a model of 7 billion weights has about 14 GB."""
-
-OTHERS_STAY = "The other checkpoints stay usable."
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,8 @@ class Hub:
         endpoint: str | None = None,
         progress: bool = True,
     ) -> None:
-        self._client = _client()
+        self._options = (budget, offline, folder, endpoint, progress)
+        self._client = load_client()
         self.budget = _budget_bytes(budget)
         self.offline = bool(self._client.is_offline_mode()) if offline is None else offline
         named = folder or os.environ.get(FOLDER_VARIABLE)
@@ -102,6 +102,10 @@ class Hub:
         self._api = self._client.HfApi(endpoint=endpoint)
         self._bar = None if progress else _NoBar
         self._lock = threading.RLock()  # a reader and a background thread may want the same file
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copy, and travel to other processes, without the lock."""
+        return _hub, self._options
 
     # What there is
 
@@ -117,7 +121,7 @@ class Hub:
         """
         if self.offline:
             return [Revision(**one) for one in self._noted(repository, "revisions")]
-        with _explained(repository, StackError):
+        with explained(repository, StackError):
             refs = self._api.list_repo_refs(repository)
         names = {ref.name: ref.target_commit for ref in (*refs.tags, *refs.branches)}
         found = [Revision(repository, name, commit) for name, commit in names.items()]
@@ -135,7 +139,7 @@ class Hub:
         note = (f"{owner}/{beginning}".rstrip("-_"), "repositories")
         if self.offline:
             return [Revision(**one) for one in self._noted(*note)]
-        with _explained(f"{owner}/{beginning}*", StackError):
+        with explained(f"{owner}/{beginning}*", StackError):
             models = self._api.list_models(author=owner, search=beginning, expand=["sha"])
             found = [
                 Revision(model.id, "main", model.sha or self._api.model_info(model.id).sha)
@@ -157,7 +161,7 @@ class Hub:
             return {one["path"]: HubFile(**one) for one in self._noted(*_tree_note(revision))}
         if self.offline:
             raise _not_here(revision, "its list of files")
-        with _explained(str(revision)):
+        with explained(str(revision)):
             tree = list(self._api.list_repo_tree(revision.repository, revision=revision.commit))
         found = {
             one.path: HubFile(one.path, one.size, one.lfs.sha256 if one.lfs else one.blob_id)
@@ -181,7 +185,7 @@ class Hub:
             return {name: (dtype, tuple(shape)) for name, dtype, shape in noted}
         if self.offline:
             raise _not_here(revision, f"the header of {path}")
-        with _explained(f"{path} of {revision}"):
+        with explained(f"{path} of {revision}"):
             described = self._api.parse_safetensors_file_metadata(
                 revision.repository, path, revision=revision.commit
             )
@@ -238,7 +242,7 @@ class Hub:
         return None
 
     def _download(self, revision: Revision, path: str) -> Path:
-        with _explained(f"{path} of {revision}"):
+        with explained(f"{path} of {revision}"):
             found = self._api.hf_hub_download(
                 revision.repository,
                 path,
@@ -329,25 +333,21 @@ def sizes(number: float) -> str:
     return f"{number:.1f} GB"
 
 
+def _hub(
+    budget: float | None,
+    offline: bool | None,
+    folder: str | Path | None,
+    endpoint: str | None,
+    progress: bool,
+) -> Hub:
+    return Hub(budget=budget, offline=offline, folder=folder, endpoint=endpoint, progress=progress)
+
+
 class _NoBar(tqdm):  # type: ignore[misc]  # tqdm has no types
     """A progress bar that is not shown."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{**kwargs, "disable": True, "name": None})
-
-
-def _client() -> Any:
-    """Load the hub's client, an optional package."""
-    try:
-        client = importlib.import_module("huggingface_hub")
-        importlib.import_module("huggingface_hub.file_download")
-    except ImportError as error:
-        raise UsageError(
-            "Stacks of the hub need the package huggingface_hub, which is not installed.",
-            "Folders and files on this machine can be opened without it.",
-            "Run `pip install 'layer-explorer[hub]'`.",
-        ) from error
-    return client
 
 
 def _budget_bytes(budget: float | None) -> float:
@@ -386,50 +386,3 @@ def _digest(path: Path, length: int, size: int, mtime_ns: int) -> str:
         git = hashlib.sha1(f"blob {size}\0".encode(), usedforsecurity=False)
         git.update(stream.read())
         return git.hexdigest()
-
-
-@contextlib.contextmanager
-def _explained(
-    what: str, missing: type[StackError] | type[CheckpointError] = CheckpointError
-) -> Iterator[None]:
-    """Turn what the client raises into an error with its three parts."""
-    errors: Any = importlib.import_module("huggingface_hub.errors")
-    # of the client's HTTP library, whichever it is
-    names = ("HTTPError", "RequestException")
-    http = next(one for one in errors.HfHubHTTPError.__mro__ if one.__name__ in names)
-    try:
-        yield
-    except errors.GatedRepoError as error:
-        raise missing(
-            f"{what} is only given to those who have accepted its terms.",
-            "A public repository, or one that your account may read, is needed.",
-            "Accept the terms on its page, and log in with `hf auth login`.",
-        ) from error
-    except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
-        raise missing(
-            f"The hub has no repository {what}, or it is not public.",
-            "hub:OWNER/NAME, as on the hub's page, is needed.",
-            "Correct the name; for a private one log in with `hf auth login`.",
-        ) from error
-    except (errors.RevisionNotFoundError, errors.EntryNotFoundError) as error:
-        raise missing(
-            f"The hub does not have {what} (any more): {_first_line(error)}",
-            "A revision and a file that exist are needed.",
-            OTHERS_STAY,
-        ) from error
-    except (http, errors.SafetensorsParsingError, OSError, ValueError) as error:
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            raise CheckpointError(
-                f"The disk was full while {what} was downloaded.",
-                "Room for the whole file is needed; what had arrived has been removed.",
-                f"Free some space, or choose another folder with {FOLDER_VARIABLE}.",
-            ) from error
-        raise CheckpointError(
-            f"{what} could not be had from the hub: {_first_line(error)}",
-            "A connection to the hub is needed for what is not on this machine yet.",
-            f"Try again later, or work offline with HF_HUB_OFFLINE=1. {OTHERS_STAY}",
-        ) from error
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,7 +1,7 @@
 """Local files that can be trusted: where they are, that they are whole, how they are written.
 
-With `hub`, the only module that may use the network. Data sets and weights are fetched only when
-somebody asks for it; every stack of the catalog is bundled.
+With `hub_client`, the only module that may use the network. Data sets and weights are fetched only
+when somebody asks for it; every stack of the catalog is bundled.
 """
 
 from __future__ import annotations
