@@ -43,7 +43,8 @@ def verdicts(sweep: xr.Dataset, threshold: float = DEFAULT_THRESHOLD) -> xr.Data
     xarray.DataArray
         (layer) str. ``"critical"``: the values of the first epoch do more damage. ``"mixed"``:
         those would do, but the values of some later epoch would not. ``"robust"``: those of no
-        epoch do more damage. ``"not known"``: too little is measured to say so.
+        epoch do more damage. ``"not known"``: too little is measured to say so, or there is only
+        the trained network itself.
 
     Raises
     ------
@@ -57,7 +58,7 @@ def verdicts(sweep: xr.Dataset, threshold: float = DEFAULT_THRESHOLD) -> xr.Data
     share = _checked(sweep, threshold).sortby("epoch")
     worse = share > threshold
     first, later = worse.isel(epoch=0), worse.any("epoch")
-    known = share.notnull()
+    known = share.notnull() & (not _only_trained(sweep))
     words = np.select(
         [first, later & known.isel(epoch=0), ~later & known.all("epoch")],
         ["critical", "mixed", "robust"],
@@ -113,6 +114,12 @@ def not_monotone(sweep: xr.Dataset) -> xr.DataArray:
     best = np.fmin.accumulate(ordered["error_high"].values, 1)  # (layer, epoch) best until then
     rises = (ordered["error_low"].values > best).any(1)
     return xr.DataArray(rises, dims="layer", coords={"layer": sweep["layer"]}, name="not_monotone")
+
+
+def _only_trained(sweep: xr.Dataset) -> bool:
+    """Say whether the trained network is all there is, which does no damage to itself."""
+    epochs = [int(epoch) for epoch in sweep["epoch"].values]
+    return epochs == [sweep.attrs.get("final_epoch")]
 
 
 def _checked(sweep: xr.Dataset, threshold: float) -> xr.DataArray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,7 +65,7 @@ class HubCheckpoint:
         if file.endswith(".safetensors"):
             header = self.hub.header(self.revision, file)
             return {name: _spec(name, dtype, shape) for name, (dtype, shape) in header.items()}
-        arrays = snapshot(_load_torch(self.hub.fetch(self.revision, file)), file)
+        arrays = snapshot(load_torch(self.hub.fetch(self.revision, file)), file)
         return {name: ArraySpec(_widened(a).dtype, a.shape) for name, a in arrays.items()}
 
 
@@ -77,7 +78,7 @@ def read_tensor(path: Path, name: str) -> Array:
         The file cannot be read, or holds anything but tensors.
     """
     if path.suffix != ".safetensors":
-        return _widened(snapshot({name: _load_torch(path)[name]}, str(path))[name])
+        return _widened(snapshot({name: load_torch(path)[name]}, str(path))[name])
     try:
         with safe_open(path, framework="numpy") as file:
             if file.get_slice(name).get_dtype() != "BF16":
@@ -106,14 +107,21 @@ def _bfloat16(path: Path, name: str) -> Array:
     return (upper.astype("<u4") << 16).view("<f4").reshape(about["shape"])
 
 
-def _load_torch(path: Path) -> Mapping[str, Any]:
+def load_torch(path: Path) -> Mapping[str, Any]:
+    """Tensors in a file of torch.save, mapped into memory where its format allows that.
+
+    Raises
+    ------
+    CheckpointError
+        The file is damaged, or holds anything but tensors.
+    """
     import pickle  # only for the class of the error that torch raises
 
     import torch  # slow to import and not needed for safetensors
 
     try:
         state: Mapping[str, Any] = torch.load(
-            path, map_location="cpu", weights_only=True, mmap=True
+            path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
         )
     except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
@@ -144,7 +152,7 @@ def files_of_tensors(hub: Hub, revision: Revision) -> dict[str, str]:
         if single in there:
             if single.endswith(".safetensors"):
                 return dict.fromkeys(hub.header(revision, single), single)
-            return dict.fromkeys(_load_torch(hub.fetch(revision, single)), single)
+            return dict.fromkeys(load_torch(hub.fetch(revision, single)), single)
         index = f"{single}.index.json"
         if index in there:
             text = hub.fetch(revision, index).read_text(encoding="utf-8")

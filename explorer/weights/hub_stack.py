@@ -114,7 +114,7 @@ def hub_parts(
         "sizes": settings,
         "dataset": "",
         "content_hash": hashlib.sha256(commits.encode()).hexdigest(),
-        "checkpoint_unit": "epoch" if "@" in name else "step",
+        "checkpoint_unit": "checkpoint" if "@" in name else "step",
         "download_bytes": cost,
         "revisions_left_out": left_out,
         "tensors_left_out": unused,

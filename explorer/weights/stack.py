@@ -29,6 +29,7 @@ from explorer.weights.hub_stack import hub_parts, is_hub_address
 from explorer.weights.layers import LayerScheme, fan_in, group_layers, is_buffer, short_names
 from explorer.weights.lazy import StackedTensor
 from explorer.weights.overview import LayerSummary, stack_page
+from explorer.weights.pretrained import is_pretrained_name, pretrained_parts
 from explorer.weights.sources import (
     check_epochs,
     check_model,
@@ -70,7 +71,8 @@ def open_stack(
         The name of a stack in the catalog; a folder (with a ``stack.json``, or with checkpoint
         files whose names end in their epoch); files; or state dicts, which are copied as they
         come. ``hub:OWNER/NAME``, see `explorer.weights.hub_stack`, whose files are downloaded
-        when they are read. An open stack is returned as it is.
+        when they are read; ``torchvision/NAME@TAG`` and ``timm/NAME@TAG``, one checkpoint each,
+        see `explorer.weights.pretrained`. An open stack is returned as it is.
     model : torch.nn.Module, optional
         The network the checkpoints belong to; its state dict must have the same names and shapes.
     layers : str, mapping, sequence or function, optional
@@ -93,7 +95,8 @@ def open_stack(
         with dims (epoch, …own dims…). Attributes: name, title, family, sizes, dataset, layers,
         content_hash, checkpoint_unit. The last says what the numbers of ``epoch`` count:
         ``"epoch"`` completed passes or, where checkpoints lie within an epoch, ``"step"``
-        optimiser steps; the dimension has one name for both. Each variable's attributes:
+        optimiser steps; the dimension has one name for both. ``"checkpoint"``: there is only one,
+        the trained network. Each variable's attributes:
         parameter (its name in the state dict), buffer, fan_in.
 
     Raises
@@ -111,6 +114,8 @@ def open_stack(
     if is_hub_address(source):
         wanted = steps if steps is not None else epochs
         return _tree(*hub_parts(source, model, layers, every, wanted, hub))
+    if is_pretrained_name(source):
+        return _tree(*pretrained_parts(source, layers, hub))
     entry = _manifest_entry(source)
     if entry is not None:
         chosen = layers if layers is not None else "paper"
