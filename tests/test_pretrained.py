@@ -155,7 +155,7 @@ def test_a_sweep_and_distances_of_one_checkpoint(server, data):
     assert (found.error == found.attrs["final_error"]).all()
     assert found.rerandomized_error.notnull().all()
     assert set(verdicts(found).values) == {"not known"}  # nothing is known of earlier values
-    apart = lx.distances(stack, reference=1, draws=1)
+    apart = lx.distances(stack, draws=1)
     assert (apart.l2 == 0).all()
     assert (apart.fresh_l2.sel(layer="classifier.1") > 0).all()
 
