@@ -325,3 +325,30 @@ def test_a_model_of_ones_own_from_transformers_needs_no_wrapper(tokens):
     with torch.no_grad():
         logits = network(tokens[:, :-1]).logits  # still an object: the model is as it was
     assert run.result(Intervention(())).errors == int((logits.argmax(2) != tokens[:, 1:]).sum())
+
+
+@needs_transformers
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_transformers_itself_has_saved_is_read_in_pieces_and_answers_the_same(
+    kind, server, hub, tokens, tmp_path
+):
+    import transformers
+
+    family = find_family(f"transformers/{kind}")
+    config = transformers.AutoConfig.for_model(kind, **{**family.sizes, "vocab_size": 40})
+    torch.manual_seed(1)
+    network = transformers.AutoModelForCausalLM.from_config(config).eval()
+    network.save_pretrained(tmp_path, max_shard_size="50KB")
+    files = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert sum(name.endswith(".safetensors") for name in files) >= 2
+    server.put(f"a/saved-{kind}", "step3", files)
+    stack = lx.open_stack(f"hub:a/saved-{kind}", hub=hub)
+    assert layer_names(stack) == UNITS
+    assert stack.attrs["tensors_left_out"] == []
+    run = Evaluator(stack, data=(tokens[:, :-1], tokens[:, 1:]), device="cpu")
+    with torch.no_grad():
+        logits = network(tokens[:, :-1]).logits
+    loss = nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
+    found = run.result(Intervention(()))
+    assert found.errors == int((logits.argmax(2) != tokens[:, 1:]).sum())
+    assert found.loss == pytest.approx(float(loss), rel=1e-5)

@@ -101,6 +101,7 @@ class Hub:
         self.folder = Path(named).expanduser() if named else cache_folder() / "hub"
         self._api = self._client.HfApi(endpoint=endpoint)
         self._bar = None if progress else _NoBar
+        self._used: float | None = None  # bytes in the folder, once they are counted
         self._lock = threading.RLock()  # a reader and a background thread may want the same file
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -277,6 +278,9 @@ class Hub:
     def _make_room(self, revision: Revision, file: HubFile) -> None:
         """Remove the least recently used revisions until a file fits into the budget."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        if self._used is not None and self._used + file.bytes <= self.budget:
+            self._used += file.bytes  # looking at every file again would take longer each time
+            return
         cached = self._client.scan_cache_dir(self.folder)
         others = [
             (one.snapshot_path.stat().st_mtime, one.commit_hash)
@@ -296,8 +300,9 @@ class Hub:
             raise CheckpointError(
                 f"{revision} needs {sizes(used + file.bytes)} on the disk.",
                 f"The budget for checkpoints of the hub is {sizes(self.budget)}.",
-                f"Allow more with {BUDGET_VARIABLE} or hub_gb=. {OTHERS_STAY}",
+                f"Allow more with {BUDGET_VARIABLE}, or hub=Hub(budget=…). {OTHERS_STAY}",
             )
+        self._used = used + file.bytes
 
     # What was learnt is kept, so that it is there offline
 
