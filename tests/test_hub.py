@@ -153,7 +153,8 @@ def test_a_repository_that_is_not_there_or_has_no_steps_is_explained(server, ope
 # --- formats --------------------------------------------------------------------------------------
 
 
-def test_pieces_are_found_through_their_index_and_only_those_needed_come(server, opened):
+def put_pieces(server):
+    """Put weights in two pieces of about the same size; return their files by name."""
     state = neox_state(5)
     halves = [dict(list(state.items())[:10]), dict(list(state.items())[10:])]
     names = [f"model-0000{k}-of-00002.safetensors" for k in (1, 2)]
@@ -161,6 +162,12 @@ def test_pieces_are_found_through_their_index_and_only_those_needed_come(server,
     files = {name: save(half) for half, name in zip(halves, names, strict=True)}
     files["model.safetensors.index.json"] = json.dumps({"weight_map": index}).encode()
     server.put("a/pieces", "step0", files)
+    return files
+
+
+def test_pieces_are_found_through_their_index_and_only_those_needed_come(server, opened):
+    state, files = neox_state(5), put_pieces(server)
+    names = [name for name in files if name.endswith(".safetensors")]
     stack = open_tiny(opened(), "hub:a/pieces")
     assert stack.attrs["download_bytes"] == sum(len(files[n]) for n in names)
     assert np.array_equal(stack["embed_out"]["weight"].values[0], state["embed_out.weight"])
@@ -182,17 +189,19 @@ def test_halves_are_widened_to_float32_without_loss(server, opened, dtype, file)
         assert np.array_equal(array, half[name].float().numpy()), name
 
 
-def test_code_in_a_file_of_torch_is_not_run(server, opened):
+def test_code_in_a_file_of_torch_is_not_run(server, opened, tmp_path):
+    ran = tmp_path / "payload-ran"
+
     class Payload:
         def __reduce__(self):
-            return os.mkdir, ("payload-ran",)
+            return os.mkdir, (str(ran),)
 
     stream = io.BytesIO()
     torch.save({"weight": Payload()}, stream)
     server.put("a/evil", "step0", {"pytorch_model.bin": stream.getvalue()})
     with pytest.raises(CheckpointError, match=r"cannot be read(.|\n)*no code is run"):
         open_tiny(opened(), "hub:a/evil")
-    assert not os.path.exists("payload-ran")
+    assert not ran.exists()
 
 
 def test_a_revision_without_weights_says_what_it_has(server, opened):
@@ -283,6 +292,8 @@ def test_offline_uses_what_is_here_and_the_other_columns_say_so(server, opened):
     assert np.array_equal(weight_at(stack, 16), neox_state(2)[WEIGHT])
     with pytest.raises(CheckpointError, match=r"step1 is not on this machine(.|\n)*stay usable"):
         weight_at(stack, 1)
+    with pytest.raises(CheckpointError, match=r"model.safetensors of .*step1000 is not on this"):
+        weight_at(stack, 1000)  # listed when the stack was opened, but never read
     assert len(server.asked) == asked
     with pytest.raises(CheckpointError, match=r"a/other is not known here"):
         open_tiny(opened(offline=True), "hub:a/other")
@@ -339,6 +350,18 @@ def test_a_checkpoint_larger_than_the_budget_is_refused_before_it_is_downloaded(
     with pytest.raises(CheckpointError, match=r"needs 2\d\.\d kB(.|\n)*budget .* is 1.0 kB"):
         weight_at(stack, 16)
     assert server.downloads(".safetensors") == []
+
+
+def test_the_revision_in_use_is_never_removed(server, opened):
+    largest = max(map(len, put_pieces(server).values()))
+    hub = opened(budget=1.5 * largest / 1e9)
+    stack = open_tiny(hub, "hub:a/pieces")
+    first = stack["gpt_neox.embed_in"]["weight"].values
+    with pytest.raises(CheckpointError, match=r"a/pieces@step0 needs .*(.|\n)*budget"):
+        stack["embed_out"]["weight"].load()
+    [revision] = hub.revisions("a/pieces")
+    assert hub.is_here(revision, "model-00001-of-00002.safetensors")
+    assert np.array_equal(stack["gpt_neox.embed_in"]["weight"].values, first)
 
 
 def test_a_stack_larger_than_the_budget_is_said_at_once(opened, caplog):
