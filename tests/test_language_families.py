@@ -352,3 +352,25 @@ def test_what_transformers_itself_has_saved_is_read_in_pieces_and_answers_the_sa
     found = run.result(Intervention(()))
     assert found.errors == int((logits.argmax(2) != tokens[:, 1:]).sum())
     assert found.loss == pytest.approx(float(loss), rel=1e-5)
+
+
+@needs_transformers
+def test_offline_a_sweep_measures_what_is_here_and_says_why_the_rest_is_missing(
+    server, tokens, tmp_path
+):
+    options = {"folder": tmp_path, "endpoint": server.address, "progress": False}
+    read_epoch(lx.open_stack(f"hub:{NAME}", hub=Hub(**options)), 64)
+    stack = lx.open_stack(f"hub:{NAME}", hub=Hub(**options, offline=True))
+    found = lx.sweep(
+        stack,
+        data=(tokens[:, :-1], tokens[:, 1:]),
+        layers=["head"],
+        draws=1,
+        device="cpu",
+        progress=False,
+    )
+    assert np.isfinite(found.error.sel(layer="head", epoch=64))
+    assert np.isfinite(found.rerandomized_error).all()
+    for step in (0, 8):
+        assert np.isnan(found.error.sel(layer="head", epoch=step))
+        assert f"step{step} is not on this machine" in str(found.reason.sel(epoch=step).values)
