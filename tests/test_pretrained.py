@@ -187,10 +187,9 @@ def timm(monkeypatch):
 
     def config(name):
         tag = name.partition(".")[2]
-        there = tag == "a1_in1k"
-        return types.SimpleNamespace(
-            tag=tag if there else "", hf_hub_id=f"timm/{name}" if there else None, num_classes=3
-        )
+        if tag != "a1_in1k":
+            raise RuntimeError(f"Invalid pretrained tag ({tag}) for tiny_net.")
+        return types.SimpleNamespace(tag=tag, hf_hub_id=f"timm/{name}", num_classes=3)
 
     inner.get_pretrained_cfg = config
     monkeypatch.setitem(sys.modules, "timm", module)

@@ -163,7 +163,10 @@ def _of_timm(
     full = f"{family}.{tag}"
     find_family(full)  # or it says what there is, or that timm is not installed
     models: Any = importlib.import_module("timm.models")
-    about = models.get_pretrained_cfg(full.removeprefix(TIMM))
+    try:
+        about = models.get_pretrained_cfg(full.removeprefix(TIMM))
+    except RuntimeError:  # what timm raises for a tag that it does not have
+        about = None
     repository = str(getattr(about, "hf_hub_id", "") or "")
     if getattr(about, "tag", "") != tag or not repository:
         raise UnknownNameError(
@@ -171,7 +174,8 @@ def _of_timm(
             "NAME@TAG of timm.list_pretrained() is needed, such as timm/resnet18@a1_in1k.",
             "Correct the tag after @.",
         )
-    members, units, declared, buffers = _network(full, {"classes": int(about.num_classes)})
+    classes = int(getattr(about, "num_classes", 0))
+    members, units, declared, buffers = _network(full, {"classes": classes})
     hub = hub or Hub()
     revisions = {one.name: one for one in hub.revisions(repository)}
     main: Revision = revisions["main"]
