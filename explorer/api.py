@@ -16,7 +16,7 @@ from explorer.stats.distances import stack_distances, state_distances
 from explorer.weights.families.known import FAMILIES, build_network
 from explorer.weights.fresh import fresh_layer
 from explorer.weights.layers import LayerScheme, fan_in, group_layers, is_buffer
-from explorer.weights.stack import layer_names, layer_variables
+from explorer.weights.stack import epoch_numbers, layer_names, layer_variables
 
 
 def distances(
@@ -39,7 +39,7 @@ def distances(
         As `explorer.open_stack` returns it. State dicts, one per epoch from 0 on, are measured
         where their tensors lie, on a GPU without being moved; four are held at a time.
     reference : int
-        Epoch to measure from; for state dicts it is 0.
+        Epoch to measure from; for state dicts it is 0. Of a single checkpoint it is the one.
     model : torch.nn.Module, optional
         Whose modules draw anew, where the stack names no known family; without either there is
         no yard-stick, and the attribute ``yardstick`` says so.
@@ -72,6 +72,8 @@ def distances(
             "A stack has its layers already; state dicts do not.",
             "Give layers= to explorer.open_stack instead.",
         )
+    if reference == 0 and len(epoch_numbers(stack)) == 1:  # whatever the only one is called
+        reference = epoch_numbers(stack)[0]
     family = str(stack.attrs.get("family", ""))
     members = {
         layer: [n for n, a in layer_variables(stack, layer).items() if not a.attrs["buffer"]]

@@ -16,7 +16,7 @@ name               what it is                                     where it comes
 
 Options follow a path after commas. ``folder:``: ``side=64`` (pixels), ``limit=5000`` (test images),
 ``scale=global`` (the paper's), ``imagenet`` or ``half``. ``text:``: ``length=128`` (tokens of a
-window), ``limit=10000`` (windows), ``tokenizer=FILE.model`` (SentencePiece).
+window), ``limit=10000`` (windows), ``tokenizer=FILE.model`` (SentencePiece) or ``FILE.json``.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from explorer.data.text import (
     text_test,
     text_training,
 )
-from explorer.data.tokenizers import SentencePieceTokenizer
+from explorer.data.tokenizers import JsonTokenizer, SentencePieceTokenizer, Tokenizer
 from explorer.errors import DataError, UsageError, unknown_name
 from explorer.inventory.store import data_folder
 
@@ -64,6 +64,11 @@ OPTIONS = {FOLDER: ("side", "limit", "scale"), TEXT: ("length", "limit", "tokeni
 def dataset_names() -> list[str]:
     """Names of all datasets, the two that take a path with the word PATH."""
     return [*FORMS, *IMAGE_SETS, EMBEDDED_NAME, f"{FOLDER}PATH", f"{TEXT}PATH"]
+
+
+def is_dataset_name(name: str) -> bool:
+    """Tell whether a name is one of a dataset, or begins as one that takes a path does."""
+    return name in dataset_names() or name.startswith((FOLDER, TEXT))
 
 
 def load_test_set(name: str, folder: str | Path | None = None) -> LabelledExamples:
@@ -251,14 +256,18 @@ def _text_form(name: str) -> TextForm:
     if not name.startswith(TEXT):
         raise unknown_name("dataset", name, dataset_names())
     path, options = _parsed(name, TEXT)
-    model = options.get("tokenizer")
+    file = options.get("tokenizer")
     return TextForm(
         name=name,
         path=path,
         length=_number(name, options, "length") or TextForm.length,
         limit=_number(name, options, "limit"),
-        tokenizer=SentencePieceTokenizer(Path(model).expanduser()) if model else BYTES,
+        tokenizer=_tokenizer(Path(file).expanduser()) if file else BYTES,
     )
+
+
+def _tokenizer(file: Path) -> Tokenizer:
+    return JsonTokenizer(file) if file.suffix == ".json" else SentencePieceTokenizer(file)
 
 
 def _parsed(name: str, beginning: str) -> tuple[Path, dict[str, str]]:

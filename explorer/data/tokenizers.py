@@ -1,4 +1,4 @@
-"""From text to token numbers: bytes, the characters of a known text, SentencePiece."""
+"""From text to token numbers: bytes, a known text's characters, SentencePiece, tokenizer.json."""
 
 from __future__ import annotations
 
@@ -82,18 +82,45 @@ class SentencePieceTokenizer:
         return tuple(piece.replace("▁", " ") for piece in pieces)  # how it writes a space
 
     def encode(self, text: bytes, where: str) -> Tensor:
-        try:
-            lines = text.decode("utf-8").splitlines()
-        except UnicodeDecodeError as error:
-            raise DataError(
-                f"{where} is not UTF-8: {error.reason} at byte {error.start}.",
-                "SentencePiece works on UTF-8 text.",
-                "Convert the file, or leave tokenizer= out to use bytes.",
-            ) from error
+        lines = _utf8(text, where).splitlines()
         processor = _processor(self.model)
         closing = [processor.eos_id()] if processor.eos_id() >= 0 else []
         pieces = processor.encode(lines, out_type=int)
         return torch.tensor([p for line in pieces for p in (*line, *closing)], dtype=torch.int32)
+
+
+@dataclass(frozen=True)
+class JsonTokenizer:
+    """The tokenizer.json of a repository, as the package tokenizers reads it; no token is added."""
+
+    file: Path
+    """The file; the package tokenizers has to be installed."""
+
+    @property
+    def vocabulary(self) -> int:
+        return int(_from_json(self.file).get_vocab_size())
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        reader = _from_json(self.file)
+        return tuple(
+            reader.decode([number], skip_special_tokens=False) for number in range(self.vocabulary)
+        )
+
+    def encode(self, text: bytes, where: str) -> Tensor:
+        numbers = _from_json(self.file).encode(_utf8(text, where), add_special_tokens=False).ids
+        return torch.tensor(numbers, dtype=torch.int32)
+
+
+def _utf8(text: bytes, where: str) -> str:
+    try:
+        return text.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{where} is not UTF-8: {error.reason} at byte {error.start}.",
+            "This tokenizer works on UTF-8 text.",
+            "Convert the file, or leave tokenizer= out to use bytes.",
+        ) from error
 
 
 def _shown(byte: int) -> str:
@@ -120,4 +147,25 @@ def _processor(model: Path) -> Any:
             f"{model} is not a SentencePiece model: {error}",
             "A .model file that SentencePiece has trained is needed.",
             "Correct the path after tokenizer=.",
+        ) from error
+
+
+@functools.lru_cache(maxsize=4)
+def _from_json(file: Path) -> Any:
+    """Load a tokenizer.json; the package is optional."""
+    try:
+        tokenizers = importlib.import_module("tokenizers")
+    except ImportError as error:
+        raise DataError(
+            f"The tokenizer {file.name} needs the package tokenizers, which is not installed.",
+            "Without it, tokens can be given as numbers: data=(inputs, labels).",
+            "Run `pip install 'layer-explorer[transformers]'`.",
+        ) from error
+    try:
+        return tokenizers.Tokenizer.from_file(str(file))
+    except Exception as error:  # the package raises this very class
+        raise DataError(
+            f"{file} cannot be read as a tokenizer: {error}",
+            "A tokenizer.json as repositories of the hub have it is needed.",
+            "Open the stack again to fetch it anew, or give tokens: data=(inputs, labels).",
         ) from error

@@ -13,6 +13,10 @@ Z_95 = 1.959963984540054
 """97.5 % quantile of the standard normal distribution."""
 
 
+MOST_NATS = 700.0
+"""Loss above which exp has no floating-point number."""
+
+
 @dataclass(frozen=True)
 class Estimate:
     """Counts after some of the test examples."""
@@ -58,6 +62,11 @@ class Estimate:
     def loss(self) -> float:
         """Mean cross-entropy, nats per example."""
         return self.loss_sum / self.examples
+
+    @property
+    def perplexity(self) -> float:
+        """Of a language model: exp of the loss, as if it chose among so many tokens evenly."""
+        return math.exp(min(self.loss, MOST_NATS))
 
     @property
     def agreement(self) -> float:

@@ -8,7 +8,13 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from explorer.data.datasets import LabelledExamples, as_examples, load_training_set
+from explorer.data.datasets import (
+    LabelledExamples,
+    as_examples,
+    is_dataset_name,
+    load_training_set,
+)
+from explorer.data.own_text import own_text
 from explorer.errors import DataError
 
 CALIBRATION_EXAMPLES = 1024
@@ -23,6 +29,9 @@ def examples_for(stack: xr.DataTree, data: Any) -> LabelledExamples:
     DataError, UnknownNameError
         They do not fit together, or nothing is given and the stack names no known dataset.
     """
+    tokenizer = stack.attrs.get("tokenizer")
+    if tokenizer is not None and isinstance(data, str) and not is_dataset_name(data):
+        return own_text(data, str(tokenizer), int(stack.attrs.get("context", 0)))
     if data is not None:
         return as_examples(data)
     name = str(stack.attrs.get("dataset", ""))

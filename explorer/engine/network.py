@@ -26,6 +26,7 @@ from explorer.engine.submodules import SubmodulePass
 from explorer.errors import InterventionError, StackError, UsageError
 from explorer.weights.device import float32_products, pick_device, switched
 from explorer.weights.families.known import FAMILIES, build_network
+from explorer.weights.families.language import giving_logits
 from explorer.weights.stack import epoch_numbers, layer_names, layer_variables, read_epoch
 
 CALIBRATION_BATCH = 128
@@ -261,7 +262,10 @@ def _final_module(stack: xr.DataTree, model: nn.Module | None) -> nn.Module:
             f"A model, or a stack of a known family ({', '.join(FAMILIES)}), is needed.",
             "Pass model=, the torch.nn.Module that was trained.",
         )
-    module = build_network(family, stack.attrs["sizes"]) if model is None else copy.deepcopy(model)
+    if model is None:
+        module = build_network(family, stack.attrs["sizes"])
+    else:
+        module = giving_logits(copy.deepcopy(model))
     arrays = read_epoch(stack, epoch_numbers(stack)[-1])
     state = OrderedDict((name, torch.from_numpy(array)) for name, array in arrays.items())
     # the versions of the modules' formats, which some modules insist on (torchvision's MNASNet)

@@ -46,7 +46,8 @@ def verdicts(sweep: xr.Dataset, threshold: float = DEFAULT_THRESHOLD) -> xr.Data
     xarray.DataArray
         (layer) str. ``"critical"``: the values of the first epoch do more damage. ``"mixed"``:
         those would do, but the values of some later epoch would not. ``"robust"``: those of no
-        epoch do more damage. ``"not known"``: too little is measured to say so.
+        epoch do more damage. ``"not known"``: too little is measured to say so, or there is only
+        the trained network itself.
 
     Raises
     ------
@@ -58,7 +59,8 @@ def verdicts(sweep: xr.Dataset, threshold: float = DEFAULT_THRESHOLD) -> xr.Data
     The words are those of Zhang, Bengio, Singer, JMLR 23(67), 2022; the threshold is not.
     """
     _, share = _by_epoch(sweep, threshold)
-    worse, known = share > threshold, ~np.isnan(share)
+    worse = share > threshold
+    known = ~np.isnan(share) & (not _only_trained(sweep))
     first, later = worse[:, 0], worse.any(1)
     words = np.select(
         [first, later & known[:, 0], ~later & known.all(1)],
@@ -116,6 +118,12 @@ def not_monotone(sweep: xr.Dataset) -> xr.DataArray:
     best = np.fmin.accumulate(high, 1)  # (layer, epoch) best until then
     rises = (low > best).any(1)
     return xr.DataArray(rises, dims="layer", coords={"layer": sweep["layer"]}, name="not_monotone")
+
+
+def _only_trained(sweep: xr.Dataset) -> bool:
+    """Say whether the trained network is all there is, which does no damage to itself."""
+    epochs = [int(epoch) for epoch in sweep["epoch"].values]
+    return epochs == [sweep.attrs.get("final_epoch")]
 
 
 def _by_epoch(

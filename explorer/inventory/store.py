@@ -1,7 +1,7 @@
 """Local files that can be trusted: where they are, that they are whole, how they are written.
 
-The only module that may use the network. Every stack is bundled; data sets are fetched, and only
-when somebody asks for it.
+With `hub_client`, the only module that may use the network. Data sets and weights are fetched only
+when somebody asks for it; every stack of the catalog is bundled.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import urllib.request
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
 
 from tqdm.auto import tqdm
 
@@ -179,11 +180,30 @@ def data_folder(folder: str | Path | None = None) -> Path:
     named = folder or os.environ.get(DATA_VARIABLE)
     if named:
         return Path(named).expanduser()
+    return cache_folder() / "data"
+
+
+def cache_folder() -> Path:
+    """Our folder among the user's caches, whether it exists or not."""
     caches = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA")
-    return (Path(caches) if caches else Path.home() / ".cache") / "layer-explorer" / "data"
+    return (Path(caches) if caches else Path.home() / ".cache") / "layer-explorer"
 
 
-def fetch(addresses: Sequence[str], target: Path, md5: str, *, progress: bool = True) -> Path:
+def torch_weights_folder() -> Path:
+    """Folder in which torchvision keeps the weights that it downloads; ours are the same files."""
+    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    home = os.environ.get("TORCH_HOME") or Path(caches) / "torch"
+    return Path(home).expanduser() / "hub" / "checkpoints"
+
+
+def fetch(
+    addresses: Sequence[str],
+    target: Path,
+    digest: str,
+    *,
+    algorithm: str = "md5",
+    progress: bool = True,
+) -> Path:
     """Download a file whose hash is known, unless it is there already.
 
     The file is placed only when it has arrived as a whole and with the right hash; until then
@@ -195,8 +215,10 @@ def fetch(addresses: Sequence[str], target: Path, md5: str, *, progress: bool = 
         Where it can be had; the next one is tried when one fails.
     target : Path
         Where it is to lie.
-    md5 : str
-        Its hash, hexadecimal.
+    digest : str
+        Its hash, hexadecimal, or the first digits of it where no more is known.
+    algorithm : str
+        ``"md5"``, with which old data sets are listed, or ``"sha256"``.
     progress : bool
         Show a progress bar.
 
@@ -212,39 +234,46 @@ def fetch(addresses: Sequence[str], target: Path, md5: str, *, progress: bool = 
     CheckpointError
         The folder cannot be written to, or the disk is full.
     """
-    if target.is_file() and md5_of(target) == md5:
+    if target.is_file() and _hash_of(target, algorithm).startswith(digest):
         return target
     reasons = []
     for address in addresses:
         try:
             with placed(target) as temporary:
-                _receive(address, temporary, md5, progress)
+                _receive(address, temporary, digest, algorithm, progress)
             return target
         except DataError as error:
             reasons.append(error.came)
     raise DataError(
         f"{target.name} could not be downloaded. {' '.join(reasons)}",
-        f"The original file with md5 {md5} is needed.",
+        f"The original file with {algorithm} {digest} is needed.",
         f"Try again later, or put the file into {target.parent} yourself.",
     )
 
 
 def md5_of(path: Path) -> str:
     """The md5 of a file, hexadecimal; what data sets of that age are listed with."""
+    return _hash_of(path, "md5")
+
+
+def _hash_of(path: Path, algorithm: str) -> str:
     with path.open("rb") as stream:
-        digest = hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False))
-    return digest.hexdigest()
+        return hashlib.file_digest(stream, lambda: _new_hash(algorithm)).hexdigest()
 
 
-def _receive(address: str, file: Path, md5: str, progress: bool) -> None:
+def _new_hash(algorithm: str) -> Any:
+    return hashlib.new(algorithm, usedforsecurity=False)
+
+
+def _receive(address: str, file: Path, wanted: str, algorithm: str, progress: bool) -> None:
     """Write what an address sends into a file, and refuse anything but the right content."""
-    digest = hashlib.md5(usedforsecurity=False)
+    digest = _new_hash(algorithm)
     with file.open("wb") as stream, contextlib.closing(_chunks(address, progress)) as chunks:
         for chunk in chunks:
             digest.update(chunk)
             stream.write(chunk)
-    if digest.hexdigest() != md5:
-        raise _refused(address, f"sent another file, with md5 {digest.hexdigest()}")
+    if not digest.hexdigest().startswith(wanted):
+        raise _refused(address, f"sent another file, with {algorithm} {digest.hexdigest()}")
 
 
 def _chunks(address: str, progress: bool) -> Generator[bytes, None, None]:

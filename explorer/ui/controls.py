@@ -9,7 +9,7 @@ from typing import Any
 import ipywidgets as widgets
 
 from explorer.engine.verdicts import DEFAULT_THRESHOLD
-from explorer.ui.grid import WHOLE_NETWORK, Grid, Unit
+from explorer.ui.grid import WHOLE_NETWORK, Grid, Unit, moment
 from explorer.ui.selection import OTHERS, Other, Selection
 from explorer.ui.session import Settings
 from explorer.ui.wording import MEASURES, tick
@@ -234,5 +234,5 @@ def _source_name(unit: Unit, epoch: int | None, draw: int | None, other: Other |
     if other is not None:
         return OTHERS[other]
     if epoch is not None:
-        return f"{unit} {epoch}"
+        return moment(unit, epoch)
     return "all fresh draws (ReRnd)" if draw is None else f"fresh draw {draw}"

@@ -81,7 +81,7 @@ class Exploration(widgets.VBox):
         self._changed = widgets.HTML("<p>Measure a cell: what it turned wrong is shown here.</p>")
         self._order, self._list = OrderPane(), widgets.HTML(measured_html(()))
         self._settings_pane = SettingsPane(settings, apply)
-        self._select(Selection(grid.cell(grid.layers[0], grid.epochs[0])))
+        self._select(Selection(grid.cell(grid.layers[0], grid.start)))
         self.on_recorded()
         self.on_distances()
         self.status.say(how_to(grid.unit))
@@ -159,7 +159,7 @@ class Exploration(widgets.VBox):
 
     def _layer_tapped(self, layer: str) -> None:
         with self.session.reported(), self.session.lock:
-            self._select(Selection(self.session.grid.cell(layer, self.session.grid.epochs[0])))
+            self._select(Selection(self.session.grid.cell(layer, self.session.grid.start)))
             self._measure()
 
     def _key(self, kind: str, line: int, column: int) -> None:

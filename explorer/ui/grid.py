@@ -7,8 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Unit = Literal["epoch", "step"]
-"""What the numbers of a stack's checkpoints count; the dimension is called `epoch` for both."""
+Unit = Literal["epoch", "step", "checkpoint"]
+"""What the numbers of a stack's checkpoints count; the dimension is called `epoch` for all.
+
+``"checkpoint"`` where there is only one, the trained network: it is called so, not by a number.
+"""
+
+TRAINED = "trained"
+"""Name of the only checkpoint."""
 
 WHOLE_NETWORK = "fullmodel"
 """The paper's name of the row in which every layer comes from the same checkpoint."""
@@ -34,7 +40,7 @@ class Cell:
     """What the number counts; a cell of epochs is none of steps."""
 
     def __str__(self) -> str:
-        source = "fresh draws" if self.epoch is None else f"{self.unit} {self.epoch}"
+        source = "fresh draws" if self.epoch is None else moment(self.unit, self.epoch)
         return f"{self.layer or WHOLE_NETWORK} ← {source}"
 
 
@@ -65,6 +71,11 @@ class Grid:
         return tuple(by_layer + [self.cell(None, at) for at in self.epochs])
 
     @property
+    def start(self) -> int | None:
+        """Where a reader begins: the first checkpoint, or fresh draws where it is the trained."""
+        return None if self.unit == "checkpoint" and self.draws else self.epochs[0]
+
+    @property
     def rows(self) -> tuple[str | None, ...]:
         """Layers, then None for the whole network."""
         return (*self.layers, None)
@@ -85,7 +96,9 @@ class Grid:
     def source_labels(self) -> dict[float, str]:
         """Place → label of each source: ReRnd, and every checkpoint."""
         fresh = {-1 - GAP: FRESH} if self.draws else {}
-        return fresh | {float(at): str(epoch) for at, epoch in enumerate(self.epochs)}
+        alone = self.unit == "checkpoint"
+        names = [TRAINED if alone else str(epoch) for epoch in self.epochs]
+        return fresh | {float(at): name for at, name in enumerate(names)}
 
     @property
     def layer_labels(self) -> dict[float, str]:
@@ -119,4 +132,10 @@ class Grid:
 
 def unit_of(attrs: Mapping[Any, Any]) -> Unit:
     """Return what the numbers along `epoch` count, from the attributes of a stack or a sweep."""
-    return "step" if attrs.get("checkpoint_unit") == "step" else "epoch"
+    units: dict[Any, Unit] = {"step": "step", "checkpoint": "checkpoint"}
+    return units.get(attrs.get("checkpoint_unit"), "epoch")
+
+
+def moment(unit: Unit, epoch: int) -> str:
+    """Return a checkpoint in words: "epoch 3", or "trained" where there is no other."""
+    return TRAINED if unit == "checkpoint" else f"{unit} {epoch}"

@@ -86,6 +86,8 @@ def _draws(results: xr.Dataset, grid: Grid, layer: str) -> Columns:
 
 
 def _title(results: xr.Dataset, grid: Grid, layer: str, threshold: float, first: float) -> str:
+    if grid.unit == "checkpoint":
+        return f"{layer}\nOne checkpoint, the trained network: compare it with fresh draws."
     head = f"{layer}: {verdicts(results, threshold).sel(layer=layer).item()}"
     said = []
     if not math.isnan(first):

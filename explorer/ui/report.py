@@ -128,6 +128,8 @@ def _pictures(
 
 
 def _rule(final: float, chance: float, unit: Unit) -> str:
+    if unit == "checkpoint":
+        return "There is one checkpoint, the trained network: no layer can be called critical."
     border = final + DEFAULT_THRESHOLD * (chance - final)
     return (
         f"A layer is called critical when putting it back to the first {unit} takes the error "
@@ -173,7 +175,7 @@ def _distance_table(distances: xr.Dataset, grid: Grid) -> str:
 
 
 def _columns(grid: Grid) -> list[str]:
-    return [*([FRESH] if grid.draws else []), *(str(epoch) for epoch in grid.epochs)]
+    return list(grid.source_labels.values())
 
 
 def _error_cell(reading: Reading) -> str:

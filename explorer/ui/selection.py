@@ -17,7 +17,7 @@ from explorer.engine.interventions import (
     Source,
     Zeros,
 )
-from explorer.ui.grid import WHOLE_NETWORK, Cell, Grid
+from explorer.ui.grid import WHOLE_NETWORK, Cell, Grid, moment
 
 NOISE = 0.05
 """Standard deviation of the noise that the menu offers, raw weight units."""
@@ -76,11 +76,11 @@ class Choice:
 
     def _source(self, cell: Cell) -> str:
         if self.other == "half" and cell.epoch is not None:
-            return f"half-way to {cell.unit} {cell.epoch}"
+            return f"half-way to {moment(cell.unit, cell.epoch)}"
         if self.other is not None:
             return OTHERS[self.other] + ("" if self.draw is None else f", draw {self.draw}")
         if cell.epoch is not None:
-            return f"{cell.unit} {cell.epoch}"
+            return moment(cell.unit, cell.epoch)
         return "fresh draws" if self.draw is None else f"fresh draw {self.draw}"
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from explorer.ui.grid import WHOLE_NETWORK, Cell, Grid, Unit
+from explorer.ui.grid import WHOLE_NETWORK, Cell, Grid, Unit, moment
 from explorer.ui.results import Counts, Reading
 
 _SPACE = "\u00a0"
@@ -30,12 +30,19 @@ DISTANCE_LEGEND = (
 WIDEST_DISTANCE = "8e-8"
 """A `short_number` as wide as any."""
 
-ONE: Mapping[Unit, str] = {"epoch": "an epoch", "step": "a step"}
+ONE: Mapping[Unit, str] = {"epoch": "an epoch", "step": "a step", "checkpoint": "fresh draws"}
 """One checkpoint, to be read in a sentence."""
 
 
 def error_legend(unit: Unit) -> str:
     """Return what the error heatmap shows, as HTML."""
+    if unit == "checkpoint":
+        return (
+            "There is one checkpoint, the trained network, and no earlier one to put a layer back "
+            "to. Each cell of <em>ReRnd</em> is the test error when <em>only this layer</em> gets "
+            "fresh random values (mean over draws): white is as good as the trained network, dark "
+            "red no better than guessing."
+        )
     return (
         "Each cell is the test error when <em>only this layer</em> is put back to what it was at "
         f"that {unit}, all others staying as trained: white is as good as the trained network, "
@@ -54,7 +61,7 @@ def how_to(unit: Unit) -> str:
 
 def spoken(cell: Cell, reading: Reading, verdict: str) -> str:
     """Return what a screen reader says of a cell: "layer 1, epoch 0, error 38 %, critical"."""
-    source = "fresh draws" if cell.epoch is None else f"{cell.unit} {cell.epoch}"
+    source = "fresh draws" if cell.epoch is None else moment(cell.unit, cell.epoch)
     name = cell.layer or "whole network"
     about = "about " if reading.state == "estimated" else ""
     known = f"error {about}{tick(reading.value)}" if math.isfinite(reading.value) else reading.state
@@ -73,7 +80,8 @@ def time_left(seconds: float) -> str:
 
 def size_of(grid: Grid) -> str:
     """Return how many rows and columns a heatmap has, for a screen reader."""
-    return f"{len(grid.layers)} layers by {len(grid.epochs)} {grid.unit}s"
+    plural = "" if len(grid.epochs) == 1 else "s"
+    return f"{len(grid.layers)} layers by {len(grid.epochs)} {grid.unit}{plural}"
 
 
 def percent(fraction: float) -> str:

@@ -27,11 +27,13 @@ from explorer.weights.checkpoints import (
     numpy_dtype,
 )
 from explorer.weights.fitting import fitted, reading_notes
+from explorer.weights.hub_stack import hub_parts, is_hub_address
 from explorer.weights.labelled import check_as_saved, is_labelled, open_labelled
 from explorer.weights.layers import LayerScheme, fan_in, group_layers, is_buffer, short_names
 from explorer.weights.lazy import Checkpoints, StackedTensor
 from explorer.weights.numbering import Choice, kept_positions
 from explorer.weights.overview import LayerSummary, stack_page
+from explorer.weights.pretrained import is_pretrained_name, pretrained_parts
 from explorer.weights.readers.finding import Asked
 from explorer.weights.sources import Collected, Wanted, collect_checkpoints, is_pattern
 
@@ -62,6 +64,7 @@ def open_stack(
     unit: str | None = None,
     every: int = 1,
     only: Choice | None = None,
+    hub: Any = None,
 ) -> xr.DataTree:
     """Open a stack of checkpoints without reading its tensors.
 
@@ -70,8 +73,11 @@ def open_stack(
     source : str, Path, sequence of paths, iterable of state dicts, or DataTree
         The name of a stack in the catalog; a folder, with a ``stack.json`` or with checkpoints
         of any kind in `explorer.readers`; a pattern such as ``"runs/*/model.safetensors"``;
-        files; or state dicts, which are copied as they come. An open stack is returned as it is,
-        or what `every` and `only` leave of it.
+        files; or state dicts, which are copied as they come. ``hub:OWNER/NAME``, see
+        `explorer.weights.hub_stack`, whose files are downloaded when they are read;
+        ``torchvision/NAME@TAG`` and ``timm/NAME@TAG``, one checkpoint each, see
+        `explorer.weights.pretrained`. An open stack is returned as it is, or what `every` and
+        `only` leave of it.
     model : torch.nn.Module, optional
         The network the checkpoints belong to; its state dict must have the same names and shapes,
         but for prefixes such as ``module.``.
@@ -92,6 +98,8 @@ def open_stack(
         Keep each so-manieth checkpoint, from the first on, and the last.
     only : range, slice or sequence of int, optional
         Keep the checkpoints with these numbers; of a slice both ends.
+    hub : explorer.inventory.hub.Hub, optional
+        The hub with a disk budget, a folder or an offline mode of your own.
 
     Returns
     -------
@@ -100,10 +108,11 @@ def open_stack(
         with dims (epoch, …own dims…). Attributes: name, title, family, sizes, dataset, layers,
         content_hash, checkpoint_unit. The last says what the numbers of ``epoch`` count:
         ``"epoch"`` completed passes or, where checkpoints lie within an epoch, ``"step"``
-        optimiser steps; the dimension has one name for both. Of files and state dicts also
-        reader and notes (sentences on what was chosen or left out), and where there are any:
-        prefixes (taken off the names), unmatched (names left alone), unreadable (number → why).
-        Each variable's attributes: parameter (its name in the state dict), buffer, fan_in.
+        optimiser steps; the dimension has one name for both. ``"checkpoint"``: there is only one,
+        the trained network. Of files and state dicts also reader and notes (sentences on what was
+        chosen or left out), and where there are any: prefixes (taken off the names), unmatched
+        (names left alone), unreadable (number → why). Each variable's attributes: parameter (its
+        name in the state dict), buffer, fan_in.
 
     Raises
     ------
@@ -121,6 +130,11 @@ def open_stack(
         asked = {"model": model, "layers": layers, "epochs": epochs, "reader": reader}
         check_as_saved(source, **asked, key=key, unit=unit)
         return _part_of(_as_stack(open_labelled(Path(source))), every, only)
+    if is_hub_address(source):
+        wanted = only if only is not None else epochs
+        return _tree(*hub_parts(source, model, layers, every, wanted, hub))
+    if is_pretrained_name(source):
+        return _tree(*pretrained_parts(source, layers, hub))
     entry = _manifest_entry(source)
     if entry is not None:
         stack = _from_manifest(entry, layers if layers is not None else "paper")

@@ -58,25 +58,39 @@ _LOADERS: Mapping[str, Callable[[], Family]] = {
 }
 """Loaded when first asked for: torchvision takes a second and 160 MB, which an FCN does without."""
 
-_PREFIXES = ("torchvision/", "timm/")
+
+def _language(name: str) -> Family:
+    from explorer.weights.families.language import language_family
+
+    return language_family(name)
+
+
+_PREFIXES: Mapping[str, Callable[[str], Family]] = {
+    "torchvision/": _library,
+    "timm/": _library,
+    "transformers/": _language,
+}
+"""Beginnings of names of networks from libraries."""
 
 
 class Families(Mapping[str, Family]):
-    """Our families by name, and with ``torchvision/NAME`` and ``timm/NAME`` those of libraries.
+    """Our families by name, and those of libraries with the library's name before theirs.
 
-    Iteration gives our own only.
+    The latter are ``torchvision/NAME``, ``timm/NAME`` and ``transformers/TYPE``. Iteration gives
+    our own only.
     """
 
     def __getitem__(self, name: str) -> Family:
         """Return the family of this name, or say which there are."""
         if name in _LOADERS:
             return _LOADERS[name]()
-        if isinstance(name, str) and name.startswith(_PREFIXES):
-            return _library(name)
+        for prefix, load in _PREFIXES.items():
+            if isinstance(name, str) and name.startswith(prefix):
+                return load(name)
         error = unknown_name("family", name, _LOADERS)
         raise UnknownNameError(
             error.came,
-            f"{error.accepted} torchvision/NAME and timm/NAME will also do.",
+            f"{error.accepted} torchvision/NAME, timm/NAME and transformers/TYPE will also do.",
             error.advice,
         )
 
