@@ -259,6 +259,8 @@ def _manifest_entry(source: object) -> StackEntry | None:
     folder = Path(source)
     if (folder / STACK_FILE).is_file():
         return next(iter(load_manifest(folder / STACK_FILE).stacks.values()))
+    if folder.name != str(source) and folder.exists():
+        return None  # a path, which no stack has for its name
     manifest = load_manifest()
     stacks = manifest.stacks
     if str(source) in stacks:
