@@ -87,6 +87,7 @@ FENCES = (
     ),
     Fence(("xarray",), not_in=("errors.py", "weights/"), but_in=XARRAY_IN_WEIGHTS),
     Fence(NETWORK, but_in=("inventory/store.py",)),
+    Fence(("dask", "distributed", "cloudpickle"), but_in=("engine/cluster.py",)),
     Fence(("socket",), but_in=("inventory/store.py", "servers.py")),  # is the port free?
 )
 
@@ -281,7 +282,8 @@ def test_the_init_files_of_folders_hold_a_docstring_only(sources: dict[str, str]
 @pytest.mark.parametrize(
     ("module", "unwanted"),
     [
-        ("explorer", ("torch", "bokeh", "numba", "xarray")),
+        ("explorer", ("torch", "bokeh", "numba", "xarray", "distributed")),
+        ("explorer.engine.sweep", ("dask", "distributed")),
         ("explorer.stats.distances", ("torch", "bokeh")),
     ],
 )
@@ -384,6 +386,7 @@ def test_an_import_upwards_or_sideways_is_refused(file: str, source: str, compla
         ("weights/checkpoints.py", "from safetensors import safe_open"),
         ("inventory/store.py", "from urllib import request"),
         ("servers.py", "import socket"),
+        ("engine/cluster.py", "from distributed import Client"),
         ("stats/distances.py", "import xarray as xr"),
         ("weights/stack.py", "import xarray as xr"),
         ("ui/views.py", "import torchlight"),
@@ -411,6 +414,8 @@ def test_a_heavy_import_inside_its_fence_is_allowed(file: str, source: str) -> N
         ("weights/checkpoints.py", "import importlib\nimportlib.import_module('huggingface_hub')"),
         ("engine/sweep.py", "from torch import hub"),
         ("ui/widget.py", "import socket"),
+        ("engine/sweep.py", "from distributed import Client"),
+        ("api.py", "if TYPE_CHECKING:\n    import dask.array"),
     ],
 )
 def test_a_heavy_import_outside_its_fence_is_refused(file: str, source: str) -> None:
