@@ -143,7 +143,7 @@ class Sender:
         finally:
             if pending:
                 self._client.cancel([future for future, _, _ in pending.values()], force=True)
-                self._client.run(on_worker.stop, run, wait=False)
+                self._client.run(on_worker.stop, run, on_error="ignore")
 
     def _again(self, piece: Piece, result: Any, attempt: int) -> list[Piece]:
         """What of a piece is to be tried again, given what came of it; nothing when it is done."""
