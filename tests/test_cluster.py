@@ -208,10 +208,9 @@ def test_a_worker_that_is_killed_half_way_costs_nothing_but_time(
     assert workers_pids(client) != before
 
 
-def test_a_cluster_that_loses_all_its_workers_gets_the_parcel_again(
-    stack, local, client, monkeypatch
-):
-    """What was scattered dies with the last worker that holds it."""
+@pytest.fixture
+def killed_at_the_start(client, monkeypatch):
+    """All workers are killed when the cells have just been sent."""
     original = Sender.finished
 
     def finished(self, function, pieces, *rest):
@@ -221,8 +220,23 @@ def test_a_cluster_that_loses_all_its_workers_gets_the_parcel_again(
         return original(self, function, pieces, *rest)
 
     monkeypatch.setattr(Sender, "finished", finished)
+
+
+@pytest.mark.usefixtures("killed_at_the_start")
+def test_a_cluster_that_loses_all_its_workers_gets_the_parcel_again(stack, local, client):
+    """What was scattered dies with the last worker that holds it."""
     found = sweep(stack, epochs=[0, 3], client=client)
     xr.testing.assert_equal(found.loss, local.loss.sel(epoch=[0, 3]))
+
+
+@pytest.mark.usefixtures("killed_at_the_start")
+def test_a_cluster_that_stays_lost_marks_the_cells_that_are_left(stack, client, monkeypatch):
+    client.wait_for_workers(2)
+    monkeypatch.setattr(Sender, "_sent_again", lambda _self: False)
+    found = sweep(stack, epochs=[0, 3], client=client)
+    assert found.reason.values[0, 0].startswith("The cluster has lost all its workers")
+    assert "with store=" in found.reason.values[0, 0]
+    client.wait_for_workers(2)
 
 
 def test_a_cell_that_fails_is_marked_with_the_reason_and_the_others_are_measured(client):

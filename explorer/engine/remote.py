@@ -145,7 +145,8 @@ class RemoteEvaluator:
         stream = self._sender.finished(on_worker.count, groups, tolerance)
         with contextlib.closing(stream):
             for group, result in stream:
-                if isinstance(result, ExplorerError):
+                lost = isinstance(result, ClusterError)  # what is found so far is worth keeping
+                if isinstance(result, ExplorerError) and not lost:
                     raise result
                 if isinstance(result, BaseException):
                     yield dict.fromkeys(group, _reason(result))
