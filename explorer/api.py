@@ -18,6 +18,9 @@ from explorer.weights.fresh import fresh_layer
 from explorer.weights.layers import LayerScheme, fan_in, group_layers, is_buffer
 from explorer.weights.stack import epoch_numbers, layer_names, layer_variables
 
+NO_YARDSTICK = "none"
+"""How the attribute ``yardstick`` begins where there are no fresh draws."""
+
 
 def distances(
     stack: xr.DataTree | Iterable[Mapping[str, Tensor]],
@@ -27,6 +30,7 @@ def distances(
     draws: int = 3,
     seed: int = 0,
     layers: LayerScheme | None = None,
+    client: Any = None,
 ) -> xr.Dataset:
     """Distance of every layer at every epoch from a reference epoch, with a yard-stick.
 
@@ -47,6 +51,9 @@ def distances(
         Number and seed of the fresh draws, the same as in `explorer.sweep`.
     layers : str, mapping, sequence or function, optional
         For state dicts, how their tensors are divided into layers, as in `explorer.open_stack`.
+    client : distributed.Client, optional
+        Of a running Dask cluster, whose workers measure one layer of a stack each; see
+        `explorer.engine.remote.for_each_layer`. The numbers are the same.
 
     Returns
     -------
@@ -60,11 +67,20 @@ def distances(
     StackError
         There are no state dicts, or tensors have changed their shapes.
     UsageError
-        A reference other than the first state dict, or layers for a stack that has its own.
+        A reference other than the first state dict, layers for a stack that has its own, or a
+        cluster for state dicts.
     CheckpointError
         The reference epoch cannot be read.
+    ClusterError
+        The cluster has no workers, or does not finish.
     """
     if not isinstance(stack, xr.DataTree):
+        if client is not None:
+            raise UsageError(
+                "A cluster was given for state dicts.",
+                "Distances on a cluster are those of a stack, whose layers can be read apart.",
+                "Open one with explorer.open_stack, or leave client= out.",
+            )
         return _distances_of_states(stack, reference, model, draws, seed, layers)
     if layers is not None:
         raise UsageError(
@@ -74,6 +90,32 @@ def distances(
         )
     if reference == 0 and len(epoch_numbers(stack)) == 1:  # whatever the only one is called
         reference = epoch_numbers(stack)[0]
+    settings = {"reference": reference, "draws": draws, "seed": seed}
+    if client is None:
+        return _distances_of_stack(stack, model=model, **settings)
+    # Dask is an extra, and nobody else should wait for its import
+    from explorer.engine.remote import for_each_layer
+
+    parts = for_each_layer(client, stack, _distances_of_stack, model=model, **settings)
+    reasons = [str(part.attrs["yardstick"]) for part in parts]
+    none = [reason for reason in reasons if reason.startswith(NO_YARDSTICK)]
+    if none:  # one layer that cannot be drawn leaves all without, as it does in one process
+        parts = [_without_yardstick(part, none[0]) for part in parts]
+    joined: xr.Dataset = xr.concat(
+        parts, "layer", data_vars="minimal", join="exact", combine_attrs="identical"
+    )
+    return joined
+
+
+def _without_yardstick(part: xr.Dataset, reason: str) -> xr.Dataset:
+    fresh = [name for name in part if "draw" in part[name].dims]
+    return part.drop_vars(fresh).assign_coords(draw=[]).assign_attrs(yardstick=reason)
+
+
+def _distances_of_stack(
+    stack: xr.DataTree, *, model: nn.Module | None, reference: int, draws: int, seed: int
+) -> xr.Dataset:
+    """Distances of a stack, or of a part of its layers, measured in this process."""
     family = str(stack.attrs.get("family", ""))
     members = {
         layer: [n for n, a in layer_variables(stack, layer).items() if not a.attrs["buffer"]]
@@ -130,7 +172,10 @@ def _fresh_draws(
 ) -> tuple[dict[str, list[dict[str, Any]]] | None, str]:
     """Layer → drawn parameters, or None and the reason why there are none."""
     if network is None:
-        return None, "none: the stack names no known family and no model was given"
+        return (
+            None,
+            f"{NO_YARDSTICK}: the stack names no known family and no model was given",
+        )
     fresh: dict[str, list[dict[str, Any]]] = {}
     for layer, names in members.items():
         try:
@@ -138,7 +183,7 @@ def _fresh_draws(
                 fresh_layer(network, family, layer, tuple(names), k, seed) for k in range(draws)
             ]
         except ExplorerError as error:
-            return None, f"none: {error.came}"
+            return None, f"{NO_YARDSTICK}: {error.came}"
         fresh[layer] = [{n: t.cpu().numpy() for n, t in draw.items()} for draw in drawn]
     return fresh if draws else None, "fresh draws from each layer's initialiser"
 

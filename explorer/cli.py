@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import explorer
 from explorer.doctor import commands as doctor
@@ -114,26 +115,38 @@ def _whole_numbers(text: str) -> list[int]:
 def _sweep(options: argparse.Namespace) -> int:
     from explorer.ui.table import sweep_text
 
-    result = explorer.sweep(
-        explorer.open_stack(options.stack),
-        layers=options.layers,
-        epochs=options.epochs,
-        draws=options.draws,
-        seed=options.seed,
-        device=options.device,
-        batch_size=options.batch_size,
-        batchnorm=options.batchnorm,
-        store=options.store,
-        tolerance=options.tolerance,
-        screen=options.screen,
-        memory=options.memory,
-    )
+    with _cluster(options.cluster) as client:
+        result = explorer.sweep(
+            explorer.open_stack(options.stack),
+            layers=options.layers,
+            epochs=options.epochs,
+            draws=options.draws,
+            seed=options.seed,
+            device=options.device,
+            batch_size=options.batch_size,
+            batchnorm=options.batchnorm,
+            store=options.store,
+            tolerance=options.tolerance,
+            screen=options.screen,
+            memory=options.memory,
+            client=client,
+        )
     print(sweep_text(result, options.threshold))
     if options.out:
         from explorer.api import save_netcdf
 
         print(f"Data: {save_netcdf(result, options.out)}")
     return 0 if result.attrs["complete"] else EXIT_INTERRUPTED
+
+
+def _cluster(address: str | None) -> contextlib.AbstractContextManager[Any]:
+    """Client of the cluster at an address; None where none is given."""
+    if address is None:
+        return contextlib.nullcontext()
+    from explorer.engine.cluster import connect
+
+    client: contextlib.AbstractContextManager[Any] = connect(address)
+    return client
 
 
 def _distances(options: argparse.Namespace) -> int:
@@ -281,6 +294,7 @@ def _add_sweep(commands: Commands) -> None:
     )
     command.add_argument("--memory", type=int, help="bytes that the values of one pass may take")
     command.add_argument("--store", help="file that keeps finished cells, to go on after a stop")
+    command.add_argument("--cluster", help="measure on a Dask cluster: address of its scheduler")
     _add_measuring(command)
     command.set_defaults(run=_sweep)
 

@@ -61,6 +61,10 @@ class TrainingError(ExplorerError, RuntimeError):
     """A training run that cannot start or go on."""
 
 
+class ClusterError(ExplorerError, RuntimeError):
+    """A Dask cluster that cannot be reached, has no workers, or does not fit the client."""
+
+
 class UsageError(ExplorerError, ValueError):
     """An argument outside what a public function or command takes."""
 

@@ -93,6 +93,7 @@ FENCES = (
     Fence(("xarray",), not_in=("errors.py", "weights/"), but_in=XARRAY_IN_WEIGHTS),
     Fence(("huggingface_hub",), but_in=("inventory/hub_client.py",)),
     Fence(NETWORK, but_in=("inventory/store.py",)),
+    Fence(("dask", "distributed", "cloudpickle"), but_in=("engine/cluster.py",)),
     Fence(("socket",), but_in=("inventory/store.py", "servers.py")),  # is the port free?
 )
 
@@ -287,7 +288,8 @@ def test_the_init_files_of_folders_hold_a_docstring_only(sources: dict[str, str]
 @pytest.mark.parametrize(
     ("module", "unwanted"),
     [
-        ("explorer", ("torch", "bokeh", "numba", "xarray")),
+        ("explorer", ("torch", "bokeh", "numba", "xarray", "distributed")),
+        ("explorer.engine.sweep", ("dask", "distributed")),
         ("explorer.stats.distances", ("torch", "bokeh")),
         (
             "explorer.weights.backend",
@@ -395,6 +397,7 @@ def test_an_import_upwards_or_sideways_is_refused(file: str, source: str, compla
         ("inventory/store.py", "from urllib import request"),
         ("inventory/hub_client.py", "import importlib\nimportlib.import_module('huggingface_hub')"),
         ("servers.py", "import socket"),
+        ("engine/cluster.py", "from distributed import Client"),
         ("stats/distances.py", "import xarray as xr"),
         ("weights/stack.py", "import xarray as xr"),
         ("ui/views.py", "import torchlight"),
@@ -425,6 +428,8 @@ def test_a_heavy_import_inside_its_fence_is_allowed(file: str, source: str) -> N
         ("inventory/hub.py", "import huggingface_hub"),
         ("inventory/store.py", "from huggingface_hub import HfApi"),
         ("ui/widget.py", "import socket"),
+        ("engine/sweep.py", "from distributed import Client"),
+        ("api.py", "if TYPE_CHECKING:\n    import dask.array"),
     ],
 )
 def test_a_heavy_import_outside_its_fence_is_refused(file: str, source: str) -> None:

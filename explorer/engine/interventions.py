@@ -210,6 +210,21 @@ def check_layers(intervention: Intervention, known: Sequence[str], epochs: Seque
             raise unknown_name("epoch", epoch, epochs)
 
 
+def canonical(
+    intervention: Intervention, layers: Sequence[str], epochs: Sequence[int]
+) -> Intervention:
+    """Drop the changes that put a layer where it already is.
+
+    Raises
+    ------
+    UnknownNameError
+        There is no such layer or epoch.
+    """
+    check_layers(intervention, layers, epochs)
+    kept = (c for c in intervention.changes if not changes_nothing(c[1], epochs[-1]))
+    return Intervention(tuple(kept))
+
+
 def _same_source(layers: str | Iterable[str], source: Source) -> Intervention:
     names = (layers,) if isinstance(layers, str) else tuple(layers)
     if not names or len(set(names)) < len(names):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 
 from torch import Tensor
 
@@ -30,7 +30,7 @@ def measure(
     tolerance: float = 0.0,
     journal: Journal | None = None,
     by_layer: bool = False,
-) -> Iterator[Mapping[Intervention, Outcome]]:
+) -> Generator[Mapping[Intervention, Outcome], None, None]:
     """Stream what is known about many interventions, which share what they can.
 
     To stop, do not ask for the next.

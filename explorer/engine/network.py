@@ -16,8 +16,7 @@ from explorer.engine.calibration import Calibration
 from explorer.engine.interventions import (
     BatchNormPolicy,
     Intervention,
-    changes_nothing,
-    check_layers,
+    canonical,
 )
 from explorer.engine.program import record
 from explorer.engine.replay import Replay
@@ -109,10 +108,7 @@ class FinalNetwork:
         UnknownNameError
             The stack has no such layer or epoch.
         """
-        check_layers(intervention, self.layers, self.epochs)
-        final = self.epochs[-1]
-        kept = (c for c in intervention.changes if not changes_nothing(c[1], final))
-        return Intervention(tuple(kept))
+        return canonical(intervention, self.layers, self.epochs)
 
     def replacement(self, intervention: Intervention) -> dict[str, Tensor]:
         """Tensors that an intervention puts in, by name, on the device.

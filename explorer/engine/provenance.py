@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -66,5 +67,9 @@ def open_journal(path: str | Path, evaluator: Evaluator, tolerance: float = 0.0)
     CheckpointError
         The file cannot be read or written.
     """
-    known = {**provenance_of(evaluator), "tolerance": tolerance}
-    return Journal(Path(path), {name: known[name] for name in ORIGIN})
+    return journal_of(path, {**provenance_of(evaluator), "tolerance": tolerance})
+
+
+def journal_of(path: str | Path, provenance: Mapping[str, Any]) -> Journal:
+    """Open the file of counts with this provenance, the tolerance included; see `open_journal`."""
+    return Journal(Path(path), {name: provenance[name] for name in ORIGIN})

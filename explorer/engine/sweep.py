@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 from torch import nn
@@ -16,15 +18,21 @@ from explorer.engine.evaluator import Evaluator
 from explorer.engine.interventions import (
     BatchNormPolicy,
     Intervention,
+    canonical,
     reinitialise,
     rerandomise,
 )
-from explorer.engine.journal import Journal
 from explorer.engine.measuring import Outcome, measure
-from explorer.engine.provenance import open_journal, provenance_of
+from explorer.engine.provenance import journal_of, provenance_of
 from explorer.engine.results import QUANTITIES, empty_results
 from explorer.errors import UsageError, unknown_name
 from explorer.weights.stack import epoch_numbers, layer_names
+
+if TYPE_CHECKING:
+    from explorer.engine.remote import RemoteEvaluator
+
+Stream = Generator[Mapping[Intervention, Outcome], None, None]
+"""What is known, as it becomes known; to stop, close it."""
 
 NOT_REACHED = "not measured: the sweep was stopped"
 
@@ -92,6 +100,7 @@ def sweep(
     screen: bool = False,
     memory: int | None = None,
     calibration: Any = None,
+    client: Any = None,
 ) -> xr.Dataset:
     """Measure the test error of every (layer, epoch) and of fresh draws of every layer.
 
@@ -118,6 +127,10 @@ def sweep(
         Measure a cell only until its error is known to ± this fraction (half of its 95 %
         interval). Such a cell is an estimate: its ``examples`` are fewer than the attribute
         ``examples``. 0, the default, is exact.
+    client : distributed.Client, optional
+        Of a running Dask cluster whose workers measure the cells, each on a device of its own;
+        see `explorer.engine.remote.RemoteEvaluator` for what they need. The numbers are those of
+        a sweep on one such device, bit for bit. `store` is a file on this machine.
 
     Returns
     -------
@@ -135,6 +148,8 @@ def sweep(
     UnknownNameError, StackError, DataError, UsageError
         Before anything is measured, when an argument does not fit, or `store` holds cells of
         another stack, dataset, policy, device or batch size.
+    ClusterError
+        The cluster has no workers, or one with other versions of a package.
 
     References
     ----------
@@ -154,44 +169,53 @@ def sweep(
         raise UsageError(
             f"draws is {draws}.", "0 or more fresh draws per layer will do.", "The default is 3."
         )
-    evaluator = Evaluator(
-        stack,
-        model=model,
-        data=data,
-        device=device,
-        batch_size=batch_size,
-        batchnorm=batchnorm,
-        screen=screen,
-        memory=memory,
-        calibration=calibration,
-    )
+    settings = {
+        "model": model,
+        "data": data,
+        "device": device,
+        "batch_size": batch_size,
+        "batchnorm": batchnorm,
+        "screen": screen,
+        "memory": memory,
+        "calibration": calibration,
+    }
+    evaluator, provenance, measured = _opened(stack, settings, client, epochs)
+    provenance["tolerance"] = tolerance
     cells = plan_sweep(layers, every, epochs, draws, seed)
-    canonical = [evaluator.network.canonical(cell.intervention) for cell in cells]
-    wanted = list(dict.fromkeys([Intervention(()), *canonical]))
-    provenance = {**provenance_of(evaluator), "tolerance": tolerance}
-    journal = None if store is None else open_journal(store, evaluator, tolerance)
+    interventions = [canonical(cell.intervention, every, available) for cell in cells]
+    wanted = list(dict.fromkeys([Intervention(()), *interventions]))
+    journal = None if store is None else journal_of(store, provenance)
     with _progress_bar(len(wanted) * evaluator.total, progress) as bar:
-        outcomes, complete = _measure(evaluator, wanted, journal, tolerance, bar)
+        outcomes, complete = _measure(measured(wanted, tolerance=tolerance, journal=journal), bar)
     result = empty_results(layers, epochs, draws, NOT_REACHED)
-    for cell, intervention in zip(cells, canonical, strict=True):
+    for cell, intervention in zip(cells, interventions, strict=True):
         _record(result, cell, outcomes.get(intervention, NOT_REACHED))
     result.attrs.update(provenance, seed=seed, draws=draws, complete=int(complete))
     return result.assign_attrs(**_ends(evaluator, outcomes))
 
 
-def _measure(
-    evaluator: Evaluator,
-    wanted: Sequence[Intervention],
-    journal: Journal | None,
-    tolerance: float,
-    bar: Any,
-) -> tuple[dict[Intervention, Outcome], bool]:
+def _opened(
+    stack: xr.DataTree, settings: Mapping[str, Any], client: Any, epochs: Sequence[int]
+) -> tuple[Evaluator | RemoteEvaluator, dict[str, Any], Callable[..., Stream]]:
+    """What measures, in this process or on a cluster; its provenance; and how it measures."""
+    if client is None:
+        here = Evaluator(stack, **settings)
+        return here, provenance_of(here), partial(measure, here)
+    # Dask is an extra, and nobody else should wait for its import
+    from explorer.engine.remote import RemoteEvaluator
+
+    there = RemoteEvaluator(client, stack, epochs=epochs, **settings)
+    return there, there.provenance, there.measure
+
+
+def _measure(stream: Stream, bar: Any) -> tuple[dict[Intervention, Outcome], bool]:
     """Outcomes, with a progress bar, and whether all are there: Ctrl-C keeps what is known."""
     outcomes: dict[Intervention, Outcome] = {}
     try:
-        for some in measure(evaluator, wanted, tolerance=tolerance, journal=journal):
-            outcomes.update(some)
-            bar.update(sum(map(_seen, outcomes.values())) - bar.n)
+        with contextlib.closing(stream):
+            for some in stream:
+                outcomes.update(some)
+                bar.update(sum(map(_seen, outcomes.values())) - bar.n)
     except KeyboardInterrupt:
         return outcomes, False
     bar.update(bar.total - bar.n)  # what need not be counted
@@ -212,7 +236,9 @@ def _record(result: xr.Dataset, cell: Cell, outcome: Outcome) -> None:
         result[cell.prefix + quantity].values[cell.position] = getattr(outcome, quantity)
 
 
-def _ends(evaluator: Evaluator, outcomes: dict[Intervention, Outcome]) -> dict[str, float]:
+def _ends(
+    evaluator: Evaluator | RemoteEvaluator, outcomes: dict[Intervention, Outcome]
+) -> dict[str, float]:
     """Errors between which a cell lies: the final network's and chance."""
     intact = outcomes.get(Intervention(()))
     final = intact.error if isinstance(intact, Estimate) else float("nan")
