@@ -26,6 +26,7 @@ OWN_LOGIC = {
         "for _ in range(20):",
         "for rows in torch.randperm(len(x_train)).split(64):",
         "for epoch, state in enumerate(states):",
+        "for step in (0, 21, 210, 420):",
     ]
 }
 """What a reader brings along is the subject of this notebook: a network, its training loop, the
@@ -283,9 +284,18 @@ def test_checkpoints_of_two_other_libraries_are_the_same_stack(run):
     notebook = run("04-your-own-model.ipynb")
     stacks = [page for page in shown(notebook, "text/html") if "Layers in forward order" in page]
     units = [re.search(r"(epoch|step)s <b>([^<]*)<", page).groups() for page in stacks]
-    assert [unit for unit, _ in units] == ["epoch", "step", "step"]
+    assert [unit for unit, _ in units] == ["epoch", "step", "step", "step"]
     assert "Taken off the beginning of the names: &#x27;model.&#x27;." in stacks[1]
     assert units[0][1].startswith("0, 1, 2")
     assert units[1][1] == units[2][1]
     assert units[1][1].startswith("0, 21, 42")
-    assert shown(notebook, "text/plain")[-1] == "[True, True, True, True]"
+    assert units[3][1] == "0, 21, 210, 420"
+    assert "[True, True, True, True]" in shown(notebook, "text/plain")
+
+
+def test_the_readers_checkpoints_are_examined_and_compared(run):
+    pages = shown(run("04-your-own-model.ipynb"), "text/html")
+    (examined,) = [page for page in pages if "What was examined" in page]
+    assert "0 errors, 0 warnings, 1 note" in examined
+    (compared,) = [page for page in pages if "How far B is from A" in page]
+    assert "step 420" in compared

@@ -334,6 +334,7 @@ def test_a_pattern_and_a_list_are_sources_like_a_folder(tmp_path):
     for number in (2, 10):
         save_steps(tmp_path / f"step{number}", [number], "model.pt")
     from_pattern = lx.open_stack(str(tmp_path / "*" / "model.pt"))
+    assert from_pattern.attrs["name"] == tmp_path.name
     from_list = lx.open_stack([tmp_path / "step10" / "model.pt", tmp_path / "step2" / "model.pt"])
     for stack in (from_pattern, from_list):
         assert epoch_numbers(stack) == numbers_of(stack) == [2, 10]

@@ -64,7 +64,7 @@ class Collected:
 
 
 def collect_checkpoints(source: Any, wanted: Wanted) -> Collected:
-    """Find the checkpoints of a source. The one place where kinds of sources are told apart.
+    """Find the checkpoints of a source on this machine, of whatever kind it is.
 
     Raises
     ------
@@ -83,7 +83,7 @@ def collect_checkpoints(source: Any, wanted: Wanted) -> Collected:
             found, notes = found_below(path, wanted.reader)
         else:
             found, notes = [(path, reader_of(path, wanted.reader))], []
-        return _from_files(found, wanted, path.name, notes)
+        return _from_files(found, wanted, _name_of(path), notes)
     if not isinstance(source, Iterable):
         raise StackError(
             f"The stack's source is a {type(source).__name__}.",
@@ -101,6 +101,12 @@ def collect_checkpoints(source: Any, wanted: Wanted) -> Collected:
 def is_pattern(source: str | Path) -> bool:
     """Say whether a text is a pattern such as ``runs/*/model.safetensors``."""
     return glob.has_magic(str(source)) and not Path(source).exists()
+
+
+def _name_of(path: Path) -> str:
+    """What a stack is called by its path: of a pattern, the folder that all of it lies in."""
+    fixed = list(itertools.takewhile(lambda part: not glob.has_magic(part), path.parts))
+    return path.name if path.exists() or len(fixed) == len(path.parts) else Path(*fixed).name
 
 
 def _from_states(source: Iterable[Any], wanted: Wanted) -> Collected:
