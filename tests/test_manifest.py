@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import copy
 import json
+import subprocess
+import sys
 
 import pytest
 
 import explorer as lx
 from explorer.errors import ManifestError, UnknownNameError
+from explorer.inventory import manifest
 from explorer.inventory.manifest import SCHEMA_FILE, load_manifest, parse_manifest
-from explorer.inventory.store import manifest_path, verified
+from explorer.inventory.store import BUNDLED_FOLDER, manifest_path, verified
 from explorer.training.recipes import EXPERIMENTS
 from explorer.weights.checkpoints import SafetensorsCheckpoint
 from explorer.weights.families.known import find_family
@@ -156,3 +159,20 @@ def test_what_is_not_json_is_refused_with_its_line(tmp_path):
 def test_a_missing_manifest_says_where_it_was_looked_for(tmp_path):
     with pytest.raises(ManifestError, match=r"nothing.json cannot be read"):
         load_manifest(tmp_path / "nothing.json")
+
+
+def test_our_own_manifest_is_read_without_the_schema_and_follows_it(monkeypatch, tmp_path):
+    code = (
+        "import sys; from explorer.inventory.manifest import load_manifest; load_manifest();"
+        "print('jsonschema' in sys.modules)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "False"
+    own = json.loads(manifest_path().read_text(encoding="utf-8"))
+    assert parse_manifest(own, manifest_path(), BUNDLED_FOLDER) == load_manifest()
+    del own["stacks"][0]["family"]
+    broken = tmp_path / "manifest.json"
+    broken.write_text(json.dumps(own), encoding="utf-8")
+    monkeypatch.setattr(manifest, "manifest_path", lambda: broken)
+    with pytest.raises(ManifestError, match="'family' is a required property"):
+        load_manifest()

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import jsonschema
 
 from explorer.errors import ManifestError
 from explorer.inventory.entries import (
@@ -53,9 +52,10 @@ def load_manifest(path: Path | None = None) -> Manifest:
         The file is missing, is not JSON, or does not follow the schema; the message names the
         file and the key.
     """
+    own = path is None
     root = BUNDLED_FOLDER if path is None else path.parent
     path = manifest_path() if path is None else path
-    return _parsed(_read(path), path, root)
+    return _parsed(_read(path), path, root, own)
 
 
 def parse_manifest(content: object, path: Path, root: Path) -> Manifest:
@@ -67,6 +67,11 @@ def parse_manifest(content: object, path: Path, root: Path) -> Manifest:
             "Correct this key in the file.",
         )
     assert isinstance(content, dict)  # the schema says so
+    return _built(content, path, root)
+
+
+def _built(content: dict[str, Any], path: Path, root: Path) -> Manifest:
+    """Turn content that follows the schema into values."""
     stacks: dict[str, StackEntry] = {}
     listed = {f"stacks[{k}]": raw for k, raw in enumerate(content["stacks"])}
     copies = content.get("copies", [])
@@ -143,9 +148,18 @@ def _row(entry: StackEntry) -> dict[str, Any]:
 
 
 @functools.lru_cache(maxsize=32)
-def _parsed(text: str, path: Path, root: Path) -> Manifest:
-    """Check a text once: opening one stack asks for the same manifest several times."""
-    return parse_manifest(_content(text, path), path, root)
+def _parsed(text: str, path: Path, root: Path, own: bool) -> Manifest:
+    """Check a text once: opening one stack asks for the same manifest several times.
+
+    That our `own` manifest follows the schema is tested, and not looked at each time: importing
+    jsonschema takes a second, for checkers of formats that are not used here. Whoever breaks it
+    gets the schema's words all the same.
+    """
+    content = _content(text, path)
+    if own and isinstance(content, dict):
+        with contextlib.suppress(KeyError, TypeError, AttributeError, ValueError):
+            return _built(content, path, root)
+    return parse_manifest(content, path, root)
 
 
 def _read(path: Path) -> str:
@@ -185,6 +199,8 @@ def _no_duplicates(path: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 @functools.cache
 def _validator() -> Any:
+    import jsonschema  # slow to import, see `_parsed`
+
     return jsonschema.Draft202012Validator(json.loads(SCHEMA_FILE.read_text(encoding="utf-8")))
 
 
