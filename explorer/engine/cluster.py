@@ -185,7 +185,8 @@ class Sender:
                 "Leave the checkpoint out with epochs=, or move the stack to a shared folder.",
             ) from error
         self._contents["stack"] = loaded
-        self.work = replace(self.work, fingerprint=on_worker.fingerprint(loaded))
+        token = f"{self.work.token} of {places}"  # another content than that of the files
+        self.work = replace(self.work, fingerprint=on_worker.fingerprint(loaded), token=token)
         self._parcel = self._scattered(packed(self._contents))
         self._in_memory = True
 

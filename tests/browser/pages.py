@@ -9,6 +9,9 @@ from urllib.parse import urlsplit
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ARTIFACTS = REPOSITORY / "test-artifacts"
+LOCAL = ("attachment", "blob", "data", "file")
+"""Schemes of addresses for which no machine is asked."""
+
 PATIENCE = 60_000
 """Milliseconds that a condition may take on a slow, shared machine."""
 
@@ -37,13 +40,17 @@ class Watched:
         self.page.on("console", self._listen)
 
     def _listen(self, message: Any) -> None:
-        if message.type == "error":
+        # JupyterLab puts an attached picture on the page before it looks up where it is.
+        attachment = "ERR_UNKNOWN_URL_SCHEME" in message.text and "attachment:" in str(
+            message.location
+        )
+        if message.type == "error" and not attachment:
             self.complaints.append(f"console: {message.text}")
 
     def hosts(self) -> set[str | None]:
         """Return the machines that were asked for something."""
         asked = [urlsplit(url) for url in self.requests]
-        return {url.hostname for url in asked if url.scheme not in ("data", "blob", "file")}
+        return {url.hostname for url in asked if url.scheme not in LOCAL}
 
     def wait_for(self, function: str, argument: Any = None) -> None:
         """Wait until a JavaScript function of the argument returns something true."""
