@@ -693,7 +693,9 @@ def test_every_cell_has_its_spoken_name_at_its_place(on_bench):
 
 def test_keys_move_add_compute_and_stop(on_bench):
     bench = on_bench()
+    at_first = bench.pictures.cells.active
     bench.press("move", 1, 2)
+    assert bench.pictures.cells.active == at_first  # the page may be further by now
     assert bench.controls.layer.label == "second"
     assert bench.evaluator.asked == []
     bench.press("toggle", 1, 2)

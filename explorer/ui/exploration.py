@@ -138,13 +138,13 @@ class Exploration(widgets.VBox):
 
         return handle
 
-    def _select(self, selection: Selection) -> None:
+    def _select(self, selection: Selection, by_keys: bool = False) -> None:
         """Mark cells in the pictures and name them in the menus."""
         self.selection = selection
         self._following = True
         self.controls.follow(selection)
         self._following = False
-        self.pictures.select(selection, self.session)
+        self.pictures.select(selection, self.session, by_keys)
         intervention = exports.intervention_of(selection.choice, self.session)
         self.pictures.exports.code = exports.code_of(intervention, self._opened, self._settings)
 
@@ -175,14 +175,14 @@ class Exploration(widgets.VBox):
         if cell is None:
             return
         if kind == "toggle":
-            self._select(self.selection.toggled(cell, self.session.grid))
+            self._select(self.selection.toggled(cell, self.session.grid), by_keys=True)
             self.status.say(f"Put back together: {self.selection.choice}. Enter measures it.")
         elif kind == "compute":
             if cell not in self.selection.cells:
-                self._select(Selection(cell))
+                self._select(Selection(cell), by_keys=True)
             self._measure()
         elif cell != self.selection.active:
-            self._select(Selection(cell, self.selection.cells))
+            self._select(Selection(cell, self.selection.cells), by_keys=True)
 
     def _page(self, kind: str) -> None:
         """Note that a page shows the explorer; when one has gone, ask whether another does."""

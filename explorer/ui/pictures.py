@@ -118,14 +118,14 @@ class Pictures:
             self._live[name] = LiveBokeh(self._named[name].figure, self._lock)
         return self._live[name]
 
-    def select(self, selection: Selection, session: Session) -> None:
-        """Mark what is selected in every picture."""
+    def select(self, selection: Selection, session: Session, by_keys: bool = False) -> None:
+        """Mark what is selected in every picture; keys have moved the cursor already, and on."""
         for heatmap in (self.errors, self.moved):
             heatmap.mark(selection.choice.cells, selection.active)
         places = {
             cell: [r, c] for r, line in enumerate(self._grid.table) for c, cell in enumerate(line)
         }
-        if selection.active in places:
+        if selection.active in places and not by_keys:
             self.cells.active = places[selection.active]
         self.cells.selected = [places[cell] for cell in selection.cells if cell in places]
         self.relation.mark(selection.active.layer or "")
