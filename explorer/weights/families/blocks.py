@@ -58,10 +58,5 @@ def block_unit(name: str) -> str:
     return f"layer{int(block) + 1}.{'attention' if part in ('ln_1', 'self_attention') else 'mlp'}"
 
 
-def is_block(unit: str) -> bool:
-    """Blocks are those parts with a skip connection around them."""
-    return unit.startswith("layer")
-
-
 BLOCKS: Table = {**TORCH, nn.Linear: {"weight": glorot_uniform, "bias": normal(1e-6)}}
 """torchvision's initial values: the MLP's here, attention's are those of torch."""

@@ -143,3 +143,8 @@ class Family:
 def scaled(units: int, width: float) -> int:
     """Units of a layer times the width multiplier, at least one."""
     return max(1, round(units * width))
+
+
+def is_block(unit: str) -> bool:
+    """Blocks are those parts with a skip connection around them."""
+    return unit.startswith("layer")

@@ -20,8 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from explorer.errors import StackError, UnknownNameError, unknown_name
-from explorer.weights.families.blocks import is_block
-from explorer.weights.families.family import Family, Size, Sizes
+from explorer.weights.families.family import Family, Size, Sizes, is_block
 
 TRANSFORMERS = "transformers/"
 

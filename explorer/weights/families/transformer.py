@@ -16,10 +16,9 @@ from explorer.weights.families.blocks import (
     BLOCKS,
     HEAD_WIDTH,
     block_unit,
-    is_block,
     make_blocks,
 )
-from explorer.weights.families.family import Family, Size, Sizes, scaled
+from explorer.weights.families.family import Family, Size, Sizes, is_block, scaled
 from explorer.weights.families.initialisers import TORCH, from_table, normal
 
 

@@ -13,10 +13,9 @@ from explorer.weights.families.blocks import (
     BLOCKS,
     HEAD_WIDTH,
     block_unit,
-    is_block,
     make_blocks,
 )
-from explorer.weights.families.family import Family, Size, Sizes, scaled
+from explorer.weights.families.family import Family, Size, Sizes, is_block, scaled
 from explorer.weights.families.images import image_sizes, one_image
 from explorer.weights.families.initialisers import from_table, normal, zeros
 from explorer.weights.families.patches import PATCHES, Patches, ZeroHead, patches_a_side
