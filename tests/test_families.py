@@ -228,3 +228,13 @@ def test_looking_a_family_up_loads_no_library_before_it_is_needed():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "['torch']", done.stderr
+
+
+def test_a_plain_network_is_measured_without_torchvision_and_transformers():
+    code = (
+        "import sys, explorer as lx; stack = lx.open_stack('fcn3x256-digits');"
+        "next(lx.evaluate(stack, lx.reinitialise('layer1', 0), device='cpu'));"
+        "print({'torchvision', 'transformers'} & set(sys.modules))"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ran.stdout.strip() == "set()", ran.stderr
