@@ -42,7 +42,7 @@ CELLS = [(x, y) for y in range(4) for x in range(8)]
 """Cells of the heatmap of fcn3x256-digits."""
 
 TIMED_CLICK = """
-async ([errors, curve, x, y, left, top]) => {
+async ([errors, curve, x, y]) => {
   const find = label => [...Bokeh.index].find(view =>
     view.model.html_attributes['aria-label']?.startsWith(label)).model
   const marks = find(errors).renderers[2].data_source, points = find(curve)
@@ -192,9 +192,7 @@ def clicks(notebook: Notebook, runs: int) -> list[list[float]]:
         left, top = notebook.place(x, y)
         notebook.page.evaluate("() => { window.ready = false }")
         watching = f"window.timed = ({TIMED_CLICK})"
-        notebook.page.evaluate(
-            f"argument => {{ {watching}(argument) }}", [ERRORS, CURVE, x, y, left, top]
-        )
+        notebook.page.evaluate(f"argument => {{ {watching}(argument) }}", [ERRORS, CURVE, x, y])
         notebook.wait_for("() => window.ready")
         notebook.page.mouse.click(left, top)
         found.append(notebook.page.evaluate("() => window.timed"))

@@ -232,7 +232,16 @@ def test_a_numbered_folder_without_weights_is_found(tmp_path):
     assert check(tmp_path).at_least("warning") == ()
     (make(tmp_path / "checkpoint-6") / "optimizer.pt").write_bytes(b"no weights")
     finding = only(check(tmp_path), "checkpoints")
-    assert (finding.found, finding.epochs) == ("The folder checkpoint-6 holds no weights.", (6,))
+    assert "checkpoint-6" in finding.found
+    assert (finding.severity, finding.epochs) == ("error", (6,))
+
+
+def test_a_numbered_folder_that_no_reader_counts_is_found_too(tmp_path):
+    for number, state in zip(NUMBERS, walk(), strict=True):
+        save_file(state, tmp_path / f"epoch-{number}.safetensors")
+    make(tmp_path / "epoch-6")
+    finding = only(check(tmp_path), "checkpoints")
+    assert (finding.found, finding.epochs) == ("The folder epoch-6 holds no weights.", (6,))
     assert finding.severity == "error"
 
 
@@ -655,3 +664,27 @@ def make(folder):
     """Make a folder and return it."""
     folder.mkdir(parents=True)
     return folder
+
+
+@pytest.mark.parametrize(
+    ("kind", "damaged", "unit", "numbers", "number"),
+    [
+        ("lightning", "epoch=1-step=4.ckpt", "step", [2, 4, 6], 4),
+        ("open_lth", "model_ep2_it0.pth", "epoch", [0, 1, 2, 3], 2),
+        ("timm", "checkpoint-1.pth.tar", "epoch", [1, 2, 3], 2),
+        ("trainer", "checkpoint-4/model.safetensors", "step", [2, 4, 6], 4),
+    ],
+)
+def test_a_damaged_checkpoint_of_another_library_is_the_only_finding(
+    tmp_path, kind, damaged, unit, numbers, number
+):
+    """The readers know what is numbered how, and what is no checkpoint."""
+    folder = tmp_path / kind
+    shutil.copytree(Path(__file__).parent / "golden" / kind, folder)
+    file = folder / damaged
+    file.write_bytes(file.read_bytes()[:100])
+    found = check(folder)
+    assert found.unit == unit
+    assert [one.epoch for one in found.checkpoints] == numbers
+    (error,) = found.at_least("warning")
+    assert (error.check, error.epochs) == ("checkpoints", (number,))

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import psutil
 import pytest
+import torch
 import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,10 +18,11 @@ from safetensors.numpy import save, save_file
 
 import explorer as lx
 from explorer.errors import CheckpointError, StackError, UnknownNameError
+from explorer.stats import blocks
 from explorer.weights import lazy, safetensors_file
 from explorer.weights.checkpoints import SafetensorsCheckpoint
 from explorer.weights.safetensors_file import read_header, read_part
-from explorer.weights.stack import layer_names
+from explorer.weights.stack import layer_names, layer_variables
 from tests import toy
 from tests.conftest import copy_bundled
 
@@ -400,3 +402,23 @@ def test_the_bundled_stack_is_verified_before_each_read(tmp_path):
     with pytest.raises(CheckpointError, match="has been altered"):
         _ = stack["layer4"]["weight"][3, 0].values
     assert stack["layer4"]["weight"][2, 0].values.shape == (256,)
+
+
+@pytest.mark.parametrize(("suffix", "parts"), [("safetensors", 16), ("pt", 1)])
+def test_distances_take_a_tensor_in_blocks_only_where_a_block_is_read_by_itself(
+    tmp_path, monkeypatch, suffix, parts
+):
+    """A file of torch reads a whole tensor each time: in blocks it would be read that often."""
+    for epoch in range(2):
+        values = np.full((16, 4), epoch, np.float32)
+        path = tmp_path / f"epoch-{epoch}.{suffix}"
+        if suffix == "pt":
+            torch.save({"model.w": torch.from_numpy(values)}, path)
+        else:
+            save_file({"model.w": values}, path)
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 16)
+    stack = lx.open_stack(tmp_path)
+    (array,) = layer_variables(stack, layer_names(stack)[0]).values()
+    weights = blocks.LayerWeights(["w"], {"w": 4}, {"w": array}, 2)
+    assert len(weights.parts("w")) == parts
+    assert lx.distances(stack).l1.sel(epoch=1).item() == 64

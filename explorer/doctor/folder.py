@@ -31,8 +31,9 @@ def folder_findings(patient: Patient) -> Iterator[Finding]:
     if patient.folder is None or not patient.folder.is_dir():
         return
     folder = patient.folder
+    known = {item.file.partition("/")[0] for item in patient.items}
     for sub in numbered_folders(folder):
-        if not weight_files(sub):
+        if not weight_files(sub) and sub.name not in known:  # else it is a checkpoint's fault
             yield Finding(
                 "error",
                 "checkpoints",

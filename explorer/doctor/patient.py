@@ -23,7 +23,9 @@ from explorer.weights.checkpoints import (
     SafetensorsCheckpoint,
     numpy_dtype,
 )
+from explorer.weights.fitting import RenamedCheckpoint, prefix_of
 from explorer.weights.layers import LayerScheme, group_layers, is_buffer
+from explorer.weights.sources import Collected, Wanted, collect_checkpoints
 from explorer.weights.stack import epoch_numbers, layer_names, layer_variables, open_stack
 
 WEIGHTS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".distcp")
@@ -136,18 +138,39 @@ def _opened(source: Any, model: Any, layers: LayerScheme | None, reader: Reader 
     """Open a source as a whole, or where that fails piece by piece."""
     if not isinstance(source, (str, Path, xr.DataTree)) and isinstance(source, Iterable):
         source = list(source)  # state dicts, which may have to be looked at twice
-    pieces = _pieces(source, reader)
     said = ""
     try:
         stack = open_stack(source, model=model, layers=layers, reader=reader)
-        if not stack.attrs.get("unreadable") or not pieces:
+        if not stack.attrs.get("unreadable"):
             return _from_tree(stack, source)
+        found = collect_checkpoints(source, Wanted(reader))
+        return _from_items(_collected(found, model), source, model, layers, said, found.unit)
     except ExplorerError as error:
+        pieces = _pieces(source, reader)
         if not pieces:
             raise
         said = f"explorer.open_stack refuses them: {error.came}"
     items = [_piece(at, piece, reader) for at, piece in enumerate(pieces)]
-    return _from_items(items, source, model, layers, said)
+    counted = all("step" in Path(item.file).name.lower() for item in items)
+    return _from_items(items, source, model, layers, said, "step" if counted else "epoch")
+
+
+def _collected(found: Collected, model: Any) -> list[Item]:
+    """Checkpoints as the readers of their kind number them, each opened by itself."""
+    expected = None
+    if model is not None:
+        expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    items = []
+    for number, label, one in zip(found.numbers, found.labels, found.checkpoints, strict=True):
+        try:
+            header = one.specs()
+        except ExplorerError as error:
+            items.append(Item(number, label, None, {}, problem=error.came))
+            continue
+        prefix = prefix_of(list(header), expected)
+        opened = RenamedCheckpoint(one, prefix) if prefix else one
+        items.append(Item(number, label, opened, opened.specs()))
+    return items
 
 
 def _manifest_entry(source: str | Path) -> StackEntry | None:
@@ -215,6 +238,7 @@ def _from_items(
     model: Any,
     layers: LayerScheme | None,
     said: str,
+    unit: str,
 ) -> Patient:
     """A stack whose checkpoints do not fit each other; at least one of them can be read."""
     specs = _commonest(items)
@@ -224,10 +248,9 @@ def _from_items(
         specs = {
             n: ArraySpec(specs.get(n, float32).dtype, tuple(t.shape)) for n, t in expected.items()
         }
-    names = [str(Path(item.file).name).lower() for item in items]
     return Patient(
         name=str(source) if isinstance(source, (str, Path)) else "checkpoints",
-        unit="step" if all("step" in name for name in names) else "epoch",
+        unit=unit,
         items=tuple(sorted(items, key=lambda item: (item.number, item.file))),
         specs=specs,
         layers=group_layers(list(specs), layers),

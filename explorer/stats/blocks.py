@@ -50,8 +50,14 @@ class LayerWeights:
         return values
 
     def parts(self, name: str) -> list[Part]:
-        """Divide one parameter into parts that lie together and are not too long to be held."""
+        """Divide one parameter into parts that lie together and are not too long to be held.
+
+        One that is stored as a whole is read as a whole: each part would cost as much.
+        """
         array = self.variables[name]
+        chunks = array.encoding.get("preferred_chunks", {})
+        if all(chunks.get(dim) == array.sizes[dim] for dim in array.dims[1:]):
+            return [(slice(None),) * (array.ndim - 1)]
         return _parts(array.shape[1:], max(1, BLOCK_BYTES // array.dtype.itemsize))
 
     @property

@@ -21,6 +21,7 @@ from explorer.inventory.store import FileRecord, placed, verified
 from explorer.weights.safetensors_file import (
     Layout,
     find_entry,
+    outer,
     read_header,
     read_part,
     read_values,
@@ -75,6 +76,7 @@ class SafetensorsCheckpoint:
 
     source: Path | FileRecord
     """Where it lies, with expected size and hash if known."""
+    in_parts = True
 
     def specs(self) -> dict[str, ArraySpec]:
         """Names, dtypes and shapes from the file's header; shared by files that agree in it."""
@@ -118,6 +120,7 @@ class StateCheckpoint:
 
     arrays: Mapping[str, Array]
     """Name → values."""
+    in_parts = True
 
     def specs(self) -> dict[str, ArraySpec]:
         """Return names, dtypes and shapes."""
@@ -126,6 +129,18 @@ class StateCheckpoint:
     def read(self, name: str) -> Array:
         """Return one tensor's values."""
         return self.arrays[name]
+
+
+def reads_parts(checkpoint: Checkpoint) -> bool:
+    """Say whether a part of a tensor costs no more than its share; other kinds read all of it."""
+    return bool(getattr(checkpoint, "in_parts", False))
+
+
+def part_of(checkpoint: Checkpoint, name: str, key: Sequence[Any]) -> Array:
+    """Read one tensor where each of its axes is indexed by itself; not every kind reads parts."""
+    read_part = getattr(checkpoint, "read_part", None)
+    values: Array = read_part(name, key) if read_part else outer(checkpoint.read(name), key)
+    return values
 
 
 def snapshot(state: Mapping[str, Any], where: str) -> dict[str, Array]:

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from explorer.errors import CheckpointError, StackError
-from explorer.weights.checkpoints import Array, ArraySpec, Checkpoint
-from explorer.weights.safetensors_file import outer
+from explorer.weights.checkpoints import Array, ArraySpec, Checkpoint, part_of, reads_parts
 
 PREFIXES = ("module.", "_orig_mod.", "model.")
 """What DataParallel, torch.compile and Lightning put before the names of a network."""
@@ -27,12 +26,17 @@ class BrokenCheckpoint:
 
     parts: tuple[str, str, str]
     """What came, what would have been accepted, what to do."""
+    in_parts = True
 
     def specs(self) -> dict[str, ArraySpec]:
         """Raise the reason."""
         raise CheckpointError(*self.parts)
 
     def read(self, name: str) -> Array:
+        """Raise the reason."""
+        raise CheckpointError(*self.parts)
+
+    def read_part(self, name: str, key: Sequence[Any]) -> Array:
         """Raise the reason."""
         raise CheckpointError(*self.parts)
 
@@ -46,6 +50,11 @@ class RenamedCheckpoint:
     prefix: str
     """What is put before a name to find it there; what does not begin with it is left alone."""
 
+    @property
+    def in_parts(self) -> bool:
+        """Whether parts of tensors are read by themselves."""
+        return reads_parts(self.checkpoint)
+
     def specs(self) -> dict[str, ArraySpec]:
         """Names, dtypes and shapes, without the prefix."""
         return _below(self.prefix, self.checkpoint.specs())
@@ -56,11 +65,7 @@ class RenamedCheckpoint:
 
     def read_part(self, name: str, key: Sequence[Any]) -> Array:
         """Read one tensor where each of its axes is indexed by itself."""
-        read_part = getattr(self.checkpoint, "read_part", None)  # not every kind can
-        if read_part is None:
-            return outer(self.read(name), key)
-        part: Array = read_part(self.prefix + name, key)
-        return part
+        return part_of(self.checkpoint, self.prefix + name, key)
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from explorer.weights.checkpoints import (
     Checkpoint,
     SafetensorsCheckpoint,
     numpy_dtype,
+    reads_parts,
 )
 from explorer.weights.fitting import fitted, reading_notes
 from explorer.weights.hub_stack import hub_parts, is_hub_address
@@ -49,7 +50,7 @@ class Stack(xr.DataTree):  # type: ignore[no-untyped-call] # xarray's hook has n
 
     def _repr_html_(self) -> str:
         if not is_stack(self):  # a node of a stack, or what is left of one
-            return str(super()._repr_html_())  # type: ignore[no-untyped-call]
+            return str(super()._repr_html_())  # type: ignore[no-untyped-call] # as above
         return stack_page(self.attrs, epoch_numbers(self), _summaries(self))
 
 
@@ -354,7 +355,10 @@ def _tree(
     attributes: Mapping[str, Any],
 ) -> xr.DataTree:
     shapes = {name: spec.shape for name, spec in specs.items()}
-    variable = functools.partial(_variable, Checkpoints(checkpoints), specs=specs, buffers=buffers)
+    in_parts = all(map(reads_parts, checkpoints))
+    variable = functools.partial(
+        _variable, Checkpoints(checkpoints), specs=specs, buffers=buffers, in_parts=in_parts
+    )
     children = {}
     for layer, names in layers.items():
         short = short_names(names)
@@ -386,9 +390,13 @@ def _variable(
     specs: Mapping[str, ArraySpec],
     buffers: Mapping[str, bool],
     inputs: int,
+    in_parts: bool,
 ) -> xr.Variable:
     array = StackedTensor(checkpoints, name, specs[name])
     dims = ("epoch", *(f"{short}_{k}" for k in range(len(specs[name].shape))))
     attributes = {"parameter": name, "buffer": buffers[name], "fan_in": inputs}
-    chunks = {"preferred_chunks": {"epoch": 1}}  # a chunk of dask is one checkpoint
-    return xr.Variable(dims, indexing.LazilyIndexedArray(array), attributes, chunks)
+    chunks = {"epoch": 1}  # a chunk of dask is one checkpoint
+    if not in_parts:
+        chunks |= dict(zip(dims[1:], specs[name].shape, strict=True))
+    encoding = {"preferred_chunks": chunks}
+    return xr.Variable(dims, indexing.LazilyIndexedArray(array), attributes, encoding)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
@@ -16,6 +18,8 @@ from explorer.weights.checkpoints import (
     ArraySpec,
     Checkpoint,
     SafetensorsCheckpoint,
+    part_of,
+    reads_parts,
     unreadable,
 )
 from explorer.weights.readers.torch_files import TorchCheckpoint
@@ -37,6 +41,11 @@ class PartedCheckpoint:
     parts: tuple[tuple[str, Checkpoint], ...]
     """What is put before a part's names, and the part."""
 
+    @property
+    def in_parts(self) -> bool:
+        """Whether parts of tensors are read by themselves."""
+        return all(reads_parts(part) for _, part in self.parts)
+
     def specs(self) -> dict[str, ArraySpec]:
         """Read names, dtypes and shapes of all parts."""
         return {
@@ -49,6 +58,11 @@ class PartedCheckpoint:
         """Read one tensor from the part that has it."""
         part, own = self._places[name]
         return part.read(own)
+
+    def read_part(self, name: str, key: Sequence[Any]) -> Array:
+        """Read one tensor where each of its axes is indexed by itself."""
+        part, own = self._places[name]
+        return part_of(part, own, key)
 
     @cached_property
     def _places(self) -> dict[str, tuple[Checkpoint, str]]:
