@@ -18,7 +18,10 @@ from __future__ import annotations
 
 import argparse
 import copy
+import dataclasses
 import datetime
+import functools
+import gc
 import os
 import platform
 import resource
@@ -28,6 +31,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import torch
 import torchvision
 from sklearn.datasets import load_digits
@@ -41,6 +45,7 @@ from explorer.engine.replay import Replay
 from explorer.weights.families.known import build_network
 from explorer.weights.stack import epoch_numbers, layer_names, layer_variables, read_layer
 
+CLICKS = 5
 PLAIN_BATCHES = (64, 128, 256, 512, 1000)
 
 
@@ -117,9 +122,14 @@ def works(quick, device):
     ]
 
 
+@functools.cache
+def all_digits():
+    return load_digits()
+
+
 def digits(count, shape, seed):
     """Digits of a shape, each shifted and made a little noisy at random: inputs and labels."""
-    source = load_digits()
+    source = all_digits()
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.randint(0, len(source.target), (count,), generator=generator)
     images = torch.from_numpy(source.images).float()[chosen].unsqueeze(1) / 16 - 0.3
@@ -156,20 +166,31 @@ def main():
     parser.add_argument("--only", default="", help="part of a name")
     parser.add_argument("--cells", type=int, default=6, help="cells of A and B that are timed")
     parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--epochs", type=int, help="instead of each work's own number")
+    parser.add_argument("--clicks", type=int, default=0, help="watch memory over so many clicks")
     parser.add_argument("--growth", action="store_true", help="cost against layers, epochs, …")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     lines = [header(options.device), "", *(GROWTH if options.growth else TABLE)]
     print("\n".join(lines), flush=True)
+    options.rates = {} if options.growth else matrix_rates(options.device)
+    options.notes = [
+        f"Large matrix products in {dtype}: {rate / 1e12:.2f} TFLOP/s"
+        for dtype, rate in options.rates.items()
+    ]
     if options.growth:
         rows = growth(options)
     else:
         wanted = options.only.lower()
         chosen = [w for w in works(options.quick, options.device) if wanted in w.name.lower()]
+        if options.epochs:
+            chosen = [dataclasses.replace(w, epochs=options.epochs) for w in chosen]
         rows = (line for work in chosen for line in work_rows(work, options))
     for line in rows:
         lines.append(line)
         print(line, flush=True)
+    lines += ["", *(f"- {note}" for note in options.notes)]
+    print("\n".join(lines[-len(options.notes) - 1 :]))
     if options.out:
         options.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
@@ -177,9 +198,11 @@ def main():
 TABLE = (
     "| work | cells | arithmetic | A | B | ours | against A | against B | lower bound | "
     "ours / bound | labels that differ from B | click → first estimate | click → exact | "
-    "memory peak |",
-    "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+    "memory peak | rate, of matrix products |",
+    "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
 )
+"""Clicks: median (most) over the layers. Rate: the operations that depend on the changed layers,
+and one intact pass, over the time of the whole sweep."""
 
 GROWTH = (
     "| FCN | cells | examples | GFLOP that depend on the changed layers | ours | GFLOP/s |",
@@ -250,15 +273,76 @@ def work_rows(work, options):
         if not work.tolerance:
             everything = inputs.to(device)
             differing = count_differing(run, network, stack, everything, best, timed)
-        first, exact = clicks(run, cells[len(cells) // 2])
+        firsts, exacts = zip(*(clicks(run, cell) for cell in one_of_each(cells)), strict=True)
         against_bound = "–" if work.tolerance else f"{ours / bound:.2f}"
         precision = "float32" if run.screen == "none" else f"{run.screen} screen"
         yield (
             f"| {label} | {len(cells)}{scaled} | {precision} | {a:.2f} s | {b:.2f} s | "
             f"{ours:.2f} s | {a / ours:.1f}× | {b / ours:.1f}× | {bound:.2f} s | {against_bound} "
-            f"| {differing} | {1e3 * first:.1f} ms | {1e3 * exact:.1f} ms | "
-            f"{memory[screen] / 1e6:.0f} MB |"
+            f"| {differing} | {most_and_median(firsts)} | {most_and_median(exacts)} | "
+            f"{memory[screen] / 1e6:.0f} MB | {rate(run, cells, work, ours, options.rates)} |"
         )
+        if options.clicks:
+            grown = growth_of_memory(run, options.clicks)
+            options.notes.append(f"{work.name}, {precision}, {options.clicks} clicks: {grown}")
+
+
+def one_of_each(cells):
+    """A cell for every layer, in the middle of the epochs."""
+    found = {}
+    for layers, epoch in cells:
+        if len(layers) == 1:
+            found.setdefault(tuple(layers), []).append((layers, epoch))
+    return [some[len(some) // 2] for some in found.values()]
+
+
+def most_and_median(seconds):
+    return f"{1e3 * statistics.median(seconds):.1f} ({1e3 * max(seconds):.1f}) ms"
+
+
+def rate(run, cells, work, seconds, rates):
+    """Operations per second of a sweep, and as a share of what matrix products reach."""
+    if work.tolerance or not rates:
+        return "–"
+    plans = [run.plan(lx.reinitialise(*cell)) for cell in cells]
+    passes = run.total / run.batch_size
+    done = passes * (sum(plan.flops for plan in plans) + plans[0].total_flops)
+    share = done / seconds / rates[run.screen.replace("none", "float32")]
+    return f"{done / seconds / 1e12:.2f} TFLOP/s, {share:.0%}"
+
+
+def matrix_rates(device):
+    """Precision → operations per second of large matrix products."""
+    found = {}
+    low = torch.float16 if device.startswith("cuda") else torch.bfloat16
+    size = 8192 if device.startswith("cuda") else 2048
+    for dtype in (torch.float32, low):
+        one = torch.randn(size, size, device=device).to(dtype)
+        seconds = median(lambda one=one: one @ one, 7)
+        found[str(dtype).removeprefix("torch.")] = 2 * size**3 / seconds
+    return found
+
+
+def growth_of_memory(run, count):
+    """Memory in use before and after many clicks on fresh draws, each stopped at once."""
+    layers = run.network.layers
+
+    def click(times):
+        for k in range(times):
+            stream = run.estimates(lx.rerandomise(layers[k % len(layers)], draw=k))
+            next(stream)
+            stream.close()
+        gc.collect()
+        on_gpu = run.network.device.type == "cuda"
+        there = torch.cuda.memory_allocated() if on_gpu else 0
+        return psutil.Process().memory_info().rss, there
+
+    before, after = click(len(layers)), click(count)
+    (rss, there), (rss_after, there_after) = before, after
+    return (
+        f"process {rss / 1e6:.0f} → {rss_after / 1e6:.0f} MB, "
+        f"device {there / 1e6:.1f} → {there_after / 1e6:.1f} MB"
+    )
 
 
 def growth(options):
@@ -388,7 +472,7 @@ def lower_bound(run, cells):
 def clicks(run, cell):
     """Median seconds from a click to its first estimate and to the exact error."""
     firsts, exacts = [], []
-    for _ in range(11):
+    for _ in range(CLICKS):
         run._remembered.clear()
         start = time.perf_counter()
         stream = run.estimates(lx.reinitialise(*cell))

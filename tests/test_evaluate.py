@@ -453,10 +453,10 @@ def test_where_memory_runs_out_the_slices_are_halved_and_the_counts_are_right(
     """Running out is acted out: a slice of more than 20 examples is refused."""
     original = Execution.run
 
-    def run(self, inputs, prepared, intact):
+    def run(self, inputs, *rest):
         if len(inputs) > 20:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: 1 bytes")
-        yield from original(self, inputs, prepared, intact)
+        yield from original(self, inputs, *rest)
 
     monkeypatch.setattr(Execution, "run", run)
     small = Evaluator(bundled, device="cpu")
@@ -467,7 +467,7 @@ def test_where_memory_runs_out_the_slices_are_halved_and_the_counts_are_right(
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory(bundled, monkeypatch):
-    def run(self, inputs, prepared, intact):
+    def run(self, inputs, *rest):
         raise RuntimeError("something else")
 
     evaluator = Evaluator(bundled, device="cpu")

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import explorer as lx
-from explorer.engine.program import record
+from explorer.engine.recording import record
 from explorer.weights.families.known import find_family
 from explorer.weights.fresh import fresh_layer
 from tests import naive

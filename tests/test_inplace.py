@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from explorer.engine.program import record
+from explorer.engine.recording import record
 from explorer.engine.replay import Replay
 from tests.test_replay import assert_replays_equal_plain_passes, perturbed, state_of
 

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 import explorer as lx
 from explorer.engine.evaluator import Evaluator
-from explorer.engine.program import record
+from explorer.engine.recording import record
 from explorer.engine.replay import INTACT, Replay
 from tests import toy
 
@@ -170,7 +170,7 @@ def test_values_are_let_go_when_nobody_will_read_them():
         state = state_of(module)
         replay = Replay(record(module, state, torch.randn(4, 8)), state)
         prepared = [replay.prepare(perturbed(state, [f"{k}.weight"])) for k in range(depth)]
-        walk = replay._walk(tuple(p.plan.names for p in prepared), True)
+        walk = replay._walk(tuple(p.plan.names for p in prepared), True, frozenset())
         live, most = 0, 0
         for step in range(len(walk.operations) + 1):
             live += step > 0

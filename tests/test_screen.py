@@ -13,7 +13,9 @@ from explorer.engine import screen as screen_module
 from explorer.engine.evaluator import Evaluator
 from explorer.engine.execution import Execution
 from explorer.engine.interventions import Intervention, Noise
+from explorer.engine.memory import best_batch
 from explorer.engine.network import FinalNetwork
+from explorer.engine.recording import record
 from explorer.engine.replay import Replay
 from explorer.engine.screen import Watch, largest_error, low_precision, margins
 from explorer.weights.stack import layer_names
@@ -276,3 +278,61 @@ def test_convolutions_and_normalisation_are_screened_to_the_labels_of_float32(mo
     wanted = [lx.reinitialise(layer, e) for layer in layer_names(stack) for e in (0, 1)]
     for found, expected in zip(counted(screened, wanted), counted(plain, wanted), strict=True):
         assert counts(found) == counts(expected)
+
+
+def recorded(module, inputs, dtype=torch.float16):
+    state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    state = {name: tensor.detach() for name, tensor in state.items()}
+    return Replay(record(module.eval(), state, inputs), state, dtype), state
+
+
+def test_what_only_a_batch_normalisation_reads_stays_in_float32():
+    """A variance may be too small or too large for float16, and cuDNN asks for float32."""
+    replay, state = recorded(toy.ConvNet(), torch.randn(2, 1, 6, 6))
+    state["norm.running_var"].fill_(1e6)
+    program = replay.program
+    named = {program.names[k] for k in program.statistics}
+    assert named == {f"norm.{n}" for n in ("weight", "bias", "running_mean", "running_var")}
+    prepared = replay.prepare(state, low=True)
+    kinds = {program.names[k]: v.dtype for k, v in prepared.values.items() if k < len(state)}
+    assert kinds["norm.running_var"] == torch.float32
+    assert kinds["conv.weight"] == kinds["head.bias"] == torch.float16
+
+
+def test_a_statistic_that_something_else_reads_too_is_rounded():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = nn.BatchNorm1d(3)
+
+        def forward(self, x):
+            return self.norm(x) + self.norm.bias
+
+    replay, _ = recorded(Twice(), torch.randn(2, 3))
+    program = replay.program
+    named = {program.names[k] for k in program.statistics}
+    assert named == {f"norm.{n}" for n in ("weight", "running_mean", "running_var")}
+
+
+def test_images_go_channels_last_in_lower_precision_and_nothing_else_does():
+    module = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(2), nn.Flatten(1)
+    )
+    replay, _ = recorded(module, torch.randn(2, 3, 6, 5))
+    program = replay.program
+    shapes = [program.shapes.get(k) for k in sorted(program.images)]
+    assert (2, 3, 6, 5) in shapes
+    assert shapes.count((2, 4, 4, 3)) >= 3  # of the convolution, the normalisation and the ReLU
+    assert (2, 4, 12) not in shapes
+    # on CUDA devices float32 has them channels first
+    rounded = replay._low.rounding(program.number("0.weight"), torch.randn(4, 3, 3, 3))
+    assert rounded.is_contiguous(memory_format=torch.channels_last)
+    assert rounded.dtype == torch.float16
+
+
+@pytest.mark.parametrize(
+    ("flops", "expected"), [(0.0, 1024), (1e9, 512), (1e9 / 4, 1024), (1e11, 16)]
+)
+def test_on_cuda_the_first_slice_takes_hundredths_of_a_second(flops, expected):
+    assert best_batch(1e3, 1e3, flops, 10_000, torch.device("cuda"), 10**9) == expected
+    assert best_batch(1e3, 1e3, flops, 10_000, torch.device("cpu"), 10**9) == 512

@@ -156,7 +156,8 @@ class Counting:
             self._run_intact(start)
             intact = False
         found: dict[int, Tensor] = {}
-        for k, logits in self.execution.run(inputs, prepared, intact):
+        kept = self.execution.kept.slice(start)
+        for k, logits in self.execution.run(inputs, prepared, intact, kept):
             cut = logits[: stop - start].flatten(0, -2)  # (label, class)
             if k == INTACT:
                 self._learn(cut, start)

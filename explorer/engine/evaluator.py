@@ -55,7 +55,7 @@ class Evaluator:
     memory : int, optional
         Bytes that the values of one forward pass may take; default half of what is free on a
         GPU, 1 GB elsewhere. Less memory makes smaller slices. Where it runs out all the same,
-        the slices are halved.
+        the slices are halved. A quarter as much may be kept besides for the next intervention.
     calibration : Tensor or array, optional
         (example, …) inputs from which the policy ``"recalibrate"`` takes running statistics;
         default the first 1,024 training examples of the stack's dataset.
@@ -251,6 +251,7 @@ class Evaluator:
                         return
                     yield estimates
             except (RuntimeError, MemoryError) as error:
+                self._counting.execution.kept.forget()
                 # of many interventions the caller can drop some, which may be all that it takes
                 if not is_out_of_memory(error) or len(replacements) > 1 or self.batch_size == 1:
                     raise

@@ -11,9 +11,18 @@ import torch
 from torch import Tensor
 
 from explorer.engine.estimate import two_largest
-from explorer.engine.memory import TRIAL_BATCH, best_batch, is_out_of_memory, memory_budget
+from explorer.engine.kept import Kept, KeptSlice
+from explorer.engine.memory import (
+    KEPT_SHARE,
+    SCREEN_SPEED,
+    TRIAL_BATCH,
+    best_batch,
+    is_out_of_memory,
+    memory_budget,
+)
 from explorer.engine.network import FinalNetwork
-from explorer.engine.program import RECORDING_ERRORS, Plan
+from explorer.engine.program import Plan
+from explorer.engine.recording import RECORDING_ERRORS
 from explorer.engine.replay import INTACT, Pass, PlainPass, Replay
 from explorer.engine.screen import low_precision
 
@@ -59,6 +68,7 @@ class Execution:
     ) -> None:
         self._network = network
         self._budget = memory_budget(network.device, memory)
+        self.kept = Kept(int(self._budget * KEPT_SHARE))
         self._pass: Pass = PlainPass(network.logits)
         self._check_pass: Replay | None = None
         self._difference = 0.0
@@ -96,7 +106,11 @@ class Execution:
         return self._pass.prepare(replacement, low=low)
 
     def run(
-        self, inputs: Tensor, prepared: Sequence[Any], intact: bool
+        self,
+        inputs: Tensor,
+        prepared: Sequence[Any],
+        intact: bool,
+        kept: KeptSlice | None = None,
     ) -> Iterator[tuple[int, Tensor]]:
         """Yield (position, logits) of one slice for every intervention, in any order.
 
@@ -108,6 +122,8 @@ class Execution:
             What `prepare` made of the interventions.
         intact : bool
             Yield the intact network's logits as well, last, at position `INTACT`.
+        kept : KeptSlice, optional
+            What is known already of these inputs, and where to keep what will be needed again.
 
         Yields
         ------
@@ -115,7 +131,7 @@ class Execution:
             Position, and logits (example, …, class). What `unsure` names among those computed in
             float32 is to be replaced by what `plain` gives.
         """
-        for k, logits in self._pass.run(inputs, prepared, intact):
+        for k, logits in self._pass.run(inputs, prepared, intact, kept):
             yield k, self._sure(logits, inputs) if k == INTACT else logits
 
     def plain(self, inputs: Tensor, replacement: Mapping[str, Tensor]) -> Tensor:
@@ -162,11 +178,13 @@ class Execution:
     ) -> Replay:
         replay = self._network.record(filled_up(inputs, self.batch_size), low_dtype)
         if batch_size is None:
-            largest, live = (
-                size / self.batch_size for size in (replay.program.largest, replay.program.live)
+            program, device = replay.program, self._network.device
+            largest, live, flops = (
+                n / self.batch_size for n in (program.largest, program.live, program.flops)
             )
-            device = self._network.device
-            best = best_batch(largest, live, len(inputs), device, self._budget)
+            if low_dtype is not None:
+                flops /= SCREEN_SPEED
+            best = best_batch(largest, live, flops, len(inputs), device, self._budget)
             if best != self.batch_size:
                 self.batch_size = best
                 return self._network.record(filled_up(inputs, best), low_dtype)

@@ -46,6 +46,7 @@ FRESH = frozenset(
         "aten.mul.Tensor",
         "aten.cat",
         "aten.native_batch_norm",
+        "aten.cudnn_batch_norm",
         "aten._native_batch_norm_legit_no_training",
         "aten.native_layer_norm",
         "aten.native_group_norm",

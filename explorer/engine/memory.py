@@ -15,6 +15,15 @@ PLEASANT_SLICES = 8
 FAST_BYTES = {"cpu": (16e6, 512), "cuda": (512e6, 4096), "mps": (128e6, 1024)}
 """Device → bytes that the largest value may take to stay in fast memory, and most examples."""
 
+SLICE_FLOPS = {"cuda": 0.8e12}
+"""Device → floating-point operations of a slice that a reader does not have to wait for."""
+
+SCREEN_SPEED = 4.0
+"""How many times as many a slice may take in lower precision."""
+
+KEPT_SHARE = 0.25
+"""Of the memory budget, what may be kept of the intact pass for the next intervention."""
+
 DEFAULT_BUDGET = 1_000_000_000
 """Bytes that the values of one pass may take, where the device does not say what is free."""
 
@@ -54,17 +63,22 @@ def memory_budget(device: torch.device, wanted: int | None) -> int:
     return DEFAULT_BUDGET
 
 
-def best_batch(largest: float, live: float, total: int, device: torch.device, budget: int) -> int:
+def best_batch(
+    largest: float, live: float, flops: float, total: int, device: torch.device, budget: int
+) -> int:
     """Examples per forward pass, a power of two.
 
     As many as keep the largest value within fast memory and all values within the budget, but no
-    more than leave a reader `PLEASANT_SLICES` estimates to watch. Smaller slices are how the
+    more than leave a reader `PLEASANT_SLICES` estimates to watch, and on a GPU the first of them
+    within a few hundredths of a second. Smaller slices are how the
     budget is kept: every value is still computed only once, and nothing has to be moved away.
 
     Parameters
     ----------
     largest, live : float
         Bytes per example of the largest value, and of all values that are alive at once.
+    flops : float
+        Floating-point operations per example.
     total : int
         Test examples.
     device : torch.device
@@ -79,6 +93,8 @@ def best_batch(largest: float, live: float, total: int, device: torch.device, bu
     fast, most = FAST_BYTES.get(device.type, FAST_BYTES["cpu"])
     watched = max(TRIAL_BATCH, total // PLEASANT_SLICES)
     wanted = min(int(fast / max(largest, 1.0)), most, watched)
+    if device.type in SLICE_FLOPS:
+        wanted = min(wanted, int(SLICE_FLOPS[device.type] / max(flops, 1.0)))
     return power_of_two(min(max(wanted, 16), int(budget / max(live, 1.0))))
 
 

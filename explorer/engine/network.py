@@ -18,9 +18,11 @@ from explorer.engine.interventions import (
     Intervention,
     canonical,
 )
-from explorer.engine.program import record
+from explorer.engine.products import with_products
+from explorer.engine.recording import record
 from explorer.engine.replay import Replay
 from explorer.engine.sources import source_tensors
+from explorer.engine.staging import Staging
 from explorer.engine.submodules import SubmodulePass
 from explorer.errors import InterventionError, StackError, UsageError
 from explorer.weights.device import float32_products, pick_device, switched
@@ -88,6 +90,7 @@ class FinalNetwork:
         self._tied = _tied_names(self._module)
         tensors = {**dict(self._module.named_parameters()), **dict(self._module.named_buffers())}
         self._state = {name: tensor.detach() for name, tensor in tensors.items()}
+        self._staging = Staging(self.device)
         self._calibration: Calibration | None = None
         if batchnorm == "recalibrate" and calibration is not None and self._buffers:
             batches = calibration.to(self.device).split(CALIBRATION_BATCH)
@@ -128,18 +131,18 @@ class FinalNetwork:
                 tensors[self._tied.get(name, name)] = tensor
         if self.batchnorm != "with_layer":
             tensors = {n: t for n, t in tensors.items() if n not in self._buffers}
-        moved = {name: self._moved(tensor) for name, tensor in tensors.items()}
+        moved = self._moved(tensors)
         if all(torch.equal(tensor, self._state[name]) for name, tensor in moved.items()):
             return {}
         if self._calibration is not None:
             moved |= self._calibration.statistics(moved)
         return moved
 
-    def _moved(self, tensor: Tensor) -> Tensor:
-        """Bring a tensor to the device; to a GPU while the processor goes on."""
+    def _moved(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Bring tensors to the device; to a GPU while the processor goes on."""
         if self.device.type == "cuda":
-            return tensor.pin_memory().to(self.device, non_blocking=True)
-        return tensor.to(self.device)
+            return self._staging.moved(tensors)
+        return {name: tensor.to(self.device) for name, tensor in tensors.items()}
 
     def logits(self, inputs: Tensor, replacement: Mapping[str, Tensor]) -> Tensor:
         """Run the network in evaluation mode and plain float32.
@@ -199,9 +202,12 @@ class FinalNetwork:
         Raises
         ------
         Exception
-            One of `explorer.engine.program.RECORDING_ERRORS`, when it cannot be recorded.
+            One of `explorer.engine.recording.RECORDING_ERRORS`, when it cannot be recorded.
         """
-        return Replay(record(self._module, self._state, example), self._state, low_dtype)
+        program = record(self._module, self._state, example)
+        if self.device.type == "cuda":
+            program = with_products(program)
+        return Replay(program, self._state, low_dtype)
 
     def submodules(self) -> SubmodulePass:
         """A pass that reuses the results of unchanged submodules; it shares the tensors."""

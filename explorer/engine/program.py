@@ -1,58 +1,20 @@
 """A network as a list of operations, and which of them a change of some tensors concerns.
 
-The forward pass is recorded once, at the level of torch's own operators and without side effects
-(`torch.fx.experimental.proxy_tensor.make_fx` over `torch.func.functionalize`). What does not
-depend on a changed tensor need not be computed again.
+`explorer.engine.recording` makes it from a forward pass.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
-from torch.func import functional_call, functionalize
-from torch.fx.experimental.proxy_tensor import make_fx
-from torch.utils.flop_counter import flop_registry
+from torch import Tensor
 
 aten = torch.ops.aten
-
-RECORDING_ERRORS = (
-    RuntimeError,  # control flow that depends on data, and most else that torch cannot record
-    NotImplementedError,
-    TypeError,
-    ValueError,
-    AttributeError,
-    AssertionError,
-    LookupError,
-)
-"""What recording somebody's forward pass may raise; the plain pass is then used instead."""
-
-_recording = threading.Lock()
-"""torch.fx patches modules while it records, and keeps what it has patched in one global place."""
-
-VIEWS: Mapping[Any, Callable[..., Any]] = {
-    aten.view_copy.default: torch.reshape,
-    aten.view.default: torch.reshape,
-    aten._unsafe_view.default: torch.reshape,
-    aten.t_copy.default: torch.t,
-    aten.permute_copy.default: torch.permute,
-    aten.transpose_copy.int: torch.transpose,
-    aten.expand_copy.default: Tensor.expand,
-    aten.select_copy.int: torch.select,
-    aten.slice_copy.Tensor: aten.slice.Tensor,
-    aten.unsqueeze_copy.default: torch.unsqueeze,
-    aten.squeeze_copy.dim: torch.squeeze,
-    aten.squeeze_copy.dims: torch.squeeze,
-    aten.split_copy.Tensor: torch.split,
-    aten.unbind_copy.int: torch.unbind,
-}
-"""Functionalisation copies where a view will do, since nothing is written in place."""
 
 
 @dataclass(frozen=True)
@@ -148,6 +110,36 @@ class Program:
         }
         return frozenset(used.intersection(range(len(self.names))))
 
+    @property
+    def images(self) -> frozenset[int]:
+        """Values that 2-D convolutions read or make, and what is made of them with four dims."""
+        found: set[int] = set()
+        for operation in self.operations:
+            if operation.name == "aten.convolution" and isinstance(operation.arguments[0], Ref):
+                found.update((operation.arguments[0].value, operation.value))
+            # a value without a shape is a list of several results
+            elif not found.isdisjoint(operation.reads) and (
+                len(self.shapes.get(operation.value, (0,) * 4)) == 4
+            ):
+                found.add(operation.value)
+        return frozenset(found)
+
+    @property
+    def statistics(self) -> frozenset[int]:
+        """Tensors that only batch normalisations read beside the examples.
+
+        They stay in float32 where all else is rounded: cuDNN asks for it, and a variance may lie
+        outside of what float16 can hold.
+        """
+        read: set[int] = set()
+        elsewhere: set[int] = set()
+        for operation in self.operations:
+            if "batch_norm" in operation.name:
+                read.update(a.value for a in operation.arguments[1:] if isinstance(a, Ref))
+            else:
+                elsewhere.update(operation.reads)
+        return frozenset(read - elsewhere)
+
     def number(self, name: str) -> int:
         """Number of the value that holds a tensor of the network."""
         return self.names.index(name)
@@ -162,12 +154,12 @@ class Program:
                 found.append(operation)
         return tuple(found)
 
-    def ancestors(self, values: Iterable[int]) -> tuple[Operation, ...]:
-        """Operations that are needed to compute these values."""
+    def ancestors(self, values: Iterable[int], known: Set[int]) -> tuple[Operation, ...]:
+        """Operations that are needed to compute these values from those that are known."""
         wanted = set(values)
         found = []
         for operation in reversed(self.operations):
-            if operation.value in wanted:
+            if operation.value in wanted and operation.value not in known:
                 wanted.update(operation.reads)
                 found.append(operation)
         return tuple(reversed(found))
@@ -243,108 +235,6 @@ def fixed_values(program: Program) -> set[int]:
         if fixed.issuperset(operation.reads):
             fixed.add(operation.value)
     return fixed
-
-
-def record(module: nn.Module, state: Mapping[str, Tensor], example: Tensor) -> Program:
-    """Record the forward pass of a network in evaluation mode.
-
-    Parameters
-    ----------
-    module : torch.nn.Module
-        In evaluation mode; it is only read.
-    state : mapping
-        Its parameters and buffers, tied ones once.
-    example : Tensor
-        Inputs of the shape and type of every later batch, (example, …).
-
-    Returns
-    -------
-    Program
-
-    Raises
-    ------
-    Exception
-        One of `RECORDING_ERRORS`, when the pass cannot be recorded: its control flow depends on
-        values, or it does something that torch's operators do not show.
-    """
-
-    def forward(tensors: list[Tensor], inputs: Tensor) -> Any:
-        return functional_call(module, dict(zip(state, tensors, strict=True)), (inputs,))
-
-    plain = functionalize(forward, remove="mutations_and_views")
-    with _recording, torch.no_grad():
-        graph = make_fx(plain, tracing_mode="fake", _allow_non_fake_inputs=True)(
-            list(state.values()), example
-        )
-    graph.graph.eliminate_dead_code()
-    return _program(graph, tuple(state))
-
-
-def _program(graph: fx.GraphModule, names: tuple[str, ...]) -> Program:
-    numbers: dict[fx.Node, int] = {}
-    constants: dict[int, Tensor] = {}
-    operations = []
-    output: Any = None
-    for node in graph.graph.nodes:
-        if node.op == "output":
-            output = node.args[0]
-            continue
-        numbers[node] = len(numbers)
-        if node.op == "get_attr":
-            constants[numbers[node]] = _attribute(graph, str(node.target))
-        elif node.op == "call_function":
-            operations.append(_operation(node, numbers))
-    if isinstance(output, (list, tuple)) and len(output) == 1:
-        output = output[0]
-    if not isinstance(output, fx.Node):
-        raise TypeError("the network's output is not one tensor")
-    program = Program(names, len(names), constants, tuple(operations), numbers[output], {}, {})
-    fixed = fixed_values(program)
-    sizes = {k: _bytes(node.meta.get("val")) for node, k in numbers.items() if k not in fixed}
-    values = {k: node.meta.get("val") for node, k in numbers.items()}
-    shapes = {k: tuple(v.shape) for k, v in values.items() if isinstance(v, Tensor)}
-    return dataclasses.replace(program, sizes=sizes, shapes=shapes)
-
-
-def _operation(node: fx.Node, numbers: Mapping[fx.Node, int]) -> Operation:
-    target: Any = node.target
-    return Operation(
-        value=numbers[node],
-        name=str(target).removesuffix(".default"),
-        call=VIEWS.get(target, target),
-        arguments=tuple(_with_refs(a, numbers) for a in node.args),
-        options={key: _with_refs(a, numbers) for key, a in node.kwargs.items()},
-        reads=tuple(sorted({numbers[n] for n in node.all_input_nodes})),
-        flops=_flops(node),
-    )
-
-
-def _bytes(value: Any) -> int:
-    return value.numel() * value.element_size() if isinstance(value, Tensor) else 0
-
-
-def _flops(node: fx.Node) -> int:
-    formula = flop_registry.get(getattr(node.target, "overloadpacket", None))
-    if formula is None:
-        return 0
-    arguments, options = fx.node.map_arg((node.args, node.kwargs), lambda n: n.meta["val"])
-    return int(formula(*arguments, **options, out_val=node.meta["val"]))
-
-
-def _attribute(graph: fx.GraphModule, target: str) -> Tensor:
-    owner: Any = graph
-    for part in target.split("."):
-        owner = getattr(owner, part)
-    tensor: Tensor = owner
-    return tensor
-
-
-def _with_refs(argument: Any, numbers: Mapping[fx.Node, int]) -> Any:
-    if isinstance(argument, fx.Node):
-        return Ref(numbers[argument])
-    if isinstance(argument, (list, tuple)):
-        return [_with_refs(a, numbers) for a in argument]
-    return argument
 
 
 def _filled(argument: Any, values: Mapping[int, Any]) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -10,10 +10,15 @@ import torch
 from torch import Tensor
 
 from explorer.engine.inplace import in_place
+from explorer.engine.kept import KeptSlice
 from explorer.engine.program import Operation, Plan, Program, fixed_values, make_plan
+from explorer.engine.rounding import Rounded, Rounding
 
 INTACT = -1
 """Number under which a pass yields the logits of the intact network."""
+
+MOST_WALKS = 1000
+"""Walks that are remembered: there is one for every choice of values that are kept."""
 
 
 class Pass(Protocol):
@@ -24,9 +29,16 @@ class Pass(Protocol):
         ...
 
     def run(
-        self, inputs: Tensor, prepared: Sequence[Any], intact: bool
+        self,
+        inputs: Tensor,
+        prepared: Sequence[Any],
+        intact: bool,
+        kept: KeptSlice | None = None,
     ) -> Iterator[tuple[int, Tensor]]:
-        """Yield (position in `prepared`, logits) in any order, and with `intact` `INTACT` too."""
+        """Yield (position in `prepared`, logits) in any order, and with `intact` `INTACT` too.
+
+        `kept`: what is known already of these inputs, and where to keep what will be needed again.
+        """
         ...
 
 
@@ -44,9 +56,13 @@ class PlainPass:
         return replacement
 
     def run(
-        self, inputs: Tensor, prepared: Sequence[Mapping[str, Tensor]], intact: bool
+        self,
+        inputs: Tensor,
+        prepared: Sequence[Mapping[str, Tensor]],
+        intact: bool,
+        kept: KeptSlice | None = None,
     ) -> Iterator[tuple[int, Tensor]]:
-        """Yield the logits of one intervention after the other."""
+        """Yield the logits of one intervention after the other; nothing is kept."""
         for position, replacement in enumerate(prepared):
             yield position, self.logits(inputs, replacement)
         if intact:
@@ -74,7 +90,8 @@ class Replay:
     as neither the intact pass nor a waiting plan will read it.
 
     Images and the kernels of convolutions are laid out channels last, which is faster and rounds
-    otherwise than the plain pass does.
+    otherwise than the plain pass does; on a CUDA device only in lower precision, since cuDNN is
+    slower at it in float32 without TF32.
 
     The intact pass is always computed in float32. What depends on an intervention can be computed
     in a lower precision instead, from values of the intact pass that are rounded once.
@@ -87,14 +104,17 @@ class Replay:
     low_dtype: torch.dtype | None = None
     """The lower precision, where there is one."""
     _kernels: frozenset[int] = field(init=False)
+    _layout: torch.memory_format = field(init=False)
     _fixed: dict[int, Any] = field(init=False)
-    _low: _Rounded = field(init=False)
+    _low: Rounded = field(init=False)
     _plans: dict[tuple[str, ...], Plan] = field(init=False, default_factory=dict)
     _walks: dict[Any, _Walk] = field(init=False, default_factory=dict)
     _reruns: dict[tuple[str, ...], _Rerun] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self._kernels = self.program.kernels
+        on_cuda = any(tensor.is_cuda for tensor in self.state.values())
+        self._layout = torch.contiguous_format if on_cuda else torch.channels_last
         self._fixed = {
             k: self._laid_out(k, self.state[n]) for k, n in enumerate(self.program.names)
         }
@@ -103,7 +123,12 @@ class Replay:
         for operation in self.program.operations:
             if operation.value in fixed:
                 self._fixed[operation.value] = operation.run(self._fixed)
-        self._low = _Rounded(self._fixed, self.low_dtype or torch.float32)
+        rounding = Rounding(
+            self.low_dtype or torch.float32,
+            self._kernels | self.program.images,
+            self.program.statistics,
+        )
+        self._low = Rounded(self._fixed, rounding)
 
     def plan(self, names: Sequence[str]) -> Plan:
         """What runs when these tensors are replaced."""
@@ -113,7 +138,7 @@ class Replay:
             self._plans[key] = plan
             releases = _last_reads(plan.rerun, keep={self.program.output})
             exact = in_place(plan.rerun, self.program.shapes)
-            low = tuple(operation.in_precision(self._low.dtype) for operation in exact)
+            low = tuple(one.in_precision(self._low.rounding.dtype) for one in exact)
             self._reruns[plan.names] = _Rerun(exact, low, releases)
         return self._plans[key]
 
@@ -125,24 +150,37 @@ class Replay:
         for operation in plan.prepare:
             values[operation.value] = operation.run(_Overlay(values, self._fixed))
         if low:
-            values = {k: _rounded(value, self._low.dtype) for k, value in values.items()}
+            values = {k: self._low.rounding(k, value) for k, value in values.items()}
         return Prepared(plan, values, low)
 
     def run(
-        self, inputs: Tensor, prepared: Sequence[Prepared], intact: bool
+        self,
+        inputs: Tensor,
+        prepared: Sequence[Prepared],
+        intact: bool,
+        kept: KeptSlice | None = None,
     ) -> Iterator[tuple[int, Tensor]]:
-        """Yield the logits of each intervention as soon as they are known."""
-        waiting: dict[tuple[str, ...], list[int]] = {}
-        for position, one in enumerate(prepared):
-            waiting.setdefault(one.plan.names, []).append(position)
-        walk = self._walk(tuple(waiting), intact)
-        values: dict[int, Any] = {**self._fixed, self.program.inputs: self._images(inputs)}
-        rounded = _Rounded(values, self._low.dtype, self._low)
+        """Yield the logits of each intervention as soon as they are known.
+
+        What the interventions read of the intact pass is kept where all replace the same tensors;
+        a walk that serves several layers comes by everything once in any case.
+        """
+        waiting = _by_tensors(prepared)
+        known = kept.known if kept else {}
+        walk = self._walk(tuple(waiting), intact, frozenset(known))
+        values: dict[int, Any] = {
+            **self._fixed,
+            **known,
+            self.program.inputs: self._images(inputs),
+        }
+        rounded = Rounded(values, self._low.rounding, self._low)
         for step in range(len(walk.operations) + 1):
             if step:
                 operation = walk.operations[step - 1]
                 values[operation.value] = operation.run(values)
             for names in walk.ready[step]:
+                if kept and len(waiting) == 1:
+                    self._keep(kept, names, values)
                 for position in waiting[names]:
                     one = prepared[position]
                     yield position, self._rerun(one, rounded if one.low else values).float()
@@ -152,16 +190,21 @@ class Replay:
         if intact:
             yield INTACT, values[self.program.output]
 
+    def _keep(self, kept: KeptSlice, names: tuple[str, ...], values: Mapping[int, Any]) -> None:
+        """Keep what a plan reads of the intact pass, but for the inputs, which are there anyway."""
+        needs = self._plans[names].needs
+        kept.keep({value: values[value] for value in needs if value != self.program.inputs})
+
     def _images(self, inputs: Tensor) -> Tensor:
-        """Lay images out channels last, where there are convolutions."""
+        """Lay images out as the kernels are, where there are convolutions."""
         if self._kernels and inputs.ndim == 4:
-            return inputs.contiguous(memory_format=torch.channels_last)
+            return inputs.contiguous(memory_format=self._layout)
         return inputs
 
     def _laid_out(self, number: int, tensor: Tensor) -> Tensor:
-        """Give a kernel of a 2-D convolution the layout in which channels lie side by side."""
+        """Give a kernel of a 2-D convolution the layout that float32 is fastest with."""
         if number in self._kernels and tensor.ndim == 4:
-            return tensor.contiguous(memory_format=torch.channels_last)
+            return tensor.contiguous(memory_format=self._layout)
         return tensor
 
     def _rerun(self, prepared: Prepared, clean: Mapping[int, Any]) -> Tensor:
@@ -177,11 +220,15 @@ class Replay:
         logits: Tensor = known[self.program.output]
         return logits
 
-    def _walk(self, groups: tuple[tuple[str, ...], ...], intact: bool) -> _Walk:
-        key = (groups, intact)
+    def _walk(
+        self, groups: tuple[tuple[str, ...], ...], intact: bool, known: frozenset[int]
+    ) -> _Walk:
+        key = (groups, intact, known)
         if key not in self._walks:
+            if len(self._walks) == MOST_WALKS:
+                self._walks.clear()
             plans = [self._plans[names] for names in groups]
-            self._walks[key] = _make_walk(self.program, plans, set(self._fixed), intact)
+            self._walks[key] = _make_walk(self.program, plans, known.union(self._fixed), intact)
         return self._walks[key]
 
 
@@ -209,12 +256,21 @@ class _Walk:
     """Per step, the values that nobody reads after it."""
 
 
-def _make_walk(program: Program, plans: Sequence[Plan], fixed: set[int], intact: bool) -> _Walk:
+def _by_tensors(prepared: Sequence[Prepared]) -> dict[tuple[str, ...], list[int]]:
+    """Names of the tensors that are replaced → positions of those that replace them."""
+    found: dict[tuple[str, ...], list[int]] = {}
+    for position, one in enumerate(prepared):
+        found.setdefault(one.plan.names, []).append(position)
+    return found
+
+
+def _make_walk(program: Program, plans: Sequence[Plan], known: Set[int], intact: bool) -> _Walk:
+    """Plan a walk; `known` are the values that need not be computed."""
     targets = {value for plan in plans for value in plan.needs}
     # a plan that concerns no operation gives the intact logits
     if intact or any(not plan.rerun for plan in plans):
         targets.add(program.output)
-    operations = tuple(o for o in program.ancestors(targets) if o.value not in fixed)
+    operations = program.ancestors(targets, known)
     step_of = {operation.value: step for step, operation in enumerate(operations, start=1)}
     ready: list[list[tuple[str, ...]]] = [[] for _ in range(len(operations) + 1)]
     last_read = {o.value: step_of[o.value] for o in operations}
@@ -259,43 +315,3 @@ class _Overlay(Mapping[int, Any]):
 
     def __len__(self) -> int:
         return len({*self._above, *self._below})
-
-
-class _Rounded(Mapping[int, Any]):
-    """Values of the intact pass in lower precision, each rounded when it is first asked for."""
-
-    def __init__(
-        self, exact: Mapping[int, Any], dtype: torch.dtype, fixed: _Rounded | None = None
-    ) -> None:
-        self.dtype = dtype
-        self._exact, self._fixed = exact, fixed
-        self._known: dict[int, Any] = {}
-
-    def __getitem__(self, value: int) -> Any:
-        if self._fixed is not None and value in self._fixed:
-            return self._fixed[value]
-        if value not in self._known:
-            self._known[value] = _rounded(self._exact[value], self.dtype)
-        return self._known[value]
-
-    def __contains__(self, value: object) -> bool:
-        return value in self._exact
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self._exact)
-
-    def __len__(self) -> int:
-        return len(self._exact)
-
-    def forget(self, value: int) -> None:
-        """Let go of a value that nobody will ask for any more."""
-        self._known.pop(value, None)
-
-
-def _rounded(value: Any, dtype: torch.dtype) -> Any:
-    """Round what is floating point, also inside a list of several results."""
-    if isinstance(value, (list, tuple)):
-        return [_rounded(part, dtype) for part in value]
-    if isinstance(value, Tensor) and value.is_floating_point():
-        return value.to(dtype)
-    return value

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from explorer.engine.kept import KeptSlice
 from explorer.engine.replay import INTACT
 
 
@@ -71,7 +72,11 @@ class SubmodulePass:
         return replacement
 
     def run(
-        self, inputs: Tensor, prepared: Sequence[Mapping[str, Tensor]], intact: bool
+        self,
+        inputs: Tensor,
+        prepared: Sequence[Mapping[str, Tensor]],
+        intact: bool,
+        kept: KeptSlice | None = None,
     ) -> Iterator[tuple[int, Tensor]]:
         """Run the intact network once, then each intervention with what it left behind."""
         with self._lock, torch.inference_mode(False), torch.no_grad():

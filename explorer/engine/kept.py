@@ -1,0 +1,76 @@
+"""Values of the intact pass that are kept for the next intervention.
+
+A reader who clicks along a row asks about one layer again and again: what comes before it in the
+network need not be computed twice.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+
+@dataclass
+class Kept:
+    """Values by number and slice, up to a number of bytes; those longest unused go first."""
+
+    most: int
+    """Bytes that they may take together."""
+    _values: OrderedDict[int, dict[int, Any]] = field(default_factory=OrderedDict)
+    _bytes: int = 0
+
+    def slice(self, start: int) -> KeptSlice:
+        """What is kept of one slice of the examples, by the number of its first."""
+        return KeptSlice(self, start)
+
+    def known(self, start: int) -> dict[int, Any]:
+        """Value → what it is for the slice that begins there."""
+        return {value: found[start] for value, found in self._values.items() if start in found}
+
+    def keep(self, start: int, values: Mapping[int, Any]) -> None:
+        """Keep values of a slice, where they fit."""
+        wanted = 0
+        for value, tensors in values.items():
+            found = self._values.setdefault(value, {})
+            self._values.move_to_end(value)
+            wanted += 0 if start in found else size(tensors)
+        while self._bytes + wanted > self.most and next(iter(self._values)) not in values:
+            _, gone = self._values.popitem(last=False)
+            self._bytes -= sum(map(size, gone.values()))
+        if self._bytes + wanted <= self.most:
+            for value, tensors in values.items():
+                self._values[value][start] = tensors
+            self._bytes += wanted
+
+    def forget(self) -> None:
+        """Let go of everything."""
+        self._values.clear()
+        self._bytes = 0
+
+
+@dataclass(frozen=True)
+class KeptSlice:
+    """What is kept of one slice of the examples."""
+
+    _kept: Kept
+    _start: int
+
+    @property
+    def known(self) -> dict[int, Any]:
+        """Value → what it is."""
+        return self._kept.known(self._start)
+
+    def keep(self, values: Mapping[int, Any]) -> None:
+        """Keep values for the next intervention, where they fit."""
+        self._kept.keep(self._start, values)
+
+
+def size(value: Any) -> int:
+    """Bytes of a tensor, or of a list of several results."""
+    if isinstance(value, (list, tuple)):
+        return sum(map(size, value))
+    return value.nbytes if isinstance(value, Tensor) else 0
