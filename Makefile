@@ -5,27 +5,32 @@ BIN := .venv/bin
 SET_UP := $(PYTHON) scripts/set_up.py
 
 .DEFAULT_GOAL := help
-.PHONY: help set-up lab dashboard demo test test-slow lint format bench bundle families pictures clean
+.PHONY: help set-up ready python lab dashboard demo test test-slow lint format bench bundle families pictures clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 20
 
-set-up:  ## make or update .venv (the other targets do it by themselves)
-	@command -v $(PYTHON) >/dev/null || { echo "There is no $(PYTHON). Python 3.11 or newer is needed."; \
-	  echo "Install it, or name another: PYTHON=python3.12 make lab"; exit 1; }
+set-up: python  ## make or update .venv with everything (the other targets do it by themselves)
+	@$(SET_UP) --tests
+
+ready: python  # what the explorer needs; not dask, which xarray imports where it is there (0.6 s)
 	@$(SET_UP)
 
-lab: set-up  ## open the first notebook in JupyterLab (PORT=8888, ARGS="--no-browser")
+python:
+	@command -v $(PYTHON) >/dev/null || { echo "There is no $(PYTHON). Python 3.11 or newer is needed."; \
+	  echo "Install it, or name another: PYTHON=python3.12 make lab"; exit 1; }
+
+lab: ready  ## open the first notebook in JupyterLab (PORT=8888, ARGS="--no-browser")
 	@$(BIN)/explorer lab $(if $(PORT),--port $(PORT)) $(ARGS)
 
-dashboard: set-up  ## show the explorer alone in a browser (PORT=8888, ARGS="vit-digits --no-browser")
+dashboard: ready  ## show the explorer alone in a browser (PORT=8888, ARGS="vit-digits --no-browser")
 	@$(BIN)/explorer dashboard $(if $(PORT),--port $(PORT)) $(ARGS)
 
-demo: set-up  ## sweep the bundled stack, print the table, write report.html and netCDF
+demo: ready  ## sweep the bundled stack, print the table, write report.html and netCDF
 	@$(BIN)/explorer report fcn3x256-digits --out explorer-demo $(ARGS)
 
 test: set-up  ## all checks: style, types, kernels without the compiler, every test but the slow ones
-	@$(SET_UP) --browser
+	@$(SET_UP) --tests --browser
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -33,7 +38,7 @@ test: set-up  ## all checks: style, types, kernels without the compiler, every t
 	$(BIN)/python -m pytest $(ARGS)
 
 test-slow: set-up  ## the tests that take minutes
-	@$(SET_UP) --browser
+	@$(SET_UP) --tests --browser
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
 lint: set-up  ## style and types only
@@ -55,7 +60,7 @@ families: set-up  ## write docs/families.md from the families and bundled stacks
 	$(BIN)/python scripts/families_page.py
 
 pictures: set-up  ## draw the notebooks' pictures anew (needs a Chromium)
-	@$(SET_UP) --browser
+	@$(SET_UP) --tests --browser
 	$(BIN)/python scripts/notebook_pictures.py
 
 clean:  ## remove caches and results; .venv stays

@@ -3,8 +3,9 @@
 Run by the system's Python before anything is installed: standard library only, and written so that
 Python 3.6 can still read it far enough to be told that it is too old.
 
-    python3 scripts/set_up.py             install or update
-    python3 scripts/set_up.py --browser   the same, and find or install a browser for the tests
+    python3 scripts/set_up.py             install or update what the explorer needs
+    python3 scripts/set_up.py --tests     the same, and what the tests need
+    python3 scripts/set_up.py --browser   find or install a browser for the tests as well
 """
 
 import argparse
@@ -27,6 +28,7 @@ ENVIRONMENT = ".venv"
 STAMP = "set-up-done.json"
 STARTED = "set-up-started"
 INPUTS = ("pyproject.toml", "constraints.txt")
+EXTRAS, TEST_EXTRAS = "[hub]", "[test]"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 SECONDS_BETWEEN_SIGNS_OF_LIFE = 30
 BROWSER_TIME_LIMIT = 900
@@ -58,14 +60,15 @@ class SetUpError(Exception):
 def main(arguments=None, root=None):
     """Run the set-up; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tests", action="store_true", help="also install what the tests need")
     parser.add_argument("--browser", action="store_true", help="find or install a test browser")
     options = parser.parse_args(arguments)
     root = Path(root or Path(__file__).resolve().parent.parent)
     try:
         check_python(sys.version_info, sys.executable)
-        if not is_up_to_date(root):
+        if not is_up_to_date(root, options.tests):
             with only_one(root):
-                install(root)
+                install(root, options.tests)
         elif made_with(root) not in (None, sys.version_info[:2]):
             note = "{} was made with Python {}.{}; delete it to change to {}.{}."
             say(note.format(ENVIRONMENT, *made_with(root), *sys.version_info[:2]))
@@ -126,14 +129,14 @@ def environment_python(root):
     return bin_folder(root) / ("python.exe" if os.name == "nt" else "python")
 
 
-def wanted_stamp(root):
-    """Describe what the environment has to have been made from."""
+def wanted_stamp(root, tests):
+    """Describe what the environment has to have been made from, and whether for the tests."""
     digest = hashlib.sha256()
     for name in INPUTS:
         content = (root / name).read_bytes()
         digest.update("{} {}\n".format(name, len(content)).encode())
         digest.update(content)
-    return {"inputs": digest.hexdigest(), "folder": str(root)}
+    return {"inputs": digest.hexdigest(), "folder": str(root), "tests": tests}
 
 
 def read_stamp(root):
@@ -144,9 +147,15 @@ def read_stamp(root):
         return None
 
 
-def is_up_to_date(root):
+def is_up_to_date(root, tests):
     """Say whether there is nothing to do, without starting another process."""
-    return environment_python(root).exists() and read_stamp(root) == wanted_stamp(root)
+    stamps = [wanted_stamp(root, True), wanted_stamp(root, tests)]
+    return environment_python(root).exists() and read_stamp(root) in stamps
+
+
+def holds_tests(root):
+    """Say whether the environment was made for the tests, now or before."""
+    return bool((read_stamp(root) or {}).get("tests"))
 
 
 def made_with(root):
@@ -199,10 +208,11 @@ def only_one(root):
 # --- installing -----------------------------------------------------------------------------------
 
 
-def install(root):
+def install(root, tests):
     """Make the environment, or bring it up to date, and leave the stamp."""
-    if is_up_to_date(root):  # made by the set-up that we waited for
+    if is_up_to_date(root, tests):  # made by the set-up that we waited for
         return
+    tests = tests or holds_tests(root)  # what is installed is kept up to date
     began = time.monotonic()
     folder = root / ENVIRONMENT
     try:
@@ -218,8 +228,8 @@ def install(root):
             (folder / STAMP).unlink()
     except OSError as error:
         raise unwritable(root, str(error)) from error
-    run_pip(root)
-    (folder / STAMP).write_text(json.dumps(wanted_stamp(root)) + "\n", encoding="utf-8")
+    run_pip(root, tests)
+    (folder / STAMP).write_text(json.dumps(wanted_stamp(root, tests)) + "\n", encoding="utf-8")
     (folder / STARTED).unlink()
     say("Installed in {:.0f} s.".format(time.monotonic() - began))
 
@@ -263,7 +273,7 @@ def make_environment(root):
     raise explain(root, "The virtual environment could not be made.", done.stdout)
 
 
-def run_pip(root):
+def run_pip(root, tests):
     """Install the package and its dependencies into the environment."""
     say(
         "Installing the packages. The first time this downloads about {} and takes some minutes; "
@@ -271,7 +281,8 @@ def run_pip(root):
     )
     command = [str(environment_python(root)), "-m", "pip", "install", "--quiet"]
     command += ["--disable-pip-version-check", "--no-input"]
-    command += ["--constraint", "constraints.txt", "--editable", ".[test]"]
+    command += ["--constraint", "constraints.txt"]
+    command += ["--editable", "." + (TEST_EXTRAS if tests else EXTRAS)]
     errors = root / ENVIRONMENT / "set-up-errors.txt"
     try:
         with errors.open("w", encoding="utf-8") as stream:

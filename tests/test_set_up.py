@@ -50,7 +50,7 @@ def installed(project: Path, set_up: ModuleType) -> Path:
     python = set_up.environment_python(project)
     python.parent.mkdir(parents=True)
     python.symlink_to(sys.executable)
-    stamp = json.dumps(set_up.wanted_stamp(project))
+    stamp = json.dumps(set_up.wanted_stamp(project, False))
     (project / ".venv" / set_up.STAMP).write_text(stamp)
     return project
 
@@ -124,7 +124,7 @@ def test_a_python_without_venv_is_told_the_package_to_install(
     monkeypatch.setattr(set_up.importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(set_up.shutil, "which", lambda name: None)
     with pytest.raises(set_up.SetUpError, match="venv or ensurepip is missing") as caught:
-        set_up.install(project)
+        set_up.install(project, False)
     assert len(parts(str(caught.value))) == 3
     assert "sudo apt install python3-venv" in str(caught.value)
     assert not (project / ".venv").exists()
@@ -145,7 +145,7 @@ def test_a_folder_without_write_permission_is_named(
 ) -> None:
     monkeypatch.setattr(set_up.os, "access", lambda path, mode: False)
     with pytest.raises(set_up.SetUpError, match="Nothing can be written in") as caught:
-        set_up.install(project)
+        set_up.install(project, False)
     assert str(project) in parts(str(caught.value))[0]
     assert len(parts(str(caught.value))) == 3
 
@@ -174,14 +174,49 @@ def test_a_second_run_does_and_says_nothing_and_is_fast(
 def test_a_changed_input_makes_the_next_run_install_again(
     set_up: ModuleType, installed: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    calls: list[Path] = []
-    monkeypatch.setattr(set_up, "run_pip", calls.append)
+    calls: list[tuple[Path, bool]] = []
+    monkeypatch.setattr(set_up, "run_pip", lambda root, tests: calls.append((root, tests)))
     with (installed / name).open("a") as file:
         file.write("# changed\n")
     assert set_up.main([], installed) == 0
-    assert calls == [installed]
-    assert set_up.is_up_to_date(installed)
+    assert calls == [(installed, False)]
+    assert set_up.is_up_to_date(installed, False)
     assert set_up.environment_python(installed).exists()
+
+
+def test_what_the_tests_need_is_installed_when_it_is_asked_for_and_kept_up_to_date(
+    set_up: ModuleType, installed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[bool] = []
+    monkeypatch.setattr(set_up, "run_pip", lambda root, tests: calls.append(tests))
+    assert set_up.main(["--tests"], installed) == 0
+    assert calls == [True]
+    assert set_up.main([], installed) == 0
+    assert set_up.main(["--tests"], installed) == 0
+    assert calls == [True]  # both are up to date
+    with (installed / "pyproject.toml").open("a") as file:
+        file.write("# changed\n")
+    assert set_up.main([], installed) == 0
+    assert calls == [True, True]
+
+
+@pytest.mark.parametrize(("tests", "wanted"), [(False, ".[hub]"), (True, ".[test]")])
+def test_readers_get_the_package_without_what_only_tests_need(
+    set_up: ModuleType,
+    installed: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tests: bool,
+    wanted: str,
+) -> None:
+    commands: list[list[str]] = []
+
+    def wait_for(command: list[str], _folder: Path, _errors: object) -> int:
+        commands.append(command)
+        return 0
+
+    monkeypatch.setattr(set_up, "wait_for", wait_for)
+    set_up.run_pip(installed, tests)
+    assert commands[0][-2:] == ["--editable", wanted]
 
 
 @pytest.mark.parametrize("line", ["version = 3.14.1", "version_info = 3.14.1.final.0"])
@@ -238,7 +273,7 @@ def test_a_half_made_or_moved_environment_is_made_anew(
         (root / ".venv").mkdir()
 
     monkeypatch.setattr(set_up, "make_environment", make_environment)
-    monkeypatch.setattr(set_up, "run_pip", lambda root: None)
+    monkeypatch.setattr(set_up, "run_pip", lambda root, tests: None)
     left_over = installed / ".venv" / "left-over"
     left_over.touch()
     damage(set_up, installed)
@@ -251,7 +286,7 @@ def test_a_half_made_or_moved_environment_is_made_anew(
 def test_an_interrupted_installation_leaves_a_mark_and_no_stamp(
     set_up: ModuleType, installed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stop(root: Path) -> None:
+    def stop(root: Path, tests: bool) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(set_up, "run_pip", stop)
