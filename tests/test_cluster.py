@@ -227,7 +227,9 @@ def test_a_cluster_that_loses_all_its_workers_gets_the_parcel_again(
     stack, local, client, monkeypatch
 ):
     """What was scattered dies with the last worker that holds it."""
-    monkeypatch.setattr(cluster_module, "WAIT", 200)  # a busy machine takes its time to start new ones
+    monkeypatch.setattr(
+        cluster_module, "WAIT", 200
+    )  # a busy machine takes its time to start new ones
     found = sweep(stack, epochs=[0, 3], client=client)
     xr.testing.assert_equal(found.loss, local.loss.sel(epoch=[0, 3]))
 

@@ -758,6 +758,29 @@ def test_other_settings_measure_anew_and_coming_back_finds_what_was_known(on_ben
     assert bench.in_cell("first ← epoch 1") == "30"
 
 
+def test_a_lower_precision_can_be_chosen_and_is_part_of_the_code(on_bench, monkeypatch):
+    bench = on_bench()
+    opened = []
+
+    def open_evaluator(_stack, **options):
+        opened.append(options["screen"])
+        return bench.evaluator
+
+    monkeypatch.setattr(background, "open_evaluator", open_evaluator)
+    monkeypatch.setattr(background, "provenance", lambda _e: {"screen": "float16"})
+    assert "screen" not in bench.pictures.exports.code
+    before = bench.session
+    bench.shown._settings_pane.arithmetic.index = 1
+    bench.shown._settings_pane.apply.click()
+    bench.eventually(lambda: bench.session is not before)
+    bench.tap(0, 0)
+    bench.wait()
+    assert opened == [True]
+    assert ", screen=True)" in bench.pictures.exports.code
+    assert bench.explorer.results.attrs["screen"] == "float16"
+    bench.eventually(lambda: bench.shown._settings_pane.arithmetic.index == 1)
+
+
 def test_layers_can_run_from_left_to_right(on_bench):
     bench = on_bench()
     bench.shown._settings_pane.form.index = 1

@@ -24,6 +24,9 @@ POLICIES = {
 }
 """BatchNorm policies, as the end of a sentence about running statistics."""
 
+ARITHMETIC = ["float32", "lower precision first"]
+"""The labels are those of float32 either way."""
+
 ONE_LAYER = "one layer"
 """The entry of the presets that ends a joint selection."""
 
@@ -133,12 +136,14 @@ class SettingsPane(widgets.VBox):
             list(POLICIES).index(settings.batchnorm),
         )
         self.device = text("Device", settings.device, "auto, cpu, cuda, cuda:1, mps")
+        self.arithmetic = menu("Arithmetic", ARITHMETIC, int(settings.screen))
         self.draws = number("Fresh draws", settings.draws, 0, 50)
         self.seed = number("Seed", settings.seed, 0, 2**31 - 1)
         self.form = menu("Layers", ["as rows", "as columns"], int(settings.sideways))
         self.apply = button("Apply", primary=True)
         self.apply.on_click(lambda _button: apply(self.wanted))
-        row = widgets.Box([self.policy, self.device, self.draws, self.seed, self.form, self.apply])
+        form = [self.policy, self.device, self.arithmetic, self.draws, self.seed, self.form]
+        row = widgets.Box([*form, self.apply])
         row.layout.flex_flow = "row wrap"
         super().__init__([row])
 
@@ -149,6 +154,7 @@ class SettingsPane(widgets.VBox):
             self._settings,
             batchnorm=list(POLICIES)[self.policy.index],
             device=self.device.value.strip() or "auto",
+            screen=self.arithmetic.index == 1,
             draws=self.draws.value,
             seed=self.seed.value,
             sideways=self.form.index == 1,

@@ -32,6 +32,8 @@ def code_of(intervention: Intervention, opened: str, settings: Settings) -> str:
         options += f", batchnorm={settings.batchnorm!r}"
     if settings.device != "auto":
         options += f", device={settings.device!r}"
+    if settings.screen:
+        options += ", screen=True"
     return as_python.code_of(intervention, opened, options)
 
 

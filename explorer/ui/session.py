@@ -62,6 +62,9 @@ class Settings:
     seed: int = 0
     """Seed of the fresh draws."""
 
+    screen: bool = False
+    """Whether a lower precision computes first, and float32 where a label is not sure by it."""
+
     sideways: bool = False
     """Layers from left to right and sources from the top, instead of the paper's form."""
 
@@ -235,11 +238,18 @@ class Session:
                 device=self._settings.device,
                 batch_size=self._settings.batch_size,
                 batchnorm=self._settings.batchnorm,
+                screen=self._settings.screen,
             )
             with self.lock:
                 self._evaluator, self.device = evaluator, evaluator.device_label
-                known = {"chance_error": evaluator.chance_error, "examples": evaluator.total}
-                self.results.attrs |= {**background.provenance(evaluator), **self.results.attrs}
+                known: dict[str, Any] = {
+                    "chance_error": evaluator.chance_error,
+                    "examples": evaluator.total,
+                }
+                found = background.provenance(evaluator)
+                self.results.attrs |= {**found, **self.results.attrs}
+                if self._settings.screen:  # what came with the stack has the same labels
+                    known["screen"] = found.get("screen", "none")
                 self.results.attrs |= known
                 if not self._closed:
                     self.listener.on_ready(self.device, idle=not self._worker.busy)
