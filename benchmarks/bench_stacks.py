@@ -61,8 +61,8 @@ times = [both(lambda: lx.open_stack([{"a": np.zeros(1)}]))]
 times += [both(lambda: lx.open_stack(folder)), both(lambda: lx.open_stack(folder))]
 stack = lx.open_stack(folder)
 times += [both(lambda: repr(stack)), both(stack._repr_html_)]
-layer = stack["model.layers.7"].to_dataset()
-times += [both(layer.load), both(lambda: stack["model.layers.9"]["weight"][:, 3].values)]
+layer = stack["layers.7"].to_dataset()
+times += [both(layer.load), both(lambda: stack["layers.9"]["weight"][:, 3].values)]
 print(*(number for pair in times for number in pair))
 """
 
@@ -101,7 +101,7 @@ def make_many(folder: Path, count: int) -> None:
     state = {}
     for layer in range(LAYERS):
         weight, bias = (random.standard_normal(n, np.float32) for n in ((SIDE, SIDE), SIDE))
-        state |= {f"model.layers.{layer}.weight": weight, f"model.layers.{layer}.bias": bias}
+        state |= {f"layers.{layer}.weight": weight, f"layers.{layer}.bias": bias}
     for step in range(count):
         save_file(state, folder / f"step-{step:06d}.safetensors", metadata={"step": str(step)})
 

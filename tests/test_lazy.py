@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -19,7 +20,7 @@ from safetensors.numpy import save, save_file
 import explorer as lx
 from explorer.errors import CheckpointError, StackError, UnknownNameError
 from explorer.stats import blocks
-from explorer.weights import lazy, safetensors_file
+from explorer.weights import fitting, lazy, safetensors_file
 from explorer.weights.checkpoints import SafetensorsCheckpoint
 from explorer.weights.safetensors_file import read_header, read_part
 from explorer.weights.stack import layer_names, layer_variables
@@ -86,6 +87,20 @@ def test_headers_that_say_the_same_are_parsed_once_whatever_their_notes_and_thei
     layouts = {id(read_header(path).layout) for path in tmp_path.iterdir()}
     assert len(layouts) == 1
     assert safetensors_file._layout.cache_info().misses == 1
+
+
+def test_what_follows_from_a_header_is_found_once_for_all_files_that_share_it(many, monkeypatch):
+    counted = Counter()
+    for name in ("prefix_of", "_odd"):
+        original = getattr(fitting, name)
+
+        def watched(*arguments, name=name, original=original):
+            counted[name] += 1
+            return original(*arguments)
+
+        monkeypatch.setattr(fitting, name, watched)
+    assert lx.open_stack(many).sizes["epoch"] == MANY
+    assert counted == {"prefix_of": 1, "_odd": 1}
 
 
 def test_a_manifest_of_a_thousand_checkpoints_opens_without_a_file(copied):

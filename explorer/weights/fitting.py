@@ -86,6 +86,25 @@ class Fitted:
     """What the checkpoints say about themselves, such as which of several state dicts it is."""
 
 
+@dataclass(frozen=True, eq=False)
+class _Kind:
+    """Checkpoints that have one header."""
+
+    positions: tuple[int, ...]
+    """Where they stand among all, rising."""
+    header: Specs
+    """Names, dtypes and shapes in their files."""
+    prefix: str
+    """What stands before the network's names."""
+    specs: Specs
+    """The header without the prefix."""
+
+    @property
+    def unmatched(self) -> list[str]:
+        """Names that do not begin with the prefix."""
+        return [name for name in self.header if not name.startswith(self.prefix)]
+
+
 def fitted(
     checkpoints: Sequence[Checkpoint],
     labels: Sequence[str],
@@ -113,30 +132,27 @@ def fitted(
             "A stack has at least one.",
             "Pass at least one file or state dict.",
         )
-    used = list(checkpoints)
-    specs, broken = _headers(checkpoints)
-    unmatched: dict[str, None] = {}
-    prefixes: dict[str, None] = {}
-    for k, header in list(specs.items()):
-        prefix = prefix_of(list(header), expected)
-        if prefix:
-            used[k] = RenamedCheckpoint(checkpoints[k], prefix)
-            specs[k] = _below(prefix, header)
-            prefixes[prefix] = None
-            unmatched |= {name: None for name in header if not name.startswith(prefix)}
-    common = _common(specs, labels)
+    headers, broken = _headers(checkpoints)
+    kinds = _kinds(headers, expected)
+    prefix = {k: kind.prefix for kind in kinds for k in kind.positions if kind.prefix}
+    used = [
+        RenamedCheckpoint(c, prefix[k]) if k in prefix else c for k, c in enumerate(checkpoints)
+    ]
+    common = _common(kinds, labels)
     if expected is not None:
         common = check_model(common, expected)
-    for k, found in specs.items():
-        odd = _odd(common, found)
+    for kind in kinds:
+        odd = _odd(common, kind.specs)
         if odd:
-            broken[k] = _differs(labels[k], "the others", odd)
+            broken |= {k: _differs(labels[k], "the others", odd) for k in kind.positions}
     for k, error in broken.items():
         used[k] = BrokenCheckpoint((error.came, error.accepted, error.advice))
     reasons = {k: error.came for k, error in sorted(broken.items())}
     usable = [checkpoint for k, checkpoint in enumerate(checkpoints) if k not in broken]
     notes = dict.fromkeys(note for c in usable for note in getattr(c, "notes", list)())
-    return Fitted(used, common, tuple(prefixes), tuple(unmatched), reasons, tuple(notes))
+    prefixes = tuple(dict.fromkeys(prefix.values()))
+    unmatched = tuple(dict.fromkeys(name for kind in kinds for name in kind.unmatched))
+    return Fitted(used, common, prefixes, unmatched, reasons, tuple(notes))
 
 
 def reading_notes(fit: Fitted) -> list[str]:
@@ -220,15 +236,41 @@ def _headers(
     return specs, broken
 
 
-def _common(specs: Mapping[int, Specs], labels: Sequence[str]) -> dict[str, ArraySpec]:
-    """What more than half of the checkpoints agree in; an order of names is no difference."""
-    kinds = {k: frozenset(found.items()) for k, found in specs.items()}
-    [(kind, count)] = Counter(kinds.values()).most_common(1)
-    if 2 * count <= len(kinds):
-        first, *others = specs
-        other = next(k for k in others if kinds[k] != kinds[first])
-        raise _differs(labels[other], "the first", _odd(specs[first], specs[other]), StackError)
-    return dict(next(specs[k] for k in specs if kinds[k] == kind))
+def _kinds(
+    headers: Mapping[int, Specs], expected: Mapping[str, tuple[int, ...]] | None
+) -> list[_Kind]:
+    """The headers that differ, in the order of their first checkpoints.
+
+    What follows from a header is found out once, and not for each of a thousand files that share
+    it. An order of names is no difference.
+    """
+    shared: dict[int, list[int]] = {}
+    for k, header in headers.items():
+        shared.setdefault(id(header), []).append(k)  # one object for all files that agree
+    alike: dict[frozenset[tuple[str, ArraySpec]], list[int]] = {}
+    for positions in shared.values():
+        alike.setdefault(frozenset(headers[positions[0]].items()), []).extend(positions)
+    kinds = []
+    for positions in alike.values():
+        header = headers[positions[0]]
+        prefix = prefix_of(list(header), expected)
+        specs = _below(prefix, header) if prefix else header
+        kinds.append(_Kind(tuple(sorted(positions)), header, prefix, specs))
+    return kinds
+
+
+def _common(kinds: Sequence[_Kind], labels: Sequence[str]) -> dict[str, ArraySpec]:
+    """What more than half of the checkpoints agree in."""
+    counts: Counter[frozenset[tuple[str, ArraySpec]]] = Counter()
+    contents = [frozenset(kind.specs.items()) for kind in kinds]
+    for content, kind in zip(contents, kinds, strict=True):
+        counts[content] += len(kind.positions)
+    [(largest, count)] = counts.most_common(1)
+    if 2 * count <= counts.total():
+        other = next(kind for kind, c in zip(kinds, contents, strict=True) if c != contents[0])
+        odd = _odd(kinds[0].specs, other.specs)
+        raise _differs(labels[other.positions[0]], "the first", odd, StackError)
+    return dict(kinds[contents.index(largest)].specs)
 
 
 def _differs(
