@@ -199,7 +199,7 @@ def test_code_in_a_file_of_torch_is_not_run(server, opened, tmp_path):
     stream = io.BytesIO()
     torch.save({"weight": Payload()}, stream)
     server.put("a/evil", "step0", {"pytorch_model.bin": stream.getvalue()})
-    with pytest.raises(CheckpointError, match=r"cannot be read(.|\n)*no code is run"):
+    with pytest.raises(CheckpointError, match=r"it would call \w+\.mkdir, which is not known"):
         open_tiny(opened(), "hub:a/evil")
     assert not ran.exists()
 

@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import psutil
 import pytest
-import torch
 import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
@@ -419,18 +418,15 @@ def test_the_bundled_stack_is_verified_before_each_read(tmp_path):
     assert stack["layer4"]["weight"][2, 0].values.shape == (256,)
 
 
-@pytest.mark.parametrize(("suffix", "parts"), [("safetensors", 16), ("pt", 1)])
+@pytest.mark.parametrize(("in_parts", "parts"), [(True, 16), (False, 1)])
 def test_distances_take_a_tensor_in_blocks_only_where_a_block_is_read_by_itself(
-    tmp_path, monkeypatch, suffix, parts
+    tmp_path, monkeypatch, in_parts, parts
 ):
-    """A file of torch reads a whole tensor each time: in blocks it would be read that often."""
+    """What reads a whole tensor each time would read it as often as it has blocks."""
+    monkeypatch.setattr(SafetensorsCheckpoint, "in_parts", in_parts)
     for epoch in range(2):
         values = np.full((16, 4), epoch, np.float32)
-        path = tmp_path / f"epoch-{epoch}.{suffix}"
-        if suffix == "pt":
-            torch.save({"model.w": torch.from_numpy(values)}, path)
-        else:
-            save_file({"model.w": values}, path)
+        save_file({"model.w": values}, tmp_path / f"epoch-{epoch}.safetensors")
     monkeypatch.setattr(blocks, "BLOCK_BYTES", 16)
     stack = lx.open_stack(tmp_path)
     (array,) = layer_variables(stack, layer_names(stack)[0]).values()

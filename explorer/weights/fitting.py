@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from explorer.errors import CheckpointError, StackError
-from explorer.weights.checkpoints import Array, ArraySpec, Checkpoint, part_of, reads_parts
+from explorer.weights.checkpoints import Array, ArraySpec, Checkpoint, part_of, reads_parts, spec_of
 
 PREFIXES = ("module.", "_orig_mod.", "model.")
 """What DataParallel, torch.compile and Lightning put before the names of a network."""
@@ -58,6 +58,10 @@ class RenamedCheckpoint:
     def specs(self) -> dict[str, ArraySpec]:
         """Names, dtypes and shapes, without the prefix."""
         return _below(self.prefix, self.checkpoint.specs())
+
+    def spec(self, name: str) -> ArraySpec | None:
+        """What one tensor looks like."""
+        return spec_of(self.checkpoint, self.prefix + name)
 
     def read(self, name: str) -> Array:
         """Read one tensor."""

@@ -11,7 +11,7 @@ from xarray.backends import BackendArray
 from xarray.core import indexing
 
 from explorer.errors import StackError
-from explorer.weights.checkpoints import Array, ArraySpec, Checkpoint
+from explorer.weights.checkpoints import Array, ArraySpec, Checkpoint, spec_of
 from explorer.weights.safetensors_file import outer
 
 MOST_KEPT = 10_000_000
@@ -92,7 +92,7 @@ class StackedTensor(BackendArray):
         whole = all(isinstance(k, slice) and k == slice(None) for k in within)
         read_part = getattr(checkpoint, "read_part", None)  # not every kind of checkpoint can
         if read_part is not None and not whole:
-            self._check(position, checkpoint.specs().get(self.name, self.spec))
+            self._check(position, spec_of(checkpoint, self.name) or self.spec)
             part: Array = read_part(self.name, within)
             return part
         array = checkpoint.read(self.name)
