@@ -108,6 +108,11 @@ class Hub:
         """Copy, and travel to other processes, without the lock."""
         return _hub, self._options
 
+    def without_connection(self) -> Hub:
+        """The same folder, and nothing that is not in it."""
+        budget, _, folder, endpoint, progress = self._options
+        return _hub(budget, True, folder, endpoint, progress)
+
     # What there is
 
     def revisions(self, repository: str) -> list[Revision]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from explorer.errors import CheckpointError
+from explorer.errors import CheckpointError, StackError
 from explorer.inventory.hub import Hub, Revision
 from explorer.weights.checkpoints import (
     Array,
@@ -45,6 +45,14 @@ class HubCheckpoint:
             where = files_of_tensors(self.hub, self.revision)
             self._homes = {our: (where[n], n) for our, n in self.names(where).items()}
         return self._homes
+
+    def is_here(self) -> bool:
+        """Whether all of it can be read without a download; the hub is not asked."""
+        try:
+            homes = replace(self, hub=self.hub.without_connection(), _homes={}).homes()
+        except (CheckpointError, StackError):  # its list of files or tensors is not known here
+            return False
+        return all(self.hub.is_here(self.revision, file) for file in {f for f, _ in homes.values()})
 
     def specs(self) -> dict[str, ArraySpec]:
         """Names, dtypes and shapes; of safetensors without downloading the weights."""

@@ -14,7 +14,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any, TypeGuard
 
 from explorer.errors import StackError
 from explorer.inventory.hub import Hub, Revision, sizes
@@ -23,27 +23,11 @@ from explorer.weights.fitting import check_model
 from explorer.weights.hub_checkpoint import HubCheckpoint, files_of_tensors
 from explorer.weights.hub_revisions import PREFIX, choose, listed, some_of
 from explorer.weights.layers import LayerScheme, group_layers, is_buffer
+from explorer.weights.parts import Parts
 
 logger = logging.getLogger(__name__)
 
 CONFIG, TOKENIZER = "config.json", "tokenizer.json"
-
-
-class Parts(NamedTuple):
-    """What a stack is made of, in the order of `explorer.weights.stack._tree`'s arguments."""
-
-    checkpoints: Sequence[Any]
-    """One per epoch or step."""
-    numbers: Sequence[int]
-    """Their epochs or steps."""
-    specs: Mapping[str, ArraySpec]
-    """Name of a tensor → dtype and shape."""
-    layers: Mapping[str, tuple[str, ...]]
-    """Layer → names of its tensors."""
-    buffers: Mapping[str, bool]
-    """Name of a tensor → whether it is a buffer."""
-    attributes: Mapping[str, Any]
-    """Of the whole stack."""
 
 
 def is_hub_address(source: object) -> TypeGuard[str]:

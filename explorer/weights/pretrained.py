@@ -28,8 +28,8 @@ from explorer.inventory.store import fetch, torch_weights_folder
 from explorer.weights.checkpoints import Array, ArraySpec
 from explorer.weights.hub_checkpoint import HubCheckpoint
 from explorer.weights.hub_revisions import ONLY, some_of
-from explorer.weights.hub_stack import Parts
 from explorer.weights.layers import LayerScheme, group_layers
+from explorer.weights.parts import Parts
 from explorer.weights.readers.torch_files import TorchCheckpoint
 
 TORCHVISION, TIMM = "torchvision/", "timm/"
