@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from explorer.engine import on_worker
 from explorer.errors import CheckpointError, ClusterError, ExplorerError, UsageError
@@ -228,7 +228,10 @@ def _lost() -> ClusterError:
 
 
 def _answers(
-    client: Client, function: Callable[..., Any], *arguments: Any, on_error: str = "raise"
+    client: Client,
+    function: Callable[..., Any],
+    *arguments: Any,
+    on_error: Literal["raise", "ignore"] = "raise",
 ) -> dict[str, Any]:
     """What a function returns on each worker, beside its tasks.
 
