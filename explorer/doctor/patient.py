@@ -23,11 +23,12 @@ from explorer.weights.checkpoints import (
     SafetensorsCheckpoint,
     numpy_dtype,
 )
-from explorer.weights.fitting import RenamedCheckpoint, prefix_of
+from explorer.weights.fitting import prefix_of
 from explorer.weights.layers import LayerScheme, group_layers, is_buffer
 from explorer.weights.readers.finding import ReaderFunction, pieces_below
 from explorer.weights.sources import Collected, Wanted, collect_checkpoints
 from explorer.weights.stack import epoch_numbers, layer_names, layer_variables, open_stack
+from explorer.weights.wrapped import RenamedCheckpoint
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ from typing import Any
 
 from explorer.errors import CheckpointError
 from explorer.weights.checkpoints import Checkpoint, StateCheckpoint, snapshot
-from explorer.weights.fitting import BrokenCheckpoint
 from explorer.weights.numbering import number_in
 from explorer.weights.readers.finding import ReaderFunction, pieces_below, reader_of
 from explorer.weights.readers.reader import Reader
 from explorer.weights.readers.when import When, when_of_name
 from explorer.weights.sources import Collected, label_of, opened
+from explorer.weights.wrapped import BrokenCheckpoint
 
 Piece = tuple[Path, Reader | BrokenCheckpoint]
 """A file or folder with who reads it, or with why nobody does."""

@@ -12,64 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from explorer.errors import CheckpointError, StackError
-from explorer.weights.checkpoints import Array, ArraySpec, Checkpoint, part_of, reads_parts, spec_of
+from explorer.weights.checkpoints import ArraySpec, Checkpoint
+from explorer.weights.wrapped import BrokenCheckpoint, RenamedCheckpoint, Specs, below
 
 PREFIXES = ("module.", "_orig_mod.", "model.")
 """What DataParallel, torch.compile and Lightning put before the names of a network."""
-
-Specs = Mapping[str, ArraySpec]
-
-
-@dataclass(frozen=True)
-class BrokenCheckpoint:
-    """A checkpoint that cannot be used; whoever reads it is told why."""
-
-    parts: tuple[str, str, str]
-    """What came, what would have been accepted, what to do."""
-    in_parts = True
-
-    def specs(self) -> dict[str, ArraySpec]:
-        """Raise the reason."""
-        raise CheckpointError(*self.parts)
-
-    def read(self, name: str) -> Array:
-        """Raise the reason."""
-        raise CheckpointError(*self.parts)
-
-    def read_part(self, name: str, key: Sequence[Any]) -> Array:
-        """Raise the reason."""
-        raise CheckpointError(*self.parts)
-
-
-@dataclass(frozen=True)
-class RenamedCheckpoint:
-    """A checkpoint whose names begin with more than the network's."""
-
-    checkpoint: Checkpoint
-    """The one in the file."""
-    prefix: str
-    """What is put before a name to find it there; what does not begin with it is left alone."""
-
-    @property
-    def in_parts(self) -> bool:
-        """Whether parts of tensors are read by themselves."""
-        return reads_parts(self.checkpoint)
-
-    def specs(self) -> dict[str, ArraySpec]:
-        """Names, dtypes and shapes, without the prefix."""
-        return _below(self.prefix, self.checkpoint.specs())
-
-    def spec(self, name: str) -> ArraySpec | None:
-        """What one tensor looks like."""
-        return spec_of(self.checkpoint, self.prefix + name)
-
-    def read(self, name: str) -> Array:
-        """Read one tensor."""
-        return self.checkpoint.read(self.prefix + name)
-
-    def read_part(self, name: str, key: Sequence[Any]) -> Array:
-        """Read one tensor where each of its axes is indexed by itself."""
-        return part_of(self.checkpoint, self.prefix + name, key)
 
 
 @dataclass(frozen=True)
@@ -258,7 +205,7 @@ def _kinds(
     for positions in alike.values():
         header = headers[positions[0]]
         prefix = prefix_of(list(header), expected)
-        specs = _below(prefix, header) if prefix else header
+        specs = below(prefix, header) if prefix else header
         kinds.append(_Kind(tuple(sorted(positions)), header, prefix, specs))
     return kinds
 
@@ -302,10 +249,6 @@ def _chains(name: str) -> list[str]:
         rest = rest.removeprefix(prefix)
         chains.append(name[: len(name) - len(rest)])
     return chains
-
-
-def _below(prefix: str, header: Specs) -> dict[str, ArraySpec]:
-    return {n.removeprefix(prefix): spec for n, spec in header.items() if n.startswith(prefix)}
 
 
 def _some(names: Sequence[str], most: int = 5) -> str:

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from explorer.errors import CheckpointError, StackError
-from explorer.inventory.hub import Hub, Revision
+from explorer.inventory.hub import Hub
+from explorer.inventory.hub_folder import Revision
 from explorer.weights.checkpoints import (
     Array,
     ArraySpec,

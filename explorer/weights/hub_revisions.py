@@ -7,7 +7,8 @@ import re
 from collections.abc import Sequence
 
 from explorer.errors import StackError
-from explorer.inventory.hub import Hub, Revision
+from explorer.inventory.hub import Hub
+from explorer.inventory.hub_folder import Revision
 
 PREFIX = "hub:"
 

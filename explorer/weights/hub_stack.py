@@ -17,7 +17,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeGuard
 
 from explorer.errors import StackError
-from explorer.inventory.hub import Hub, Revision, sizes
+from explorer.inventory.hub import Hub
+from explorer.inventory.hub_folder import Revision, sizes
 from explorer.weights.checkpoints import ArraySpec
 from explorer.weights.fitting import check_model
 from explorer.weights.hub_checkpoint import HubCheckpoint, files_of_tensors

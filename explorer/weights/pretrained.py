@@ -23,7 +23,8 @@ from typing import Any, TypeGuard
 import numpy as np
 
 from explorer.errors import CheckpointError, DataError, StackError, UnknownNameError, unknown_name
-from explorer.inventory.hub import Hub, Revision, sizes
+from explorer.inventory.hub import Hub
+from explorer.inventory.hub_folder import Revision, sizes
 from explorer.inventory.store import fetch, torch_weights_folder
 from explorer.weights.checkpoints import Array, ArraySpec
 from explorer.weights.hub_checkpoint import HubCheckpoint

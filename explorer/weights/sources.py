@@ -11,7 +11,6 @@ from typing import Any
 
 from explorer.errors import CheckpointError, StackError
 from explorer.weights.checkpoints import Checkpoint, StateCheckpoint, snapshot
-from explorer.weights.fitting import BrokenCheckpoint
 from explorer.weights.numbering import (
     Choice,
     check_epochs,
@@ -23,6 +22,7 @@ from explorer.weights.numbering import (
 from explorer.weights.readers.finding import Asked, Found, found_among, found_below, reader_of
 from explorer.weights.readers.reader import Reader
 from explorer.weights.readers.when import When
+from explorer.weights.wrapped import BrokenCheckpoint
 
 
 @dataclass(frozen=True)
