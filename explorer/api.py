@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import functools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -124,9 +125,9 @@ def _distances_of_stack(
     network = model
     if network is None and family in FAMILIES:
         network = build_network(family, stack.attrs["sizes"])
-    fresh, reason = _fresh_draws(network, family, members, draws, seed)
+    fresh = _FreshDraws(network, family, members, draws, seed)
     result = stack_distances(stack, reference=reference, fresh=fresh)
-    return result.assign_attrs(yardstick=reason, seed=seed)
+    return result.assign_attrs(yardstick=fresh.yardstick, seed=seed)
 
 
 def _distances_of_states(
@@ -158,34 +159,53 @@ def _distances_of_states(
     inputs = {
         layer: {name: fan_in(name, shapes) for name in members} for layer, members in groups.items()
     }
-    fresh, reason = _fresh_draws(model, "", groups, draws, seed)
+    fresh = _FreshDraws(model, "", groups, draws, seed)
     result = state_distances(start, enumerate(chain([start], coming)), inputs, fresh=fresh)
-    return result.assign_attrs(reference_epoch=0, yardstick=reason, seed=seed)
+    return result.assign_attrs(reference_epoch=0, yardstick=fresh.yardstick, seed=seed)
 
 
-def _fresh_draws(
-    network: nn.Module | None,
-    family: str,
-    members: Mapping[str, Sequence[str]],
-    draws: int,
-    seed: int,
-) -> tuple[dict[str, list[dict[str, Any]]] | None, str]:
-    """Layer → drawn parameters, or None and the reason why there are none."""
-    if network is None:
-        return (
-            None,
-            f"{NO_YARDSTICK}: the stack names no known family and no model was given",
+class _FreshDraws(Mapping[str, Sequence[Mapping[str, Any]]]):
+    """Layer → drawn parameters, drawn when a layer's turn comes and not kept.
+
+    Where a layer cannot be drawn, `yardstick` says why, and that layer and those after it have
+    no draws.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module | None,
+        family: str,
+        members: Mapping[str, Sequence[str]],
+        draws: int,
+        seed: int,
+    ) -> None:
+        self._network, self._family, self._members = network, family, members
+        self._draws, self._seed = draws, seed
+        self.yardstick = (
+            f"{NO_YARDSTICK}: the stack names no known family and no model was given"
+            if network is None
+            else "fresh draws from each layer's initialiser"
         )
-    fresh: dict[str, list[dict[str, Any]]] = {}
-    for layer, names in members.items():
+
+    def __getitem__(self, layer: str) -> list[dict[str, Any]]:
+        if self._network is None:
+            return []
+        draw = functools.partial(
+            fresh_layer, self._network, self._family, layer, tuple(self._members[layer])
+        )
         try:
-            drawn = [
-                fresh_layer(network, family, layer, tuple(names), k, seed) for k in range(draws)
-            ]
+            drawn = [draw(k, self._seed) for k in range(self._draws)]
         except ExplorerError as error:
-            return None, f"{NO_YARDSTICK}: {error.came}"
-        fresh[layer] = [{n: t.cpu().numpy() for n, t in draw.items()} for draw in drawn]
-    return fresh if draws else None, "fresh draws from each layer's initialiser"
+            self._draws = 0
+            self.yardstick = f"{NO_YARDSTICK}: {error.came}"
+            return []
+        return [{n: t.cpu().numpy() for n, t in one.items()} for one in drawn]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._members)
+
+    def __len__(self) -> int:
+        return len(self._members)
 
 
 def save_netcdf(dataset: xr.Dataset, path: str | Path) -> Path:

@@ -22,6 +22,7 @@ import xarray as xr
 from nbclient import NotebookClient
 from PIL import Image
 from playwright.sync_api import sync_playwright
+from set_up import BROWSERS  # beside this script, which is run by its path
 
 import explorer as lx
 from explorer.inventory.paper import paper_distances, paper_sweep
@@ -29,8 +30,6 @@ from explorer.ui.table import sweep_html
 
 ROOT = Path(__file__).parents[1]
 IMAGES, NOTEBOOKS = ROOT / "docs" / "images", ROOT / "notebooks"
-
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 
 FAMILIES = {
     "fcn": "fcn3x256-digits",

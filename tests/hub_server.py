@@ -32,6 +32,8 @@ class FakeHub:
     """Path → how often its content still breaks off half-way."""
     altered: set[str] = field(default_factory=set)
     """Paths that arrive with one bit changed."""
+    refused: dict[str, tuple[str, int]] = field(default_factory=dict)
+    """Repository that may not be read → the hub's code and status of every answer."""
     asked: list[tuple[str, str, str]] = field(default_factory=list)
     """(method, path, range) of every request."""
 
@@ -84,7 +86,10 @@ class Handler(BaseHTTPRequestHandler):
         url = urlsplit(self.path)
         path = unquote(url.path)
         self.hub.asked.append((self.command, path, self.headers.get("Range", "")))
-        if match := re.fullmatch(r"/api/models/(.+)/refs", path):
+        refusal = next((r for n, r in self.hub.refused.items() if f"/{n}/" in path), None)
+        if refusal:
+            self._missing(*refusal)
+        elif match := re.fullmatch(r"/api/models/(.+)/refs", path):
             self._refs(match[1])
         elif match := re.fullmatch(r"/api/models/(.+)/tree/([^/]+)", path):
             self._tree(*match.groups())
@@ -159,7 +164,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def _missing(self, code: str, status: int = 404) -> None:
         self.send_response(status)
-        self.send_header("X-Error-Code", code)
+        if code:
+            self.send_header("X-Error-Code", code)
         self.send_header("X-Error-Message", f"{code}, says the server")
         self.send_header("Content-Length", "0")
         self.end_headers()

@@ -33,6 +33,12 @@ from explorer.engine.sweep import NOT_REACHED
 from explorer.errors import ClusterError, UnknownNameError, UsageError
 from tests import toy
 
+PATIENCE = 60
+"""Seconds that a worker may take to start or to stop on a busy machine."""
+
+pytestmark = pytest.mark.timeout(300)
+"""The first test starts a process that imports torch, which took over a minute at a load of 10."""
+
 WHERE = {"workers"}
 """Attributes that a sweep on a cluster of the same devices has beyond those of one process."""
 
@@ -204,7 +210,7 @@ def test_a_worker_that_is_killed_half_way_costs_nothing_but_time(
     assert len(added) > 4
     assert len(path.read_text().splitlines()) == 1 + sum(added)
     assert sum(added) == 1 + 3 * 5 + 3 * 3 + 5
-    client.wait_for_workers(2)
+    client.wait_for_workers(2, timeout=PATIENCE)
     assert workers_pids(client) != before
 
 
@@ -236,12 +242,12 @@ def test_a_cluster_that_loses_all_its_workers_gets_the_parcel_again(
 
 @pytest.mark.usefixtures("killed_at_the_start")
 def test_a_cluster_that_stays_lost_marks_the_cells_that_are_left(stack, client, monkeypatch):
-    client.wait_for_workers(2)
+    client.wait_for_workers(2, timeout=PATIENCE)
     monkeypatch.setattr(Sender, "_sent_again", lambda _self: False)
     found = sweep(stack, epochs=[0, 3], client=client)
     assert found.reason.values[0, 0].startswith("The cluster has lost all its workers")
     assert "with store=" in found.reason.values[0, 0]
-    client.wait_for_workers(2)
+    client.wait_for_workers(2, timeout=PATIENCE)
 
 
 def test_a_cell_that_fails_is_marked_with_the_reason_and_the_others_are_measured(client):
@@ -292,7 +298,7 @@ def test_ctrl_c_keeps_what_was_found_and_cancels_the_rest(
 
 
 def eventually(condition):
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -359,7 +365,7 @@ def test_another_version_on_a_worker_is_refused_by_name(stack, client, monkeypat
         cluster_module, "version", lambda name: "0.1" if name == "numpy" else metadata.version(name)
     )
     original = client.run
-    monkeypatch.setattr(client, "run", lambda *a, **o: original(versions_there))
+    monkeypatch.setattr(client, "run", lambda *_, **options: original(versions_there, **options))
     with pytest.raises(ClusterError, match=r"tcp://\S+ has numpy (.|\n)*needed: 0.1(.|\n)*Install"):
         sweep(stack, client=client)
 
@@ -377,6 +383,19 @@ def test_workers_are_asked_for_versions_without_this_package():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "'numpy', 'python', 'torch', 'xarray'" in done.stdout
+
+
+@pytest.mark.skipif(os.name != "posix", reason="SIGSTOP exists on POSIX systems only")
+def test_a_worker_that_does_not_answer_is_an_error_and_no_endless_wait(stack, client, monkeypatch):
+    held = next(iter(workers_pids(client).values()))
+    os.kill(held, signal.SIGSTOP)
+    try:
+        monkeypatch.setattr(cluster_module, "WAIT", 1.0)
+        with pytest.raises(ClusterError, match=r"Not every worker (.|\n)*within 1 seconds"):
+            sweep(stack, client=client)
+    finally:
+        os.kill(held, signal.SIGCONT)
+    assert len(workers_pids(client)) == 2
 
 
 def test_a_cluster_without_workers_is_refused(stack, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import weakref
 from types import SimpleNamespace
 
@@ -21,6 +22,8 @@ from explorer.stats import blocks, tensors, torch_kernels
 from explorer.stats.distances import MEASURES, measure, stack_distances, state_distances
 from explorer.stats.kernels import BLOCK, STATISTICS, four_statistics
 from explorer.stats.tensors import TOGETHER, tensor_statistics
+from explorer.weights.families.known import build_network
+from explorer.weights.fresh import fresh_layer
 from explorer.weights.stack import (
     epoch_numbers,
     layer_names,
@@ -117,6 +120,45 @@ def test_without_a_model_there_is_no_yard_stick_and_it_is_said(switch):
     result = lx.distances(switch)
     assert "fresh_l2" not in result
     assert result.attrs["yardstick"].startswith("none: the stack names no known family")
+
+
+class Bare(torch.nn.Module):
+    """A layer that cannot be drawn anew."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(4, 3))
+
+
+def test_a_layer_that_cannot_be_drawn_leaves_all_without_a_yard_stick_and_says_why():
+    model = torch.nn.Sequential(torch.nn.Linear(2, 3), Bare(), torch.nn.Linear(3, 2))
+    states = [{n: t + k for n, t in model.state_dict().items()} for k in range(3)]
+    for source in (lx.open_stack(states, model=model), states):
+        found = lx.distances(source, model=model)
+        assert "fresh_l2" not in found
+        assert found.sizes["draw"] == 0
+        assert re.match(r"none: 1 \(Bare\) has no reset_parameters", found.attrs["yardstick"])
+        expected = [[0, 9, 18], [0, 12, 24], [0, 8, 16]]
+        np.testing.assert_allclose(found.l1, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["stack", "states"])
+def test_the_draws_of_one_layer_are_held_at_a_time(bundled, monkeypatch, kind):
+    alive, original = [], fresh_layer
+
+    def watched(network, family, layer, *arguments):
+        others = {name for name, tensor in alive if tensor() is not None and name != layer}
+        assert others == set()
+        drawn = original(network, family, layer, *arguments)
+        alive.extend((layer, weakref.ref(tensor)) for tensor in drawn.values())
+        return drawn
+
+    monkeypatch.setattr("explorer.api.fresh_layer", watched)
+    network = build_network(bundled.attrs["family"], bundled.attrs["sizes"])
+    source = bundled if kind == "stack" else [network.state_dict()] * 2
+    found = lx.distances(source, model=network)
+    assert found.fresh_l2.sizes == {"layer": 4, "draw": 3}
+    assert len(alive) == 4 * 3 * 2
 
 
 def test_the_reference_can_be_any_epoch(switch):

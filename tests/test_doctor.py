@@ -688,3 +688,40 @@ def test_a_damaged_checkpoint_of_another_library_is_the_only_finding(
     assert [one.epoch for one in found.checkpoints] == numbers
     (error,) = found.at_least("warning")
     assert (error.check, error.epochs) == ("checkpoints", (number,))
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut"])
+def test_of_a_single_sharded_checkpoint_the_damage_is_said_and_shards_are_no_checkpoints(
+    tmp_path, damage
+):
+    folder = Path(shutil.copytree(Path(__file__).parent / "golden" / "sharded", tmp_path / "one"))
+    shard = max(folder.glob("*.safetensors"))
+    if damage == "missing":
+        shard.unlink()
+    else:
+        shard.write_bytes(shard.read_bytes()[:-10])
+    found = check(folder)
+    assert [one.epoch for one in found.checkpoints] == [0]
+    problems = [one.found for one in found.at_least("error") if one.check == "checkpoints"]
+    words = "1 of 2 shards are missing" if damage == "missing" else "cannot be read as a checkpoint"
+    assert any(words in problem and shard.name in problem for problem in problems), problems
+    assert not any("refuses" in one.found for one in found.at_least("note"))
+
+
+def test_folders_that_no_reader_counts_are_looked_into_and_counted_by_their_names(tmp_path):
+    for number, state in zip(NUMBERS, walk(), strict=True):
+        save_file(state, make(tmp_path / f"step_{number}") / "net.safetensors")
+    (make(tmp_path / "plots") / "loss.png").write_bytes(b"")
+    found = check(tmp_path)
+    assert (found.unit, [one.epoch for one in found.checkpoints]) == ("step", list(NUMBERS))
+    assert found.at_least("warning") == ()
+
+
+def test_two_files_with_one_number_are_examined_by_their_own_names(tmp_path):
+    states = walk()
+    for name, state in zip(("epoch-1.safetensors", "epoch-01.safetensors"), states, strict=False):
+        save_file(state, tmp_path / name)
+    found = check(tmp_path)
+    assert [one.epoch for one in found.checkpoints] == [1, 1]
+    assert any("refuses them" in one.found for one in found.at_least("note"))
+    assert any(one.check == "numbers" for one in found.at_least("error"))

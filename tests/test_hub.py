@@ -16,8 +16,9 @@ from safetensors.numpy import save
 import explorer as lx
 from explorer.errors import CheckpointError, StackError, UnknownNameError, UsageError
 from explorer.inventory.hub import Hub
+from explorer.ui.background import measure_distances
 from explorer.weights.hub_checkpoint import HubCheckpoint
-from explorer.weights.stack import content_hash, read_epoch
+from explorer.weights.stack import content_hash, epochs_here, read_epoch
 from tests.hub_server import hub_server, neox_state, put_neox
 
 client = pytest.importorskip("huggingface_hub", reason="needs the extra [hub]")
@@ -93,15 +94,15 @@ def test_some_of_the_steps_can_be_chosen(opened, options, expected):
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "error", "message"),
     [
-        ({"only": [2]}, r"no checkpoints of the steps 2(.|\n)*4: 0, 1, 16, 1000"),
-        ({"only": slice(2, 9)}, r"No checkpoint lies in slice"),
-        ({"every": 0}, r"every=0"),
+        ({"only": [2]}, UnknownNameError, r"no checkpoint 2(.|\n)*0, 1, 16, 1000"),
+        ({"only": slice(2, 9)}, StackError, r"None of the 4 checkpoints, 0 to 1000, is in slice"),
+        ({"every": 0}, UsageError, r"every is 0"),
     ],
 )
-def test_steps_that_do_not_exist_are_refused_by_those_that_do(opened, options, message):
-    with pytest.raises(StackError, match=message):
+def test_steps_that_do_not_exist_are_refused_by_those_that_do(opened, options, error, message):
+    with pytest.raises(error, match=message):
         open_tiny(opened(), **options)
 
 
@@ -199,7 +200,7 @@ def test_code_in_a_file_of_torch_is_not_run(server, opened, tmp_path):
     stream = io.BytesIO()
     torch.save({"weight": Payload()}, stream)
     server.put("a/evil", "step0", {"pytorch_model.bin": stream.getvalue()})
-    with pytest.raises(CheckpointError, match=r"cannot be read(.|\n)*no code is run"):
+    with pytest.raises(CheckpointError, match=r"it would call \w+\.mkdir, which is not known"):
         open_tiny(opened(), "hub:a/evil")
     assert not ran.exists()
 
@@ -303,6 +304,68 @@ def test_the_hub_s_own_variable_makes_it_offline(opened, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert opened().offline
     assert not opened(offline=False).offline
+
+
+def test_which_checkpoints_are_here_is_known_without_asking(server, opened):
+    stack = open_tiny(opened())
+    asked = len(server.asked)
+    assert epochs_here(stack) == []
+    assert len(server.asked) == asked
+    for step in (16, 0):
+        weight_at(stack, step)
+    asked = len(server.asked)
+    assert epochs_here(stack) == [0, 16]
+    assert epochs_here(stack.isel(epoch=[1, 2, 3])) == [16]
+    assert epochs_here(open_tiny(opened(offline=True))) == [0, 16]
+    assert len(server.asked) == asked
+    assert epochs_here(stack.load()) == [0, 1, 16, 1000]
+
+
+def test_the_explorers_distances_are_those_of_checkpoints_that_are_here(server, opened):
+    stack = open_tiny(opened())
+    options = {"model": None, "draws": 0, "seed": 0}
+    assert measure_distances(stack, **options, epochs=epochs_here(stack)) is None
+    for step in (0, 16):
+        weight_at(stack, step)
+    before = len(server.downloads())
+    found = measure_distances(stack, **options, epochs=epochs_here(stack))
+    assert len(server.downloads()) == before
+    expected = lx.distances(stack.sel(epoch=[0, 16]))
+    assert np.array_equal(found.l2.sel(epoch=[0, 16]), expected.l2)
+    assert np.isnan(found.l2.sel(epoch=[1, 1000])).all()
+    assert (found.nonfinite == 0).all()
+    dense = found.reason.sel(layer="gpt_neox.layers.0.attention.dense").values.tolist()
+    assert [text[:23] for text in dense] == ["", "not on this machine yet", "", dense[1][:23]]
+
+
+# --- gated and private repositories ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "advice"),
+    [
+        ("GatedRepo", 403, r"accepted its terms(.|\n)*Accept the terms on its page, and log in"),
+        ("GatedRepo", 401, r"accepted its terms(.|\n)*hf auth login"),
+        ("RepoNotFound", 401, r"no repository(.|\n)*for a private one log in with `hf auth login`"),
+        ("RepoNotFound", 404, r"no repository(.|\n)*for a private one log in with `hf auth login`"),
+        ("", 403, r"not allowed(.|\n)*hf auth login"),
+        ("", 401, r"not allowed(.|\n)*hf auth login"),
+    ],
+)
+def test_what_may_not_be_read_says_what_to_do(server, opened, code, status, advice):
+    server.refused[NAME] = (code, status)
+    with pytest.raises(StackError, match=advice):
+        open_tiny(opened())
+
+
+def test_a_repository_that_lists_its_files_and_keeps_them_back_says_so_too(server, opened):
+    """So it is with gated ones: what there is can be seen, and not read."""
+    stack = open_tiny(opened())
+    weight_at(stack, 0)
+    server.refused[NAME] = ("GatedRepo", 403)
+    with pytest.raises(CheckpointError, match=r"accepted its terms(.|\n)*hf auth login"):
+        weight_at(stack, 1)
+    assert np.array_equal(weight_at(stack, 0), neox_state(0)[WEIGHT])
 
 
 # --- the disk budget ------------------------------------------------------------------------------

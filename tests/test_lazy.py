@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import psutil
 import pytest
-import torch
 import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,7 +19,7 @@ from safetensors.numpy import save, save_file
 import explorer as lx
 from explorer.errors import CheckpointError, StackError, UnknownNameError
 from explorer.stats import blocks
-from explorer.weights import lazy, safetensors_file
+from explorer.weights import fitting, lazy, safetensors_file
 from explorer.weights.checkpoints import SafetensorsCheckpoint
 from explorer.weights.safetensors_file import read_header, read_part
 from explorer.weights.stack import layer_names, layer_variables
@@ -86,6 +86,20 @@ def test_headers_that_say_the_same_are_parsed_once_whatever_their_notes_and_thei
     layouts = {id(read_header(path).layout) for path in tmp_path.iterdir()}
     assert len(layouts) == 1
     assert safetensors_file._layout.cache_info().misses == 1
+
+
+def test_what_follows_from_a_header_is_found_once_for_all_files_that_share_it(many, monkeypatch):
+    counted = Counter()
+    for name in ("prefix_of", "_odd"):
+        original = getattr(fitting, name)
+
+        def watched(*arguments, name=name, original=original):
+            counted[name] += 1
+            return original(*arguments)
+
+        monkeypatch.setattr(fitting, name, watched)
+    assert lx.open_stack(many).sizes["epoch"] == MANY
+    assert counted == {"prefix_of": 1, "_odd": 1}
 
 
 def test_a_manifest_of_a_thousand_checkpoints_opens_without_a_file(copied):
@@ -404,18 +418,15 @@ def test_the_bundled_stack_is_verified_before_each_read(tmp_path):
     assert stack["layer4"]["weight"][2, 0].values.shape == (256,)
 
 
-@pytest.mark.parametrize(("suffix", "parts"), [("safetensors", 16), ("pt", 1)])
+@pytest.mark.parametrize(("in_parts", "parts"), [(True, 16), (False, 1)])
 def test_distances_take_a_tensor_in_blocks_only_where_a_block_is_read_by_itself(
-    tmp_path, monkeypatch, suffix, parts
+    tmp_path, monkeypatch, in_parts, parts
 ):
-    """A file of torch reads a whole tensor each time: in blocks it would be read that often."""
+    """What reads a whole tensor each time would read it as often as it has blocks."""
+    monkeypatch.setattr(SafetensorsCheckpoint, "in_parts", in_parts)
     for epoch in range(2):
         values = np.full((16, 4), epoch, np.float32)
-        path = tmp_path / f"epoch-{epoch}.{suffix}"
-        if suffix == "pt":
-            torch.save({"model.w": torch.from_numpy(values)}, path)
-        else:
-            save_file({"model.w": values}, path)
+        save_file({"model.w": values}, tmp_path / f"epoch-{epoch}.safetensors")
     monkeypatch.setattr(blocks, "BLOCK_BYTES", 16)
     stack = lx.open_stack(tmp_path)
     (array,) = layer_variables(stack, layer_names(stack)[0]).values()

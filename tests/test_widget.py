@@ -14,7 +14,7 @@ import pytest
 from bokeh.events import DocumentReady, DoubleTap, Tap
 
 from explorer.errors import CheckpointError, UnknownNameError, UsageError
-from explorer.ui import background, exploration, widget
+from explorer.ui import background, exploration, session, widget
 from explorer.ui.selection import steps
 from explorer.ui.widget import Explorer
 from tests import fakes
@@ -125,6 +125,32 @@ def test_a_click_on_the_fresh_draws_measures_each_of_them(on_bench):
     assert bench.evaluator.asked == [f"first ← fresh draw {draw}" for draw in range(3)]
     assert bench.explorer.results["rerandomized_error"].loc["first"].values.tolist() == [0.42] * 3
     assert "mean test error 42.0 % over 3 draws" in bench.status
+
+
+def test_distances_of_checkpoints_that_are_not_here_wait_for_a_click_that_fetches_them(
+    on_bench, monkeypatch
+):
+    here, measured = [0], []
+
+    def measure(stack, *, epochs, **_options):
+        measured.append(list(epochs))
+        return fakes.distances()
+
+    monkeypatch.setattr(session, "epochs_here", lambda _stack: list(here))
+    monkeypatch.setattr(background, "measure_distances", measure)
+    bench = on_bench()
+    bench.tap(0, 0)
+    bench.wait()
+    assert measured == [[0]]
+    here.append(1)
+    bench.tap(0, 0, event=DoubleTap)
+    bench.eventually(lambda: measured == [[0], [0, 1]])
+    here.append(5)
+    bench.tap(1, 0)
+    bench.eventually(lambda: len(measured) == 3)
+    bench.tap(0, 0, event=DoubleTap)
+    bench.wait()
+    assert measured == [[0], [0, 1], [0, 1, 5]]
 
 
 def test_a_click_on_the_whole_network_puts_every_layer_back(on_bench):

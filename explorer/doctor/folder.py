@@ -10,14 +10,20 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from explorer.doctor.findings import Finding, some
-from explorer.doctor.patient import Patient, numbered_folders, trailing_number, weight_files
+from explorer.doctor.patient import Patient
 from explorer.inventory.store import is_checkpoint_file
+from explorer.weights.numbering import number_in
+from explorer.weights.readers.known import BESIDE
+from explorer.weights.readers.when import when_of_folder, when_of_name
 
 _UNFINISHED = re.compile(
     r"\.(tmp|temp|part|partial|incomplete|crdownload)$"
     r"|^tmp-checkpoint-\d+$|^\..*\.\d+-[0-9a-f]{8}$"
 )
 """Names of what somebody had not finished writing; the last form is our own."""
+
+_WEIGHTS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".distcp")
+"""Ends of the names of files that may hold weights, whether they can be read here or not."""
 
 _INDEX = ".index.json"
 """End of the name of the file that lists the shards of a checkpoint."""
@@ -32,8 +38,8 @@ def folder_findings(patient: Patient) -> Iterator[Finding]:
         return
     folder = patient.folder
     known = {item.file.partition("/")[0] for item in patient.items}
-    for sub in numbered_folders(folder):
-        if not weight_files(sub) and sub.name not in known:  # else it is a checkpoint's fault
+    for sub in _numbered(folder):
+        if not _weights(sub) and sub.name not in known:  # else it is a checkpoint's fault
             yield Finding(
                 "error",
                 "checkpoints",
@@ -41,7 +47,7 @@ def folder_findings(patient: Patient) -> Iterator[Finding]:
                 "Saving it was interrupted, or a download left them out: fetch it again.",
                 _numbers(sub),
             )
-    for place in (folder, *numbered_folders(folder)):
+    for place in (folder, *_numbered(folder)):
         yield from _shards(place)
         for path in sorted(place.iterdir()):
             if _UNFINISHED.search(path.name):
@@ -99,7 +105,7 @@ def _labels(patient: Patient, folder: Path) -> Iterator[Finding]:
     """Safetensors files whose metadata names another number than the stack does."""
     declared = {item.file: item.number for item in patient.items if item.record is not None}
     for path in sorted(folder.glob("*.safetensors")):
-        number = declared.get(path.name, trailing_number(path))
+        number = declared.get(path.name, number_in(when_of_name(path), patient.unit))
         inside = _label(path, patient.unit)
         if inside is not None and number is not None and inside != number:
             yield Finding(
@@ -120,6 +126,18 @@ def _label(path: Path, unit: str) -> int | None:
     return int(text) if re.fullmatch(r"\d+", text) else None
 
 
+def _numbered(folder: Path) -> list[Path]:
+    """Folders that are named as checkpoints are: checkpoint-500, step_9000, epoch=3."""
+    whole = (one for one in folder.iterdir() if one.is_dir() and not one.name.startswith("tmp-"))
+    return sorted(one for one in whole if when_of_folder(one.name, in_words=True).known)
+
+
+def _weights(folder: Path) -> list[Path]:
+    """Files of a folder that may hold weights."""
+    files = (one for one in folder.iterdir() if one.is_file() and not one.name.startswith("."))
+    return sorted(f for f in files if f.suffix in _WEIGHTS and not BESIDE.match(f.name))
+
+
 def _numbers(folder: Path) -> tuple[int, ...]:
-    number = trailing_number(folder)
-    return () if number is None else (number,)
+    mark = when_of_folder(folder.name)
+    return tuple(n for n in (mark.step, mark.epoch, mark.number) if n is not None)[:1]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import xarray as xr
 
 from explorer.doctor.findings import Finding
+from explorer.doctor.pieces import pieces_of
 from explorer.errors import ExplorerError, ManifestError, StackError
 from explorer.inventory.entries import StackEntry
 from explorer.inventory.manifest import load_manifest
@@ -23,18 +23,12 @@ from explorer.weights.checkpoints import (
     SafetensorsCheckpoint,
     numpy_dtype,
 )
-from explorer.weights.fitting import RenamedCheckpoint, prefix_of
+from explorer.weights.fitting import prefix_of
 from explorer.weights.layers import LayerScheme, group_layers, is_buffer
+from explorer.weights.readers.finding import ReaderFunction, pieces_below
 from explorer.weights.sources import Collected, Wanted, collect_checkpoints
 from explorer.weights.stack import epoch_numbers, layer_names, layer_variables, open_stack
-
-WEIGHTS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".distcp")
-"""Ends of the names of files that may hold weights, whether they can be read here or not."""
-
-_OTHER_STATE = re.compile(r"^(optimizer|scheduler|scaler|rng_state|training_args)")
-"""Beginnings of the names of files beside the weights, as Hugging Face's Trainer names them."""
-
-Reader = Callable[[Path], Mapping[str, Any]]
+from explorer.weights.wrapped import RenamedCheckpoint
 
 
 @dataclass(frozen=True)
@@ -112,7 +106,7 @@ def open_patient(
     source: Any,
     model: Any = None,
     layers: LayerScheme | None = None,
-    reader: Reader | None = None,
+    reader: ReaderFunction | None = None,
 ) -> Patient:
     """Open a stack for examination.
 
@@ -127,14 +121,17 @@ def open_patient(
         except ManifestError as error:
             remark = Finding("error", "hashes", error.came, error.advice)
             folder = Path(source)
-            bare = _opened(_files_of(folder), model, layers, reader)
+            files = [path for path, _ in pieces_below(folder, reader)]
+            bare = _opened(files, model, layers, reader)
             return replace(bare, name=str(source), folder=folder, remarks=(remark, *bare.remarks))
         if entry is not None:
             return _from_entry(entry, layers)
     return _opened(source, model, layers, reader)
 
 
-def _opened(source: Any, model: Any, layers: LayerScheme | None, reader: Reader | None) -> Patient:
+def _opened(
+    source: Any, model: Any, layers: LayerScheme | None, reader: ReaderFunction | None
+) -> Patient:
     """Open a source as a whole, or where that fails piece by piece."""
     if not isinstance(source, (str, Path, xr.DataTree)) and isinstance(source, Iterable):
         source = list(source)  # state dicts, which may have to be looked at twice
@@ -144,19 +141,17 @@ def _opened(source: Any, model: Any, layers: LayerScheme | None, reader: Reader 
         if not stack.attrs.get("unreadable"):
             return _from_tree(stack, source)
         found = collect_checkpoints(source, Wanted(reader))
-        return _from_items(_collected(found, model), source, model, layers, said, found.unit)
     except ExplorerError as error:
-        pieces = _pieces(source, reader)
-        if not pieces:
+        found = pieces_of(source, reader)
+        if not found.checkpoints:
             raise
-        said = f"explorer.open_stack refuses them: {error.came}"
-    items = [_piece(at, piece, reader) for at, piece in enumerate(pieces)]
-    counted = all("step" in Path(item.file).name.lower() for item in items)
-    return _from_items(items, source, model, layers, said, "step" if counted else "epoch")
+        if len(found.checkpoints) > 1:  # of a single one, its own finding says it
+            said = f"explorer.open_stack refuses them: {error.came}"
+    return _from_items(_items(found, model), source, model, layers, said, found.unit)
 
 
-def _collected(found: Collected, model: Any) -> list[Item]:
-    """Checkpoints as the readers of their kind number them, each opened by itself."""
+def _items(found: Collected, model: Any) -> list[Item]:
+    """Checkpoints as the readers of their kind number them, each looked into by itself."""
     expected = None
     if model is not None:
         expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
@@ -267,63 +262,6 @@ def _commonest(items: Sequence[Item]) -> dict[str, ArraySpec]:
         for name, spec in item.specs.items():
             seen.setdefault(name, Counter())[spec] += 1
     return {name: counts.most_common(1)[0][0] for name, counts in seen.items()}
-
-
-def _piece(at: int, piece: Any, reader: Reader | None) -> Item:
-    """Open one file, folder or state dict by itself."""
-    number, file, source = at, f"state dict {at}", [piece]
-    if isinstance(piece, Path):
-        found = trailing_number(piece)
-        number, file = at if found is None else found, piece.name
-        # a list of one file, since a single path is first looked for in the catalog
-        source = weight_files(piece) if piece.is_dir() else [piece]
-    try:
-        whole = open_stack(source if len(source) == 1 else piece, reader=reader)
-    except ExplorerError as error:
-        return Item(number, file, None, {}, problem=error.came)
-    variables = {
-        name: v for layer in layer_names(whole) for name, v in layer_variables(whole, layer).items()
-    }
-    opened = _TreeCheckpoint(variables, 0)
-    return Item(number, file, opened, opened.specs())
-
-
-def _pieces(source: Any, reader: Reader | None) -> list[Any]:
-    if isinstance(source, (str, Path)):
-        path = Path(source)
-        if path.is_dir() and reader is not None:
-            return sorted(f for f in path.iterdir() if f.is_file() and not f.name.startswith("."))
-        return _files_of(path) if path.is_dir() else [path] * path.is_file()
-    if isinstance(source, list):
-        paths = [isinstance(one, (str, Path)) for one in source]
-        return [Path(one) for one in source] if all(paths) else source
-    return []
-
-
-def _files_of(folder: Path) -> list[Path]:
-    """Checkpoint files, and numbered folders with such files in them."""
-    below = (one for one in numbered_folders(folder) if weight_files(one))
-    return [*weight_files(folder), *below]
-
-
-def numbered_folders(folder: Path) -> list[Path]:
-    """Folders that are named as checkpoints are: checkpoint-500, step_9000, epoch=3."""
-    named = re.compile(r"(checkpoint|step|epoch|iter|ckpt)[a-z]*\W*_*\d+$", re.IGNORECASE)
-    whole = (one for one in folder.iterdir() if one.is_dir() and not one.name.startswith("tmp-"))
-    return sorted(one for one in whole if named.search(one.name))
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """Files of a folder that may hold weights."""
-    files = (one for one in folder.iterdir() if one.is_file() and not one.name.startswith("."))
-    weights = (one for one in files if one.suffix in WEIGHTS)
-    return sorted(one for one in weights if not _OTHER_STATE.search(one.name))
-
-
-def trailing_number(path: Path) -> int | None:
-    """The last number in a name, which counts the checkpoints."""
-    numbers = re.findall(r"\d+", path.name if path.is_dir() else path.stem)
-    return int(numbers[-1]) if numbers else None
 
 
 def _folder_of(source: Any) -> Path | None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from explorer.engine import on_worker
 from explorer.errors import CheckpointError, ClusterError, ExplorerError, UsageError
@@ -27,7 +27,7 @@ except ModuleNotFoundError as error:
     ) from error
 
 WAIT = 30.0
-"""Seconds to wait for the scheduler, and for the first worker."""
+"""Seconds to wait for the scheduler, for the first worker, and for an answer of each of them."""
 
 ATTEMPTS = 3
 """How often a task is sent again because the cluster lost what it needed."""
@@ -143,7 +143,8 @@ class Sender:
         finally:
             if pending:
                 self._client.cancel([future for future, _, _ in pending.values()], force=True)
-                self._client.run(on_worker.stop, run, on_error="ignore")
+                with contextlib.suppress(ClusterError):  # who does not answer counts on in vain
+                    _answers(self._client, on_worker.stop, run, on_error="ignore")
 
     def _again(self, piece: Piece, result: Any, attempt: int) -> list[Piece]:
         """What of a piece is to be tried again, given what came of it; nothing when it is done."""
@@ -157,7 +158,7 @@ class Sender:
 
     def on_every_worker(self, function: Callable[[], Any]) -> list[Any]:
         """What a function returns on each of the workers, beside their tasks."""
-        return list(self._client.run(function).values())
+        return list(_answers(self._client, function).values())
 
     def _sent_again(self) -> bool:
         """Send the parcel anew if it is lost; tell whether there are workers that have it."""
@@ -226,6 +227,32 @@ def _lost() -> ClusterError:
     )
 
 
+def _answers(
+    client: Client,
+    function: Callable[..., Any],
+    *arguments: Any,
+    on_error: Literal["raise", "ignore"] = "raise",
+) -> dict[str, Any]:
+    """What a function returns on each worker, beside its tasks.
+
+    Raises
+    ------
+    ClusterError
+        One of them does not answer: its process is held, or its machine is gone.
+    """
+    try:
+        found: dict[str, Any] = client.run(
+            function, *arguments, on_error=on_error, callback_timeout=WAIT
+        )
+    except TimeoutError as error:
+        raise ClusterError(
+            f"Not every worker of the cluster at {client.scheduler_info()['address']} answers.",
+            f"An answer from each within {WAIT:g} seconds is needed.",
+            "End the worker that hangs (the dashboard shows which), or start the cluster anew.",
+        ) from error
+    return found
+
+
 def _check_workers(client: Client) -> int:
     """Number of workers, once there are any and all have the client's packages."""
     if client.asynchronous:
@@ -243,7 +270,7 @@ def _check_workers(client: Client) -> int:
             "Start one for each device: dask worker ADDRESS --nthreads 1 --nworkers N.",
         ) from error
     here = asks_versions()()
-    there = client.run(asks_versions())
+    there = _answers(client, asks_versions())
     for worker, found in sorted(there.items()):
         different = [name for name in here if found.get(name) != here[name]]
         if different:

@@ -10,54 +10,18 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import json
 import os
 import threading
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from tqdm.auto import tqdm
 
-from explorer.errors import CheckpointError, StackError, UsageError
-from explorer.inventory.hub_client import (
-    BUDGET_VARIABLE,
-    FOLDER_VARIABLE,
-    OTHERS_STAY,
-    explained,
-    load_client,
-)
-from explorer.inventory.store import cache_folder, placed
-
-BUDGET_GB = 20.0
-"""Where nothing else is said. One checkpoint of a model of 7 billion weights has about 14 GB."""
-
-
-@dataclass(frozen=True)
-class Revision:
-    """One checkpoint: a commit of a repository."""
-
-    repository: str
-    """Owner and name, such as ``"EleutherAI/pythia-14m"``."""
-    name: str
-    """Branch or tag, such as ``"step3000"``."""
-    commit: str
-    """What the name stands for, 40 hexadecimal digits."""
-
-    def __str__(self) -> str:
-        return f"{self.repository}@{self.name}"
-
-
-@dataclass(frozen=True)
-class HubFile:
-    """A file as the hub describes it."""
-
-    path: str
-    """Path in the repository."""
-    bytes: int
-    """Its size."""
-    digest: str
-    """sha256 of a large file (64 hexadecimal digits), git's sha1 of a small one (40)."""
+from explorer.errors import CheckpointError, StackError
+from explorer.inventory.hub_client import FOLDER_VARIABLE, OTHERS_STAY, explained, load_client
+from explorer.inventory.hub_folder import HubFile, HubFolder, Revision, budget_bytes
+from explorer.inventory.store import cache_folder
 
 
 class Hub:
@@ -95,18 +59,23 @@ class Hub:
     ) -> None:
         self._options = (budget, offline, folder, endpoint, progress)
         self._client = load_client()
-        self.budget = _budget_bytes(budget)
+        self.budget = budget_bytes(budget)
         self.offline = bool(self._client.is_offline_mode()) if offline is None else offline
         named = folder or os.environ.get(FOLDER_VARIABLE)
         self.folder = Path(named).expanduser() if named else cache_folder() / "hub"
+        self._kept = HubFolder(self.folder, self.budget, self._client)
         self._api = self._client.HfApi(endpoint=endpoint)
         self._bar = None if progress else _NoBar
-        self._used: float | None = None  # bytes in the folder, once they are counted
         self._lock = threading.RLock()  # a reader and a background thread may want the same file
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copy, and travel to other processes, without the lock."""
         return _hub, self._options
+
+    def without_connection(self) -> Hub:
+        """The same folder, and nothing that is not in it."""
+        budget, _, folder, endpoint, progress = self._options
+        return _hub(budget, True, folder, endpoint, progress)
 
     # What there is
 
@@ -121,12 +90,12 @@ class Hub:
             The hub cannot be reached; offline: it was never listed here.
         """
         if self.offline:
-            return [Revision(**one) for one in self._noted(repository, "revisions")]
+            return [Revision(**one) for one in self._kept.noted(repository, "revisions")]
         with explained(repository, StackError):
             refs = self._api.list_repo_refs(repository)
         names = {ref.name: ref.target_commit for ref in (*refs.tags, *refs.branches)}
         found = [Revision(repository, name, commit) for name, commit in names.items()]
-        self._note(repository, "revisions", [asdict(one) for one in found])
+        self._kept.note(repository, "revisions", [asdict(one) for one in found])
         return found
 
     def repositories(self, owner: str, beginning: str) -> list[Revision]:
@@ -139,7 +108,7 @@ class Hub:
         """
         note = (f"{owner}/{beginning}".rstrip("-_"), "repositories")
         if self.offline:
-            return [Revision(**one) for one in self._noted(*note)]
+            return [Revision(**one) for one in self._kept.noted(*note)]
         with explained(f"{owner}/{beginning}*", StackError):
             models = self._api.list_models(author=owner, search=beginning, expand=["sha"])
             found = [
@@ -147,7 +116,7 @@ class Hub:
                 for model in models
                 if model.id.startswith(f"{owner}/{beginning}")
             ]
-        self._note(*note, [asdict(one) for one in found])
+        self._kept.note(*note, [asdict(one) for one in found])
         return found
 
     def files(self, revision: Revision) -> dict[str, HubFile]:
@@ -159,7 +128,7 @@ class Hub:
             The hub has no such revision or cannot be reached; offline: it was not listed before.
         """
         with contextlib.suppress(CheckpointError):  # a commit never changes
-            return {one["path"]: HubFile(**one) for one in self._noted(*_tree_note(revision))}
+            return {one["path"]: HubFile(**one) for one in self._kept.noted(*_tree_note(revision))}
         if self.offline:
             raise _not_here(revision, "its list of files")
         with explained(str(revision)):
@@ -169,7 +138,7 @@ class Hub:
             for one in tree
             if hasattr(one, "blob_id")  # a folder has none
         }
-        self._note(*_tree_note(revision), [asdict(one) for one in found.values()])
+        self._kept.note(*_tree_note(revision), [asdict(one) for one in found.values()])
         return found
 
     def header(self, revision: Revision, path: str) -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -182,7 +151,7 @@ class Hub:
         """
         key = f"header-{revision.commit}-{path}"
         with contextlib.suppress(CheckpointError):
-            noted = self._noted(revision.repository, key)
+            noted = self._kept.noted(revision.repository, key)
             return {name: (dtype, tuple(shape)) for name, dtype, shape in noted}
         if self.offline:
             raise _not_here(revision, f"the header of {path}")
@@ -194,7 +163,7 @@ class Hub:
             name: (str(one.dtype), tuple(int(n) for n in one.shape))
             for name, one in described.tensors.items()
         }
-        self._note(revision.repository, key, [(n, d, s) for n, (d, s) in found.items()])
+        self._kept.note(revision.repository, key, [(n, d, s) for n, (d, s) in found.items()])
         return found
 
     # Files
@@ -222,10 +191,10 @@ class Hub:
             if found is None:
                 if self.offline:
                     raise _not_here(revision, path)
-                self._make_room(revision, known)
+                self._kept.make_room(revision, known)
                 found = self._download(revision, path)
             self._check(found, known, revision)
-            self._mark_used(revision)
+            self._kept.mark_used(revision)
             return found
 
     def is_here(self, revision: Revision, path: str) -> bool:
@@ -270,73 +239,6 @@ class Hub:
             f"download it anew. {OTHERS_STAY}",
         )
 
-    def _mark_used(self, revision: Revision) -> None:
-        snapshot = self._repository_folder(revision.repository) / "snapshots" / revision.commit
-        if snapshot.is_dir():
-            os.utime(snapshot)
-
-    def _make_room(self, revision: Revision, file: HubFile) -> None:
-        """Remove the least recently used revisions until a file fits into the budget."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if self._used is not None and self._used + file.bytes <= self.budget:
-            self._used += file.bytes  # looking at every file again would take longer each time
-            return
-        cached = self._client.scan_cache_dir(self.folder)
-        others = [
-            (one.snapshot_path.stat().st_mtime, one.commit_hash)
-            for repository in cached.repos
-            for one in repository.revisions
-            if one.commit_hash != revision.commit
-        ]
-        used = cached.size_on_disk
-        for _, commit in sorted(others):
-            if used + file.bytes <= self.budget:
-                break
-            strategy = cached.delete_revisions(commit)
-            strategy.execute()
-            used -= strategy.expected_freed_size
-            cached = self._client.scan_cache_dir(self.folder)
-        if used + file.bytes > self.budget:
-            raise CheckpointError(
-                f"{revision} needs {sizes(used + file.bytes)} on the disk.",
-                f"The budget for checkpoints of the hub is {sizes(self.budget)}.",
-                f"Allow more with {BUDGET_VARIABLE}, or hub=Hub(budget=…). {OTHERS_STAY}",
-            )
-        self._used = used + file.bytes
-
-    # What was learnt is kept, so that it is there offline
-
-    def _repository_folder(self, repository: str) -> Path:
-        names = self._client.file_download
-        return self.folder / str(names.repo_folder_name(repo_id=repository, repo_type="model"))
-
-    def _note_file(self, repository: str, what: str) -> Path:
-        name = hashlib.sha256(f"{repository}\n{what}".encode()).hexdigest()
-        return self.folder / ".explorer" / f"{name}.json"
-
-    def _note(self, repository: str, what: str, content: Any) -> None:
-        with placed(self._note_file(repository, what)) as temporary:
-            temporary.write_text(json.dumps(content), encoding="utf-8")
-
-    def _noted(self, repository: str, what: str) -> Any:
-        try:
-            return json.loads(self._note_file(repository, what).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise CheckpointError(
-                f"What the hub says of {repository} is not known here, and this is offline.",
-                f"Offline, what was asked before is used; it lies in {self.folder}.",
-                "Open it once with a connection (without HF_HUB_OFFLINE=1 or offline=True).",
-            ) from error
-
-
-def sizes(number: float) -> str:
-    """Bytes in words: 57.3 MB."""
-    for unit in ("bytes", "kB", "MB"):
-        if number < 1000:
-            return f"{number:.0f} bytes" if unit == "bytes" else f"{number:.1f} {unit}"
-        number /= 1000
-    return f"{number:.1f} GB"
-
 
 def _hub(
     budget: float | None,
@@ -353,21 +255,6 @@ class _NoBar(tqdm):  # type: ignore[misc]  # tqdm has no types
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{**kwargs, "disable": True, "name": None})
-
-
-def _budget_bytes(budget: float | None) -> float:
-    text = os.environ.get(BUDGET_VARIABLE, BUDGET_GB) if budget is None else budget
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if not number > 0:
-        raise UsageError(
-            f"The disk budget for checkpoints of the hub is {text!r}.",
-            "A positive number of gigabytes is needed.",
-            f"Set {BUDGET_VARIABLE}=50, for example, or leave it out for {BUDGET_GB:g}.",
-        )
-    return number * 1e9
 
 
 def _tree_note(revision: Revision) -> tuple[str, str]:

@@ -59,6 +59,14 @@ def explained(
             "A revision and a file that exist are needed.",
             OTHERS_STAY,
         ) from error
+    except errors.HfHubHTTPError as error:
+        if getattr(error.response, "status_code", 0) not in (401, 403):
+            raise _unreached(what, error) from error
+        raise missing(
+            f"Your account is not allowed to read {what}: {_first_line(error)}",
+            "A public repository, or one that your account may read, is needed.",
+            "Log in with `hf auth login`, with a token that may read this repository.",
+        ) from error
     except (http, errors.SafetensorsParsingError, OSError, ValueError) as error:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise CheckpointError(
@@ -66,11 +74,15 @@ def explained(
                 "Room for the whole file is needed; what had arrived has been removed.",
                 f"Free some space, or choose another folder with {FOLDER_VARIABLE}.",
             ) from error
-        raise CheckpointError(
-            f"{what} could not be had from the hub: {_first_line(error)}",
-            "A connection to the hub is needed for what is not on this machine yet.",
-            f"Try again later, or work offline with HF_HUB_OFFLINE=1. {OTHERS_STAY}",
-        ) from error
+        raise _unreached(what, error) from error
+
+
+def _unreached(what: str, error: BaseException) -> CheckpointError:
+    return CheckpointError(
+        f"{what} could not be had from the hub: {_first_line(error)}",
+        "A connection to the hub is needed for what is not on this machine yet.",
+        f"Try again later, or work offline with HF_HUB_OFFLINE=1. {OTHERS_STAY}",
+    )
 
 
 def _first_line(error: BaseException) -> str:

@@ -52,7 +52,9 @@ def stack_distances(
     reference : int
         Epoch to measure from; 0 is initialisation.
     fresh : mapping, optional
-        Layer → fresh draws of its parameters, the yard-stick; every layer with as many draws.
+        Layer → fresh draws of its parameters, the yard-stick. It is asked for one layer after the
+        other, so that it may draw when it is asked. Where a layer has fewer draws than others, the
+        others' last ones are left out.
 
     Returns
     -------
@@ -84,8 +86,9 @@ def stack_distances(
     with ThreadPoolExecutor(READERS) as threads:
         for layer in stack.attrs["layers"]:
             weights = _layer_weights(stack.children[str(layer)])
-            drawn = fresh[layer] if fresh else []
-            rows[str(layer)] = _layer_rows(weights, epochs.index(reference), drawn, threads)
+            rows[str(layer)] = _layer_rows(
+                weights, epochs.index(reference), fresh[layer] if fresh else [], threads
+            )
             counts.append(sum(weights.sizes.values()))
     return _dataset(rows, epochs, counts).assign_attrs(
         stack=str(stack.attrs.get("name", "")),
@@ -212,10 +215,14 @@ def _row(totals: Totals, position: int) -> dict[str, NDArray[np.float64]]:
 
 
 def _dataset(rows: Mapping[str, Rows], epochs: Sequence[int], counts: Sequence[int]) -> Distances:
-    """Label the rows of all layers: first a row per epoch, then one per fresh draw."""
+    """Label the rows of all layers: first a row per epoch, then one per fresh draw.
+
+    There are as many draws as every layer has: the yard-stick is for all of them or for none.
+    """
     dims = {"": ("layer", "epoch"), "fresh_": ("layer", "draw")}
     parts = {"": slice(len(epochs)), "fresh_": slice(len(epochs), None)}
-    every = list(rows.values())
+    shortest = min(map(len, rows.values()), default=0)
+    every = [one[:shortest] for one in rows.values()]
     variables = {
         prefix + key: (dims[prefix], [[row[key] for row in one[at]] for one in every], _named(key))
         for prefix, at in parts.items()

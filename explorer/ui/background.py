@@ -118,7 +118,13 @@ def find_order(
     return joint.find_order(evaluator, sources, allowed_error)
 
 
-def measure_distances(stack: xr.DataTree, *, model: Any, draws: int, seed: int) -> xr.Dataset:
+NOT_HERE = "not on this machine yet: a click on a cell downloads its checkpoint"
+"""Why there is no distance where measuring one would have to download something unasked."""
+
+
+def measure_distances(
+    stack: xr.DataTree, *, model: Any, draws: int, seed: int, epochs: Sequence[int]
+) -> xr.Dataset | None:
     """Return how far each layer is from its first epoch (compiles numba kernels: seconds).
 
     Parameters
@@ -131,9 +137,21 @@ def measure_distances(stack: xr.DataTree, *, model: Any, draws: int, seed: int) 
         Number of fresh draws, for the yard-stick.
     seed : int
         Seed of the fresh draws.
+    epochs : sequence of int
+        Which to measure, those on this machine; the others get a reason.
+
+    Returns
+    -------
+    xarray.Dataset or None
+        None where the first epoch is not among them.
     """
     # numba compiles or loads its kernels here, which the first picture need not wait for.
     from explorer.api import distances
 
-    first = epoch_numbers(stack)[0]
-    return distances(stack, reference=first, model=model, draws=draws, seed=seed)
+    numbers = epoch_numbers(stack)
+    if numbers[0] not in epochs:
+        return None
+    if len(epochs) < len(numbers):
+        stack = stack.isel(epoch=[numbers.index(epoch) for epoch in epochs])
+    found = distances(stack, reference=numbers[0], model=model, draws=draws, seed=seed)
+    return found.reindex(epoch=numbers, fill_value={"reason": NOT_HERE, "nonfinite": 0})

@@ -174,7 +174,8 @@ def distance_columns(
     Parameters
     ----------
     distances : xarray.Dataset or None
-        The result of `explorer.distances`; None while it is being computed.
+        The result of `explorer.distances`; None while it is being computed, or the first
+        checkpoint is still on the hub.
     grid : Grid
         The cells, in painted order; the whole network has no distance.
     measure : str
@@ -201,7 +202,8 @@ def distance_columns(
 def distance_reading(distances: xr.Dataset | None, cell: Cell, measure: str) -> Reading:
     """Return the distance of one cell, in raw weight units; ReRnd is the mean of the draws."""
     if distances is None:
-        return Reading("missing", math.nan, reason="not measured yet: being computed")
+        reason = "not measured yet: being computed, or the first checkpoint is not on this machine"
+        return Reading("missing", math.nan, reason=reason)
     prefix = "fresh_" if cell.epoch is None else ""
     if prefix + measure not in distances:
         return Reading("missing", math.nan, reason=f"yard-stick: {distances.attrs['yardstick']}")

@@ -29,7 +29,7 @@ from explorer.ui.results import blank, fail, forget_draws, from_sweep
 from explorer.ui.selection import Choice
 from explorer.ui.wording import complaint
 from explorer.ui.worker import Worker
-from explorer.weights.stack import epoch_numbers, layer_names
+from explorer.weights.stack import epoch_numbers, epochs_here, layer_names
 
 logger = logging.getLogger(__name__)
 
@@ -97,6 +97,7 @@ class Session:
         self.results = known_results(stack, self.grid, settings) if results is None else results
         self.measured: list[Measured] = []
         self.distances: xr.Dataset | None = None
+        self._measured_epochs: list[int] = []
         self.device = ""
         self.seed, self.listener = settings.seed, listener
         self._stack, self._settings = stack, settings
@@ -196,8 +197,7 @@ class Session:
             with self.lock:  # whoever has clicked already comes first
                 if math.isnan(self.results.attrs["final_error"]) and not self._worker.busy:
                     self._worker.submit(None)
-        with self.reported():
-            self._measure_distances()
+        self._measure_distances()
 
     def _work(self, number: int, job: Job) -> None:
         with self.reported(number):
@@ -210,6 +210,7 @@ class Session:
                 jobs.fill(self, number, job, evaluator)
             elif isinstance(job, FindOrder):
                 jobs.find_order(self, number, job, evaluator)
+        self._measure_newcomers()
         with self.turn(number) as mine:
             if not mine:
                 return
@@ -255,17 +256,30 @@ class Session:
                     self.listener.on_ready(self.device, idle=not self._worker.busy)
             return evaluator
 
+    def _measure_newcomers(self) -> None:
+        """Measure again where a job may have downloaded checkpoints, beside the next job."""
+        if 0 < len(self._measured_epochs) < len(self.grid.epochs):
+            threading.Thread(target=self._measure_distances, name="explorer distances").start()
+
     def _measure_distances(self) -> None:
-        distances = background.measure_distances(
-            self._stack,
-            model=self._settings.model,
-            draws=self._settings.draws,
-            seed=self._settings.seed,
-        )
-        with self.lock:
-            if not self._closed:
-                self.distances = distances
-                self.listener.on_distances()
+        """Measure the checkpoints on this machine, and again when others have been downloaded."""
+        with self.reported():
+            here = epochs_here(self._stack)
+            with self.lock:
+                if self._closed or here == self._measured_epochs:
+                    return
+                self._measured_epochs = here
+            distances = background.measure_distances(
+                self._stack,
+                model=self._settings.model,
+                draws=self._settings.draws,
+                seed=self._settings.seed,
+                epochs=here,
+            )
+            with self.lock:
+                if not self._closed and here == self._measured_epochs:
+                    self.distances = distances
+                    self.listener.on_distances()
 
 
 _open_sessions: weakref.WeakSet[Session] = weakref.WeakSet()

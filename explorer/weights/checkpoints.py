@@ -136,6 +136,13 @@ def reads_parts(checkpoint: Checkpoint) -> bool:
     return bool(getattr(checkpoint, "in_parts", False))
 
 
+def spec_of(checkpoint: Checkpoint, name: str) -> ArraySpec | None:
+    """What one tensor looks like, asked without the others where this kind can."""
+    spec = getattr(checkpoint, "spec", None)
+    found: ArraySpec | None = spec(name) if spec else checkpoint.specs().get(name)
+    return found
+
+
 def part_of(checkpoint: Checkpoint, name: str, key: Sequence[Any]) -> Array:
     """Read one tensor where each of its axes is indexed by itself; not every kind reads parts."""
     read_part = getattr(checkpoint, "read_part", None)

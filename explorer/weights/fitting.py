@@ -12,60 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from explorer.errors import CheckpointError, StackError
-from explorer.weights.checkpoints import Array, ArraySpec, Checkpoint, part_of, reads_parts
+from explorer.weights.checkpoints import ArraySpec, Checkpoint
+from explorer.weights.wrapped import BrokenCheckpoint, RenamedCheckpoint, Specs, below
 
 PREFIXES = ("module.", "_orig_mod.", "model.")
 """What DataParallel, torch.compile and Lightning put before the names of a network."""
-
-Specs = Mapping[str, ArraySpec]
-
-
-@dataclass(frozen=True)
-class BrokenCheckpoint:
-    """A checkpoint that cannot be used; whoever reads it is told why."""
-
-    parts: tuple[str, str, str]
-    """What came, what would have been accepted, what to do."""
-    in_parts = True
-
-    def specs(self) -> dict[str, ArraySpec]:
-        """Raise the reason."""
-        raise CheckpointError(*self.parts)
-
-    def read(self, name: str) -> Array:
-        """Raise the reason."""
-        raise CheckpointError(*self.parts)
-
-    def read_part(self, name: str, key: Sequence[Any]) -> Array:
-        """Raise the reason."""
-        raise CheckpointError(*self.parts)
-
-
-@dataclass(frozen=True)
-class RenamedCheckpoint:
-    """A checkpoint whose names begin with more than the network's."""
-
-    checkpoint: Checkpoint
-    """The one in the file."""
-    prefix: str
-    """What is put before a name to find it there; what does not begin with it is left alone."""
-
-    @property
-    def in_parts(self) -> bool:
-        """Whether parts of tensors are read by themselves."""
-        return reads_parts(self.checkpoint)
-
-    def specs(self) -> dict[str, ArraySpec]:
-        """Names, dtypes and shapes, without the prefix."""
-        return _below(self.prefix, self.checkpoint.specs())
-
-    def read(self, name: str) -> Array:
-        """Read one tensor."""
-        return self.checkpoint.read(self.prefix + name)
-
-    def read_part(self, name: str, key: Sequence[Any]) -> Array:
-        """Read one tensor where each of its axes is indexed by itself."""
-        return part_of(self.checkpoint, self.prefix + name, key)
 
 
 @dataclass(frozen=True)
@@ -84,6 +35,25 @@ class Fitted:
     """Position → why the checkpoint there cannot be used."""
     notes: tuple[str, ...]
     """What the checkpoints say about themselves, such as which of several state dicts it is."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Kind:
+    """Checkpoints that have one header."""
+
+    positions: tuple[int, ...]
+    """Where they stand among all, rising."""
+    header: Specs
+    """Names, dtypes and shapes in their files."""
+    prefix: str
+    """What stands before the network's names."""
+    specs: Specs
+    """The header without the prefix."""
+
+    @property
+    def unmatched(self) -> list[str]:
+        """Names that do not begin with the prefix."""
+        return [name for name in self.header if not name.startswith(self.prefix)]
 
 
 def fitted(
@@ -113,30 +83,27 @@ def fitted(
             "A stack has at least one.",
             "Pass at least one file or state dict.",
         )
-    used = list(checkpoints)
-    specs, broken = _headers(checkpoints)
-    unmatched: dict[str, None] = {}
-    prefixes: dict[str, None] = {}
-    for k, header in list(specs.items()):
-        prefix = prefix_of(list(header), expected)
-        if prefix:
-            used[k] = RenamedCheckpoint(checkpoints[k], prefix)
-            specs[k] = _below(prefix, header)
-            prefixes[prefix] = None
-            unmatched |= {name: None for name in header if not name.startswith(prefix)}
-    common = _common(specs, labels)
+    headers, broken = _headers(checkpoints)
+    kinds = _kinds(headers, expected)
+    prefix = {k: kind.prefix for kind in kinds for k in kind.positions if kind.prefix}
+    used = [
+        RenamedCheckpoint(c, prefix[k]) if k in prefix else c for k, c in enumerate(checkpoints)
+    ]
+    common = _common(kinds, labels)
     if expected is not None:
         common = check_model(common, expected)
-    for k, found in specs.items():
-        odd = _odd(common, found)
+    for kind in kinds:
+        odd = _odd(common, kind.specs)
         if odd:
-            broken[k] = _differs(labels[k], "the others", odd)
+            broken |= {k: _differs(labels[k], "the others", odd) for k in kind.positions}
     for k, error in broken.items():
         used[k] = BrokenCheckpoint((error.came, error.accepted, error.advice))
     reasons = {k: error.came for k, error in sorted(broken.items())}
     usable = [checkpoint for k, checkpoint in enumerate(checkpoints) if k not in broken]
     notes = dict.fromkeys(note for c in usable for note in getattr(c, "notes", list)())
-    return Fitted(used, common, tuple(prefixes), tuple(unmatched), reasons, tuple(notes))
+    prefixes = tuple(dict.fromkeys(prefix.values()))
+    unmatched = tuple(dict.fromkeys(name for kind in kinds for name in kind.unmatched))
+    return Fitted(used, common, prefixes, unmatched, reasons, tuple(notes))
 
 
 def reading_notes(fit: Fitted) -> list[str]:
@@ -220,15 +187,41 @@ def _headers(
     return specs, broken
 
 
-def _common(specs: Mapping[int, Specs], labels: Sequence[str]) -> dict[str, ArraySpec]:
-    """What more than half of the checkpoints agree in; an order of names is no difference."""
-    kinds = {k: frozenset(found.items()) for k, found in specs.items()}
-    [(kind, count)] = Counter(kinds.values()).most_common(1)
-    if 2 * count <= len(kinds):
-        first, *others = specs
-        other = next(k for k in others if kinds[k] != kinds[first])
-        raise _differs(labels[other], "the first", _odd(specs[first], specs[other]), StackError)
-    return dict(next(specs[k] for k in specs if kinds[k] == kind))
+def _kinds(
+    headers: Mapping[int, Specs], expected: Mapping[str, tuple[int, ...]] | None
+) -> list[_Kind]:
+    """The headers that differ, in the order of their first checkpoints.
+
+    What follows from a header is found out once, and not for each of a thousand files that share
+    it. An order of names is no difference.
+    """
+    shared: dict[int, list[int]] = {}
+    for k, header in headers.items():
+        shared.setdefault(id(header), []).append(k)  # one object for all files that agree
+    alike: dict[frozenset[tuple[str, ArraySpec]], list[int]] = {}
+    for positions in shared.values():
+        alike.setdefault(frozenset(headers[positions[0]].items()), []).extend(positions)
+    kinds = []
+    for positions in alike.values():
+        header = headers[positions[0]]
+        prefix = prefix_of(list(header), expected)
+        specs = below(prefix, header) if prefix else header
+        kinds.append(_Kind(tuple(sorted(positions)), header, prefix, specs))
+    return kinds
+
+
+def _common(kinds: Sequence[_Kind], labels: Sequence[str]) -> dict[str, ArraySpec]:
+    """What more than half of the checkpoints agree in."""
+    counts: Counter[frozenset[tuple[str, ArraySpec]]] = Counter()
+    contents = [frozenset(kind.specs.items()) for kind in kinds]
+    for content, kind in zip(contents, kinds, strict=True):
+        counts[content] += len(kind.positions)
+    [(largest, count)] = counts.most_common(1)
+    if 2 * count <= counts.total():
+        other = next(kind for kind, c in zip(kinds, contents, strict=True) if c != contents[0])
+        odd = _odd(kinds[0].specs, other.specs)
+        raise _differs(labels[other.positions[0]], "the first", odd, StackError)
+    return dict(kinds[contents.index(largest)].specs)
 
 
 def _differs(
@@ -256,10 +249,6 @@ def _chains(name: str) -> list[str]:
         rest = rest.removeprefix(prefix)
         chains.append(name[: len(name) - len(rest)])
     return chains
-
-
-def _below(prefix: str, header: Specs) -> dict[str, ArraySpec]:
-    return {n.removeprefix(prefix): spec for n, spec in header.items() if n.startswith(prefix)}
 
 
 def _some(names: Sequence[str], most: int = 5) -> str:

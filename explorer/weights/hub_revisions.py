@@ -7,7 +7,8 @@ import re
 from collections.abc import Sequence
 
 from explorer.errors import StackError
-from explorer.inventory.hub import Hub, Revision
+from explorer.inventory.hub import Hub
+from explorer.inventory.hub_folder import Revision
 
 PREFIX = "hub:"
 
@@ -19,42 +20,6 @@ COUNT = re.compile(r"(\d+)([kM]?)")
 
 ONLY = 1
 """Number of the only checkpoint, where there is just the trained one."""
-
-
-def choose(numbers: Sequence[int], every: int, steps: Sequence[int] | slice | None) -> list[int]:
-    """Choose among the steps that exist.
-
-    Raises
-    ------
-    StackError
-        A step does not exist, or none is left.
-    """
-    if every < 1:
-        raise StackError(
-            f"every={every} was asked for.", "1 or more is needed.", "Use every=10, for example."
-        )
-    some = list(numbers)
-    if isinstance(steps, slice):
-        low = -1 if steps.start is None else steps.start
-        high = max(numbers) if steps.stop is None else steps.stop
-        some = [n for n in numbers if low <= n <= high][:: steps.step or 1]
-    elif steps is not None:
-        missing = [n for n in steps if n not in numbers]
-        if missing:
-            raise StackError(
-                f"There are no checkpoints of the steps {some_of(missing)}.",
-                f"There are {len(numbers)}: {some_of(numbers)}.",
-                "Choose among these, or leave only= out.",
-            )
-        some = [n for n in numbers if n in set(steps)]
-    if not some:
-        raise StackError(
-            f"No checkpoint lies in {steps}.",
-            f"There are {len(numbers)}: {some_of(numbers)}.",
-            "Choose among these, or leave only= out.",
-        )
-    thinned = some[::every]
-    return thinned if thinned[-1] == some[-1] else [*thinned, some[-1]]
 
 
 def listed(hub: Hub, name: str) -> tuple[dict[int, Revision], list[str]]:

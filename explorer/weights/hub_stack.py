@@ -14,36 +14,22 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any, TypeGuard
 
 from explorer.errors import StackError
-from explorer.inventory.hub import Hub, Revision, sizes
+from explorer.inventory.hub import Hub
+from explorer.inventory.hub_folder import Revision, sizes
 from explorer.weights.checkpoints import ArraySpec
 from explorer.weights.fitting import check_model
 from explorer.weights.hub_checkpoint import HubCheckpoint, files_of_tensors
-from explorer.weights.hub_revisions import PREFIX, choose, listed, some_of
+from explorer.weights.hub_revisions import PREFIX, listed, some_of
 from explorer.weights.layers import LayerScheme, group_layers, is_buffer
+from explorer.weights.numbering import Choice, kept_positions
+from explorer.weights.parts import Parts
 
 logger = logging.getLogger(__name__)
 
 CONFIG, TOKENIZER = "config.json", "tokenizer.json"
-
-
-class Parts(NamedTuple):
-    """What a stack is made of, in the order of `explorer.weights.stack._tree`'s arguments."""
-
-    checkpoints: Sequence[Any]
-    """One per epoch or step."""
-    numbers: Sequence[int]
-    """Their epochs or steps."""
-    specs: Mapping[str, ArraySpec]
-    """Name of a tensor → dtype and shape."""
-    layers: Mapping[str, tuple[str, ...]]
-    """Layer → names of its tensors."""
-    buffers: Mapping[str, bool]
-    """Name of a tensor → whether it is a buffer."""
-    attributes: Mapping[str, Any]
-    """Of the whole stack."""
 
 
 def is_hub_address(source: object) -> TypeGuard[str]:
@@ -56,7 +42,7 @@ def hub_parts(
     model: Any = None,
     layers: LayerScheme | None = None,
     every: int = 1,
-    steps: Sequence[int] | slice | None = None,
+    only: Choice | None = None,
     hub: Hub | None = None,
 ) -> Parts:
     """Find what a stack on the hub consists of; no weights are downloaded yet.
@@ -70,10 +56,8 @@ def hub_parts(
         repository's config.json describes, where the package transformers has it.
     layers : str, mapping, sequence or function, optional
         The layer scheme, as in `explorer.open_stack`.
-    every : int
-        Take one of so many checkpoints; the first and the last are always among them.
-    steps : sequence of int or slice, optional
-        Take these steps, or those from ``slice.start`` to ``slice.stop`` inclusive.
+    every, only
+        Which steps, as in `explorer.open_stack`.
     hub : Hub, optional
         Default ``Hub()``.
 
@@ -85,13 +69,16 @@ def hub_parts(
     ------
     StackError
         There is no such repository, it has no steps, or they do not fit the model.
+    UsageError, UnknownNameError
+        As `explorer.weights.numbering.kept_positions`.
     CheckpointError
         The hub cannot be reached, and what is needed is not here.
     """
     hub = hub or Hub()
     name = address.removeprefix(PREFIX)
     found, left_out = listed(hub, name)
-    chosen = choose(list(found), every, steps)
+    numbers = list(found)
+    chosen = [numbers[k] for k in kept_positions(numbers, every, only)]
     revisions = [found[number] for number in chosen]
     last = revisions[-1]
     checkpoints = [HubCheckpoint(hub, one, _as_they_are) for one in revisions]

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, overload
 
 import numpy as np
+import xarray as xr
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
 from explorer.errors import StackError
-from explorer.weights.checkpoints import Array, ArraySpec, Checkpoint
+from explorer.weights.checkpoints import Array, ArraySpec, Checkpoint, spec_of
 from explorer.weights.safetensors_file import outer
 
 MOST_KEPT = 10_000_000
@@ -92,7 +93,7 @@ class StackedTensor(BackendArray):
         whole = all(isinstance(k, slice) and k == slice(None) for k in within)
         read_part = getattr(checkpoint, "read_part", None)  # not every kind of checkpoint can
         if read_part is not None and not whole:
-            self._check(position, checkpoint.specs().get(self.name, self.spec))
+            self._check(position, spec_of(checkpoint, self.name) or self.spec)
             part: Array = read_part(self.name, within)
             return part
         array = checkpoint.read(self.name)
@@ -106,3 +107,51 @@ class StackedTensor(BackendArray):
                 f"The stack declares {self.dtype} {self.spec.shape}.",
                 "Correct the manifest, or leave this checkpoint out.",
             )
+
+
+def stacked_variable(
+    tensor: StackedTensor, short: str, attributes: Mapping[str, Any], in_parts: bool
+) -> xr.Variable:
+    """A tensor over all epochs as a variable whose chunk in dask is one checkpoint.
+
+    Parameters
+    ----------
+    tensor : StackedTensor
+        What it holds.
+    short : str
+        Its name, from which its own dims get theirs.
+    attributes : mapping
+        As `explorer.open_stack` describes them.
+    in_parts : bool
+        Whether parts of the tensor can be read by themselves; else it is one chunk.
+
+    Raises
+    ------
+    StackError
+        The name has a ``/``.
+    """
+    if "/" in short:
+        raise StackError(
+            f"The tensor {tensor.name!r} would become the variable {short!r}.",
+            "A name without '/', which xarray reserves, is needed.",
+            "Rename it with reader=, a function from the path to {name: tensor}.",
+        )
+    own = tensor.spec.shape  # (…own dims…)
+    dims = ("epoch", *(f"{short}_{k}" for k in range(len(own))))
+    chunks = {"epoch": 1}
+    if not in_parts:
+        chunks |= dict(zip(dims[1:], own, strict=True))
+    lazy = indexing.LazilyIndexedArray(tensor)
+    return xr.Variable(dims, lazy, attributes, {"preferred_chunks": chunks})
+
+
+def checkpoint_at(variable: xr.Variable, position: int) -> Checkpoint | None:
+    """The checkpoint that a variable is read from at one epoch; None once it is not lazy."""
+    data: Any = variable[position]._data
+    while not isinstance(data, indexing.LazilyIndexedArray):
+        data = getattr(data, "array", None)
+        if data is None:
+            return None
+    if not isinstance(data.array, StackedTensor):
+        return None
+    return data.array.checkpoints[int(data.key.tuple[0])]

@@ -15,7 +15,7 @@ import functools
 import hashlib
 import importlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -23,13 +23,15 @@ from typing import Any, TypeGuard
 import numpy as np
 
 from explorer.errors import CheckpointError, DataError, StackError, UnknownNameError, unknown_name
-from explorer.inventory.hub import Hub, Revision, sizes
+from explorer.inventory.hub import Hub
+from explorer.inventory.hub_folder import Revision, sizes
 from explorer.inventory.store import fetch, torch_weights_folder
-from explorer.weights.checkpoints import Array, ArraySpec, snapshot
-from explorer.weights.hub_checkpoint import HubCheckpoint, load_torch
+from explorer.weights.checkpoints import Array, ArraySpec
+from explorer.weights.hub_checkpoint import HubCheckpoint
 from explorer.weights.hub_revisions import ONLY, some_of
-from explorer.weights.hub_stack import Parts
 from explorer.weights.layers import LayerScheme, group_layers
+from explorer.weights.parts import Parts
+from explorer.weights.readers.torch_files import TorchCheckpoint
 
 TORCHVISION, TIMM = "torchvision/", "timm/"
 
@@ -51,6 +53,7 @@ class WeightsFile:
     """Where it is downloaded from."""
     declared: Mapping[str, ArraySpec]
     """What the network's tensors are."""
+    in_parts = True
 
     def specs(self) -> dict[str, ArraySpec]:
         """Names, dtypes and shapes of the network's tensors; the file is not read."""
@@ -64,16 +67,21 @@ class WeightsFile:
         CheckpointError
             The file cannot be downloaded, has another hash, or lacks the tensor.
         """
-        state = _state(self.path())
-        if name not in state and name.endswith("num_batches_tracked"):
+        return self.read_part(name, (slice(None),) * len(self.declared[name].shape))
+
+    def read_part(self, name: str, key: Sequence[Any]) -> Array:
+        """Read one tensor where each of its axes is indexed by itself."""
+        opened = TorchCheckpoint(self.path())
+        names = {_DENSE.sub(r"\1", own): own for own in opened.specs()}
+        if name not in names and name.endswith("num_batches_tracked"):
             return np.zeros((), np.int64)  # not in files older than torch 0.4.1
-        if name not in state:
+        if name not in names:
             raise CheckpointError(
-                f"{self.path()} has no tensor {name}; it has {some_of(sorted(state))}.",
+                f"{self.path()} has no tensor {name}; it has {some_of(sorted(names))}.",
                 "The network's tensors are needed.",
                 "Choose other weights of this network.",
             )
-        return snapshot({name: state[name]}, self.address)[name]
+        return opened.read_part(names[name], key)
 
     def path(self) -> Path:
         """Path of the file, which is downloaded and checked if need be."""
@@ -237,9 +245,3 @@ def _exactly(wanted: tuple[str, ...], names: Any) -> Mapping[str, str]:
 def _fetched(address: str, target: Path, digest: str) -> Path:
     """Download and check a file once per session."""
     return fetch([address], target, digest, algorithm="sha256")
-
-
-@functools.lru_cache(maxsize=2)
-def _state(path: Path) -> Mapping[str, Any]:
-    """Tensors of a file, mapped into memory where its format allows that."""
-    return {_DENSE.sub(r"\1", name): tensor for name, tensor in load_torch(path).items()}

@@ -159,7 +159,7 @@ def _run(
     """First element and shape of the shortest run that holds what is asked for; the key in it."""
     first, axis, leading = 0, 0, []
     while axis < len(shape):
-        low, high, within = _bounds(shape[axis], key[axis])
+        low, high, within = bounds(shape[axis], key[axis])
         first += low * math.prod(shape[axis + 1 :])
         leading.append((high - low, within))
         axis += 1
@@ -169,7 +169,7 @@ def _run(
     return first, lengths, (*(within for _, within in leading), *key[axis:])
 
 
-def _bounds(length: int, key: Any) -> tuple[int, int, Any]:
+def bounds(length: int, key: Any) -> tuple[int, int, Any]:
     """First position that a key takes, the one behind the last, and the key counted from there."""
     if isinstance(key, slice) and key.step in (None, 1):
         start, stop, _ = key.indices(length)

@@ -11,7 +11,6 @@ from typing import Any
 
 from explorer.errors import CheckpointError, StackError
 from explorer.weights.checkpoints import Checkpoint, StateCheckpoint, snapshot
-from explorer.weights.fitting import BrokenCheckpoint
 from explorer.weights.numbering import (
     Choice,
     check_epochs,
@@ -23,6 +22,7 @@ from explorer.weights.numbering import (
 from explorer.weights.readers.finding import Asked, Found, found_among, found_below, reader_of
 from explorer.weights.readers.reader import Reader
 from explorer.weights.readers.when import When
+from explorer.weights.wrapped import BrokenCheckpoint
 
 
 @dataclass(frozen=True)
@@ -132,11 +132,11 @@ def _from_files(found: Found, wanted: Wanted, name: str, notes: list[str]) -> Co
     found = [found[k] for k in kept]
     remarks = dict.fromkeys(reader.remark for _, reader in found if reader.remark)
     return Collected(
-        [_opened(path, reader, wanted.key) for path, reader in found],
+        [opened(path, reader, wanted.key) for path, reader in found],
         [numbers[k] for k in kept],
         unit,
         name,
-        [_label(path) for path, _ in found],
+        [label_of(path) for path, _ in found],
         ", ".join(dict.fromkeys(reader.name for _, reader in found)),
         [*remarks, *notes, *more],
     )
@@ -145,13 +145,13 @@ def _from_files(found: Found, wanted: Wanted, name: str, notes: list[str]) -> Co
 def _counted(found: Found, wanted: Wanted) -> tuple[Found, list[int], str, list[str]]:
     """Files in the order of their numbers, the numbers, what they count, and what was left out."""
     if wanted.epochs is not None:
-        numbers = check_epochs(wanted.epochs, [_label(path) for path, _ in found])
+        numbers = check_epochs(wanted.epochs, [label_of(path) for path, _ in found])
         return found, numbers, wanted.unit or "epoch", []
     marks, notes = _marks(found, wanted.unit)
     found = [found[k] for k in marks]
     if not any(mark.known for mark in marks.values()):
         return found, list(range(len(found))), "epoch", notes
-    labels = [_label(path) for path, _ in found]
+    labels = [label_of(path) for path, _ in found]
     numbers, unit = numbered(list(marks.values()), labels, wanted.unit)
     order = sorted(range(len(found)), key=lambda k: numbers[k])
     numbers = check_epochs([numbers[k] for k in order], [labels[k] for k in order])
@@ -182,14 +182,15 @@ def _marks(found: Found, unit: str | None) -> tuple[dict[int, When], list[str]]:
     return marks, notes
 
 
-def _opened(path: Path, reader: Reader, key: str | None) -> Checkpoint:
+def opened(path: Path, reader: Reader, key: str | None = None) -> Checkpoint:
+    """Open one checkpoint; one that cannot be is a `BrokenCheckpoint`."""
     try:
         return reader.open(path, key)
     except CheckpointError as error:
         return BrokenCheckpoint((error.came, error.accepted, error.advice))
 
 
-def _label(path: Path) -> str:
+def label_of(path: Path) -> str:
     """How to call a file among the others: with its folder, where that tells it from them."""
     plain = path.stem in ("model", "pytorch_model") or path.suffix == ".json"
     return f"{path.parent.name}/{path.name}" if plain else path.name

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
-import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,32 +11,19 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from xarray.core import indexing
 
-from explorer.errors import CheckpointError, StackError, UnknownNameError, unknown_name
-from explorer.inventory.entries import StackEntry
-from explorer.inventory.manifest import load_manifest
-from explorer.inventory.store import STACK_FILE
-from explorer.weights.checkpoints import (
-    Array,
-    ArraySpec,
-    Checkpoint,
-    SafetensorsCheckpoint,
-    numpy_dtype,
-    reads_parts,
-)
-from explorer.weights.fitting import fitted, reading_notes
+from explorer.errors import CheckpointError, unknown_name
+from explorer.weights.checkpoints import Array, ArraySpec, Checkpoint, reads_parts
 from explorer.weights.hub_stack import hub_parts, is_hub_address
 from explorer.weights.labelled import check_as_saved, is_labelled, open_labelled
-from explorer.weights.layers import LayerScheme, fan_in, group_layers, is_buffer, short_names
-from explorer.weights.lazy import Checkpoints, StackedTensor
+from explorer.weights.layers import LayerScheme, fan_in, short_names
+from explorer.weights.lazy import Checkpoints, StackedTensor, checkpoint_at, stacked_variable
 from explorer.weights.numbering import Choice, kept_positions
 from explorer.weights.overview import LayerSummary, stack_page
+from explorer.weights.parts import collected_parts, manifest_entry, manifest_parts
 from explorer.weights.pretrained import is_pretrained_name, pretrained_parts
 from explorer.weights.readers.finding import Asked
-from explorer.weights.sources import Collected, Wanted, collect_checkpoints, is_pattern
-
-logger = logging.getLogger(__name__)
+from explorer.weights.sources import Wanted, collect_checkpoints
 
 StackSource = str | Path | Sequence[str | Path] | Iterable[Mapping[str, Any]] | xr.DataTree
 
@@ -136,12 +121,12 @@ def open_stack(
         return _tree(*hub_parts(source, model, layers, every, wanted, hub))
     if is_pretrained_name(source):
         return _tree(*pretrained_parts(source, layers, hub))
-    entry = _manifest_entry(source)
+    entry = manifest_entry(source)
     if entry is not None:
-        stack = _from_manifest(entry, layers if layers is not None else "paper")
+        stack = _tree(*manifest_parts(entry, layers if layers is not None else "paper"))
         return _part_of(stack, every, only)
     collected = collect_checkpoints(source, Wanted(reader, key, unit, epochs, every, only))
-    return _from_checkpoints(collected, model, layers)
+    return _tree(*collected_parts(collected, model, layers))
 
 
 def is_stack(tree: xr.DataTree) -> bool:
@@ -204,6 +189,19 @@ def read_epoch(stack: xr.DataTree, epoch: int) -> dict[str, Array]:
     return state
 
 
+def epochs_here(stack: xr.DataTree) -> list[int]:
+    """Epochs whose checkpoints can be read without a download; nothing is read or asked for."""
+    numbers = epoch_numbers(stack)
+    layer = layer_variables(stack, layer_names(stack)[0])
+    tensor = next(iter(layer.values())).variable
+    here = []
+    for position, number in enumerate(numbers):
+        is_here = getattr(checkpoint_at(tensor, position), "is_here", None)
+        if is_here is None or is_here():
+            here.append(number)
+    return here
+
+
 def content_hash(stack: xr.DataTree) -> str:
     """Hash of a stack's content; from its manifest, else from every tensor, which reads them.
 
@@ -253,97 +251,11 @@ def _as_stack(tree: xr.DataTree) -> Stack:
     return Stack(tree.to_dataset(), children=nodes)
 
 
-def _manifest_entry(source: object) -> StackEntry | None:
-    """Find the manifest's record of a named stack or of a folder that holds a stack.json."""
-    if not isinstance(source, (str, Path)):
-        return None
-    folder = Path(source)
-    if (folder / STACK_FILE).is_file():
-        return next(iter(load_manifest(folder / STACK_FILE).stacks.values()))
-    if folder.name != str(source) and folder.exists():
-        return None  # a path, which no stack has for its name
-    manifest = load_manifest()
-    stacks = manifest.stacks
-    if str(source) in stacks:
-        return stacks[str(source)]
-    if folder.exists() or is_pattern(source):
-        return None
-    if str(source) in manifest.recipes:
-        raise UnknownNameError(
-            f"There is no stack {str(source)!r} here, but a recipe for it.",
-            f"Known: {', '.join(stacks)}. A folder or a checkpoint file will also do.",
-            f"Run explorer train {source} --out FOLDER, and open the folder.",
-        )
-    error = unknown_name("stack", str(source), stacks)
-    raise UnknownNameError(
-        error.came, f"{error.accepted} A folder or a checkpoint file will also do.", error.advice
-    )
-
-
-def _from_manifest(entry: StackEntry, layers: LayerScheme) -> xr.DataTree:
-    specs = {
-        name: ArraySpec(numpy_dtype(spec.dtype, name), spec.shape)
-        for name, spec in entry.tensors.items()
-    }
-    digest = hashlib.sha256()
-    for checkpoint in entry.checkpoints:
-        digest.update(f"{checkpoint.epoch} {checkpoint.record.sha256}\n".encode())
-    return _tree(
-        [SafetensorsCheckpoint(c.record) for c in entry.checkpoints],
-        [c.epoch for c in entry.checkpoints],
-        specs,
-        group_layers(list(specs), layers, entry.layers),
-        {name: spec.buffer for name, spec in entry.tensors.items()},
-        {
-            "name": entry.name,
-            "title": entry.title,
-            "family": entry.family,
-            "sizes": dict(entry.sizes),
-            "dataset": entry.dataset,
-            "content_hash": digest.hexdigest(),
-            "checkpoint_unit": entry.unit,
-            **entry.attributes,
-        },
-    )
-
-
 def _part_of(stack: xr.DataTree, every: int, only: Choice | None) -> xr.DataTree:
     """What is kept of an open stack; the stack itself where that is all."""
     if every == 1 and only is None:
         return stack
     return stack.isel(epoch=kept_positions(epoch_numbers(stack), every, only))
-
-
-def _from_checkpoints(collected: Collected, model: Any, layers: LayerScheme | None) -> xr.DataTree:
-    expected = model and {name: tuple(t.shape) for name, t in model.state_dict().items()}
-    fit = fitted(collected.checkpoints, collected.labels, expected)
-    buffers = {n: is_buffer(n) for n in fit.specs}
-    if model is not None:
-        parameters = {n for n, _ in model.named_parameters(remove_duplicate=False)}
-        buffers = {n: n not in parameters for n in fit.specs}
-    notes = [*collected.notes, *reading_notes(fit)]
-    for note in notes:
-        logger.info("%s: %s", collected.name, note)
-    for k, reason in fit.unreadable.items():
-        logger.warning("%s %d cannot be used: %s", collected.unit, collected.numbers[k], reason)
-    particular = {
-        "prefixes": list(fit.prefixes),
-        "unmatched": list(fit.unmatched),
-        "unreadable": {str(collected.numbers[k]): why for k, why in fit.unreadable.items()},
-    }
-    return _tree(
-        fit.checkpoints,
-        collected.numbers,
-        fit.specs,
-        group_layers(list(fit.specs), layers),
-        buffers,
-        {
-            **{"name": collected.name, "title": collected.name},
-            **{"family": "", "sizes": {}, "dataset": "", "content_hash": ""},
-            **{"checkpoint_unit": collected.unit, "reader": collected.reader, "notes": notes},
-            **{key: value for key, value in particular.items() if value},
-        },
-    )
 
 
 def _tree(
@@ -355,48 +267,18 @@ def _tree(
     attributes: Mapping[str, Any],
 ) -> xr.DataTree:
     shapes = {name: spec.shape for name, spec in specs.items()}
+    shared = Checkpoints(checkpoints)
     in_parts = all(map(reads_parts, checkpoints))
-    variable = functools.partial(
-        _variable, Checkpoints(checkpoints), specs=specs, buffers=buffers, in_parts=in_parts
-    )
     children = {}
     for layer, names in layers.items():
-        short = short_names(names)
-        _check_variables(short)
-        variables = {short[n]: variable(n, short[n], inputs=fan_in(n, shapes)) for n in names}
+        variables = {}
+        for name, short in short_names(names).items():
+            tensor = StackedTensor(shared, name, specs[name])
+            about = {"parameter": name, "buffer": buffers[name], "fan_in": fan_in(name, shapes)}
+            variables[short] = stacked_variable(tensor, short, about, in_parts)
         children[layer] = xr.DataTree(xr.Dataset(variables))
     root = xr.Dataset(
         coords={"epoch": np.asarray(epochs, dtype=np.int64)},
         attrs={**attributes, "layers": list(layers)},
     )
     return Stack(root, children=children)
-
-
-def _check_variables(short: Mapping[str, str]) -> None:
-    for name, variable in short.items():
-        if "/" in variable:
-            raise StackError(
-                f"The tensor {name!r} would become the variable {variable!r}.",
-                "A name without '/', which xarray reserves, is needed.",
-                "Rename it with reader=, a function from the path to {name: tensor}.",
-            )
-
-
-def _variable(
-    checkpoints: Sequence[Checkpoint],
-    name: str,
-    short: str,
-    *,
-    specs: Mapping[str, ArraySpec],
-    buffers: Mapping[str, bool],
-    inputs: int,
-    in_parts: bool,
-) -> xr.Variable:
-    array = StackedTensor(checkpoints, name, specs[name])
-    dims = ("epoch", *(f"{short}_{k}" for k in range(len(specs[name].shape))))
-    attributes = {"parameter": name, "buffer": buffers[name], "fan_in": inputs}
-    chunks = {"epoch": 1}  # a chunk of dask is one checkpoint
-    if not in_parts:
-        chunks |= dict(zip(dims[1:], specs[name].shape, strict=True))
-    encoding = {"preferred_chunks": chunks}
-    return xr.Variable(dims, indexing.LazilyIndexedArray(array), attributes, encoding)

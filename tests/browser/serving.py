@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from explorer.servers import free_port
+from scripts.set_up import BROWSERS
 from tests.browser.pages import REPOSITORY
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 TOKEN = "browser-tests"
 """What JupyterLab lets in; the dashboard makes one of its own."""
 

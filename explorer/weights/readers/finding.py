@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,6 +34,23 @@ def found_below(folder: Path, asked: Asked) -> tuple[Found, list[str]]:
         if _claimed(children, known):
             break
     return found_among(children, asked, f"The folder {folder}")
+
+
+def pieces_below(folder: Path, asked: Asked) -> Found:
+    """What may be one checkpoint each in a folder that cannot be opened as a whole.
+
+    Where no reader claims anything in it, the folders in it are looked into: each may hold one.
+    """
+    try:
+        return found_below(folder, asked)[0]
+    except StackError:  # nothing is claimed
+        pieces: Found = []
+    inside = (one for one in folder.iterdir() if one.is_dir() and not one.name.startswith("."))
+    for child in sorted(inside, key=natural):
+        with contextlib.suppress(StackError):
+            found, _ = found_below(child, asked)
+            pieces += found if len(found) == 1 else []
+    return pieces
 
 
 def found_among(paths: Sequence[Path], asked: Asked, where: str) -> tuple[Found, list[str]]:

@@ -20,6 +20,7 @@ from explorer.weights.checkpoints import (
     SafetensorsCheckpoint,
     part_of,
     reads_parts,
+    spec_of,
     unreadable,
 )
 from explorer.weights.readers.torch_files import TorchCheckpoint
@@ -53,6 +54,11 @@ class PartedCheckpoint:
             for before, part in self.parts
             for name, spec in part.specs().items()
         }
+
+    def spec(self, name: str) -> ArraySpec | None:
+        """What one tensor looks like."""
+        part, own = self._places.get(name, (None, ""))
+        return spec_of(part, own) if part is not None else None
 
     def read(self, name: str) -> Array:
         """Read one tensor from the part that has it."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import pickletools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BytesIO
 from typing import Any
 
@@ -95,10 +95,20 @@ _HARMLESS = (
 """Functions and classes that training scripts leave in their files and that do nothing."""
 
 
-@functools.lru_cache(maxsize=256)
-def unpickled(data: bytes) -> Any:
+@dataclass(frozen=True, eq=False)
+class Pickled:
     """Content of one pickle; files of one network often share it, so it must not be changed."""
-    return read_pickle(BytesIO(data))
+
+    content: Any
+    """What was saved."""
+    states: dict[str | None, Any] = field(default_factory=dict)
+    """Key → the state dict that was found under it, once it was asked for."""
+
+
+@functools.lru_cache(maxsize=256)
+def unpickled(data: bytes) -> Pickled:
+    """Walk a pickle once for all files that hold the same."""
+    return Pickled(read_pickle(BytesIO(data)))
 
 
 def read_pickle(stream: Any) -> Any:

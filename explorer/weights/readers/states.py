@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from explorer.errors import CheckpointError
+from explorer.weights.checkpoints import ArraySpec, array_spec
 from explorer.weights.readers.pickled import StoredTensor, Stranger
 
 USUAL = ("state_dict", "model_state_dict", "model")
@@ -22,6 +24,11 @@ class State:
     """Name → tensor."""
     notes: list[str]
     """What was chosen, in sentences."""
+
+    @functools.cached_property
+    def specs(self) -> dict[str, ArraySpec]:
+        """Name → what the tensor will be; one object for all files that share their pickle."""
+        return {name: array_spec(t.dtype, t.shape, name) for name, t in self.tensors.items()}
 
 
 def choose_state(content: Any, key: str | None, where: str) -> State:
