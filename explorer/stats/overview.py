@@ -39,7 +39,7 @@ def distances_table(distances: xr.Dataset, measure: str) -> Table:
     drawn = fresh in distances and distances[fresh].dims == ("layer", "draw")
     rows = distances[measure].values.tolist()
     if drawn:
-        means = distances[fresh].mean("draw").values.tolist()
+        means = distances[fresh].mean("draw", skipna=False).values.tolist()
         rows = [[mean, *row] for mean, row in zip(means, rows, strict=True)]
     largest = max((v for row in rows for v in row if math.isfinite(v)), default=0.0) or math.nan
     named = zip(distances["layer"].values, rows, strict=True)

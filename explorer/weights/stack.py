@@ -112,7 +112,9 @@ def open_stack(
         optimiser steps; the dimension has one name for both. ``"checkpoint"``: there is only one,
         the trained network. Of files and state dicts also reader and notes (sentences on what was
         chosen or left out), and where there are any: prefixes (taken off the names), unmatched
-        (names left alone), unreadable (number → why). Each variable's attributes: parameter (its
+        (names left alone), unreadable (number → why), recorded_error (test error of the
+        checkpoint recorded_epoch as found in training, a fraction; what is measured is compared
+        with it). Each variable's attributes: parameter (its
         name in the state dict), buffer, fan_in.
 
     Raises
@@ -302,6 +304,7 @@ def _from_manifest(entry: StackEntry, layers: LayerScheme) -> xr.DataTree:
             "dataset": entry.dataset,
             "content_hash": digest.hexdigest(),
             "checkpoint_unit": entry.unit,
+            **_recorded(entry),
             **entry.attributes,
         },
     )
@@ -312,6 +315,14 @@ def _part_of(stack: xr.DataTree, every: int, only: Choice | None) -> xr.DataTree
     if every == 1 and only is None:
         return stack
     return stack.isel(epoch=kept_positions(epoch_numbers(stack), every, only))
+
+
+def _recorded(entry: StackEntry) -> dict[str, Any]:
+    """The test error of the last checkpoint, and which one that is; of copies it is not known."""
+    if math.isnan(entry.test_error):
+        return {}
+    last = entry.checkpoints[-1].epoch
+    return {"recorded_error": entry.test_error, "recorded_epoch": last}
 
 
 def _from_checkpoints(collected: Collected, model: Any, layers: LayerScheme | None) -> xr.DataTree:
