@@ -25,4 +25,5 @@ def wilson_interval(errors: float, examples: int) -> tuple[float, float]:
     centre = (p + z2 / (2 * examples)) / (1 + z2 / examples)
     spread = Z_95 / (1 + z2 / examples)
     half = spread * math.sqrt(p * (1 - p) / examples + z2 / (4 * examples**2))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # p is in it, which rounding could deny at 0 and 1
+    return max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half))

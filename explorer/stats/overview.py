@@ -74,7 +74,7 @@ def distances_page(distances: xr.Dataset, measure: str) -> str:
         "stack": str(distances.attrs.get("stack", "")),
     }
     notes = [
-        *_gaps(distances),
+        *gaps(distances),
         f"Measures: {', '.join(others)}; with `fresh_` before the name, those of the fresh draws.",
         f"One layer: `distances[{measure!r}].sel(layer=…)`; all arrays: `print(distances)`.",
     ]
@@ -86,7 +86,7 @@ def _cell(value: float, share: float) -> Cell:
     return Cell(f"{value:.3g}" if math.isfinite(value) else "–", share)
 
 
-def _gaps(distances: xr.Dataset) -> list[str]:
+def gaps(distances: xr.Dataset) -> list[str]:
     """Why some cells have no number."""
     lines = []
     if "reason" in distances:

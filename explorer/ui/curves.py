@@ -85,9 +85,12 @@ class Curve:
                 label.update(x=max(total, 1), y=error, visible=True, text=f"{name} {tick(error)}")
 
     def show(self, heading: str, estimates: Sequence[Counts]) -> None:
-        """Show a run so far; some twenty points, so they are sent whole."""
+        """Show a run so far; some twenty points, so they are sent whole.
+
+        An estimate with logits that are not finite is no point.
+        """
         self.figure.title.text = heading
-        put_columns(self._points, _curve_columns(estimates))
+        put_columns(self._points, _curve_columns([one for one in estimates if not one.failure]))
 
     def _draw_glyphs(self) -> None:
         self.figure.varea(

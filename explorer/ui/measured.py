@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import Any
 
 import pandas as pd
 
@@ -50,21 +52,20 @@ class Measured:
 
     @classmethod
     def of(cls, choice: Choice, intervention: Intervention, counts: Counts) -> Measured:
-        """Return what the last counts of an intervention say."""
+        """Return what the last counts of an intervention say; of a failure, no number holds."""
         return cls(
             choice,
             intervention,
-            counts.error,
-            counts.error_low,
-            counts.error_high,
-            counts.examples,
-            counts.turned_wrong,
-            counts.turned_right,
+            *([math.nan] * 3 + [0] * 3 if counts.failure else _numbers(counts)),
             counts.failure,
         )
 
 
 NUMBERS = ("error", "error_low", "error_high", "examples", "turned_wrong", "turned_right")
+
+
+def _numbers(counts: Counts) -> list[Any]:
+    return [getattr(counts, name) for name in NUMBERS]
 
 
 def measured_frame(entries: Sequence[Measured]) -> pd.DataFrame:
