@@ -19,6 +19,7 @@ from explorer.tables import (
     page_html,
     percent,
     table_html,
+    without_code,
 )
 
 FRESH, WHOLE_NETWORK = "ReRnd", "fullmodel"
@@ -134,8 +135,7 @@ def sweep_page(sweep: xr.Dataset) -> str:
     }
     gaps = missing(sweep)
     notes = [
-        *filter(None, [doubt_about(attrs)]),
-        *gaps[:MOST_REASONS],
+        *map(without_code, filter(None, [doubt_about(attrs), *gaps[:MOST_REASONS]])),
         *([f"… and {len(gaps) - MOST_REASONS} more reasons"] if len(gaps) > MOST_REASONS else []),
         f"{FRESH}: mean of the fresh draws. {WHOLE_NETWORK}: every layer at once.",
         "One layer: `sweep.error.sel(layer=…)`; its 95 % interval: `error_low`, `error_high`; all "

@@ -8,7 +8,16 @@ import xarray as xr
 
 from explorer.colours import BLUES
 from explorer.stats.measures import MEASURES
-from explorer.tables import MOST_COLUMNS, MOST_ROWS, Cell, Row, Table, page_html, table_html
+from explorer.tables import (
+    MOST_COLUMNS,
+    MOST_ROWS,
+    Cell,
+    Row,
+    Table,
+    page_html,
+    table_html,
+    without_code,
+)
 
 SHOWN = ("l2_per_sqrt_m", *MEASURES)
 """Measures in the order in which one is looked for to be shown."""
@@ -74,7 +83,7 @@ def distances_page(distances: xr.Dataset, measure: str) -> str:
         "stack": str(distances.attrs.get("stack", "")),
     }
     notes = [
-        *gaps(distances),
+        *map(without_code, gaps(distances)),
         f"Measures: {', '.join(others)}; with `fresh_` before the name, those of the fresh draws.",
         f"One layer: `distances[{measure!r}].sel(layer=…)`; all arrays: `print(distances)`.",
     ]
@@ -93,5 +102,5 @@ def gaps(distances: xr.Dataset) -> list[str]:
         reasons = dict.fromkeys(str(reason) for reason in distances["reason"].values.ravel())
         lines += [f"–: {reason}" for reason in reasons if reason][:3]
     if "nonfinite" in distances and int(distances["nonfinite"].sum()):
-        lines.append("–: weights that are NaN or infinite; `nonfinite` counts them.")
+        lines.append("–: weights that are NaN or infinite; nonfinite counts them.")
     return lines

@@ -23,6 +23,7 @@ from explorer.ui.figures import (
     put_columns,
     put_label,
     relation_figure,
+    without_formulae,
 )
 from explorer.ui.grid import FRESH, Grid
 from explorer.ui.relations import Profile, Relation
@@ -89,7 +90,7 @@ class Curve:
 
         An estimate with logits that are not finite is no point.
         """
-        self.figure.title.text = heading
+        self.figure.title.text = without_formulae(heading)
         put_columns(self._points, _curve_columns([one for one in estimates if not one.failure]))
 
     def _draw_glyphs(self) -> None:
@@ -145,7 +146,7 @@ class ProfileView:
 
     def show(self, profile: Profile, final_error: float, chance_error: float, share: float) -> None:
         """Show a layer; errors up to `share` of the way to chance are good enough."""
-        self.figure.title.text = profile.title
+        self.figure.title.text = without_formulae(profile.title)
         put_columns(self._line, profile.line)
         put_columns(self._draws, profile.draws)
         enough = final_error + share * (chance_error - final_error)

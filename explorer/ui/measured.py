@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import Any
 
 import pandas as pd
 
@@ -53,19 +52,23 @@ class Measured:
     @classmethod
     def of(cls, choice: Choice, intervention: Intervention, counts: Counts) -> Measured:
         """Return what the last counts of an intervention say; of a failure, no number holds."""
+        if counts.failure:
+            nan = math.nan
+            return cls(choice, intervention, nan, nan, nan, 0, 0, 0, counts.failure)
         return cls(
             choice,
             intervention,
-            *([math.nan] * 3 + [0] * 3 if counts.failure else _numbers(counts)),
-            counts.failure,
+            counts.error,
+            counts.error_low,
+            counts.error_high,
+            counts.examples,
+            counts.turned_wrong,
+            counts.turned_right,
+            failure="",
         )
 
 
 NUMBERS = ("error", "error_low", "error_high", "examples", "turned_wrong", "turned_right")
-
-
-def _numbers(counts: Counts) -> list[Any]:
-    return [getattr(counts, name) for name in NUMBERS]
 
 
 def measured_frame(entries: Sequence[Measured]) -> pd.DataFrame:
