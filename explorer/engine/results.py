@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -143,6 +144,7 @@ def open_sweep(source: str | Path) -> Sweep:
 
 def read_sweep(path: Path) -> Sweep:
     """Read the netCDF file of a sweep into memory."""
-    with xr.open_dataset(path, engine="h5netcdf") as opened:
+    # xarray adds a filter of warnings whenever it opens something
+    with warnings.catch_warnings(), xr.open_dataset(path, engine="h5netcdf") as opened:
         loaded = only_finite(opened.load())
         return Sweep(loaded.data_vars, loaded.coords, loaded.attrs)
