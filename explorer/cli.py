@@ -151,11 +151,13 @@ def _cluster(address: str | None) -> contextlib.AbstractContextManager[Any]:
 
 def _distances(options: argparse.Namespace) -> int:
     from explorer.api import save_netcdf
+    from explorer.stats.overview import gaps
 
     stack = explorer.open_stack(options.stack)
     result = explorer.distances(stack, reference=options.reference)
     print(f"{options.measure} from {stack.attrs['checkpoint_unit']} {options.reference}")
-    print(result[options.measure].to_pandas().rename_axis(index=None).to_string())
+    table = result[options.measure].to_pandas().rename_axis(index=None)
+    print("\n".join([table.to_string(na_rep="–"), *gaps(result)]))
     if options.out:
         print(f"Data: {save_netcdf(result, options.out)}")
     return 0

@@ -69,6 +69,10 @@ class UsageError(ExplorerError, ValueError):
     """An argument outside what a public function or command takes."""
 
 
+class NumbersWarning(UserWarning):
+    """Numbers that are not to be trusted: the trained network has not the error it is known for."""
+
+
 def unknown_name(kind: str, name: object, known: Iterable[object]) -> UnknownNameError:
     """Build the error for a name that is not among the known ones, nearest names first."""
     names = [str(entry) for entry in known]

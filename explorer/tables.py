@@ -124,6 +124,11 @@ def page_html(title: str, facts: Mapping[str, str], table: str, notes: Sequence[
     return f"<div><div><b>{escape(title)}</b></div><div>{said}</div>{table}{below}</div>"
 
 
+def without_code(text: str) -> str:
+    """Return a text for a note in which nothing is set as code, whatever names are in it."""
+    return text.replace("`", "´")
+
+
 def percent(fraction: float) -> str:
     """Return an error for a cell: 0.0294 → "2.9"; a dash where it was not measured."""
     return f"{100 * fraction:.1f}" if math.isfinite(fraction) else "–"

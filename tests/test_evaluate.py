@@ -536,12 +536,13 @@ def test_an_altered_checkpoint_is_refused_and_the_next_evaluation_works(copied):
     assert run.result(lx.reinitialise("layer1", 2)).exact
 
 
-def test_nan_weights_are_a_failure_and_not_an_error_rate():
+def test_infinite_logits_are_a_failure_and_not_an_error_rate():
     states = toy.switch_states()
-    states[0]["first.bias"][0] = math.nan
+    states[0]["first.bias"][0] = 3e38  # finite, but not twice as much
+    states[0]["second.weight"][0, 0] = 2
     stack = lx.open_stack(states)
     run = Evaluator(stack, model=toy.Switch(), data=toy.one_hot_examples(), device="cpu")
-    estimate = run.result(lx.reinitialise("first", 0))
+    estimate = run.result(lx.reinitialise(["first", "second"], 0))
     assert estimate.failure == "NaN or infinite logits for 12 of 12 examples"
     assert run.result(INTACT).failure == ""
 

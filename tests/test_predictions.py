@@ -175,7 +175,7 @@ def test_the_journal_holds_each_cell_once_though_its_answers_are_counted_again(e
 
 def test_logits_that_are_not_finite_give_no_answers():
     states = toy.switch_states()
-    states[0]["first.bias"][0] = float("nan")
+    states[0]["first.bias"][0] = states[0]["first.weight"][0] = 3e38  # twice as much is not finite
     stack = lx.open_stack(states, model=toy.Switch())
     evaluator = Evaluator(
         stack, model=toy.Switch(), data=toy.one_hot_examples(), device="cpu", batch_size=5

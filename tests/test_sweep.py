@@ -140,7 +140,8 @@ def test_nan_weights_mark_their_cell_and_never_become_a_number():
     states[0]["first.bias"][0] = float("nan")
     result = toy_sweep(states)
     assert np.isnan(result.error.sel(layer="first", epoch=0))
-    assert "NaN or infinite logits" in result.reason.sel(layer="first", epoch=0).item()
+    reason = result.reason.sel(layer="first", epoch=0).item()
+    assert "NaN or infinite weights: 1 of first.bias" in reason
     assert verdicts(result).sel(layer="first").item() == "not known"
 
 

@@ -9,9 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-Z_95 = 1.959963984540054
-"""97.5 % quantile of the standard normal distribution."""
-
+from explorer.engine.intervals import wilson_interval
 
 MOST_NATS = 700.0
 """Loss above which exp has no floating-point number."""
@@ -81,29 +79,9 @@ class Estimate:
     @property
     def failure(self) -> str:
         """Why the counts do not hold; empty when they do."""
-        if not self.nonfinite:
-            return ""
-        return f"NaN or infinite logits for {self.nonfinite} of {self.examples} examples"
-
-
-def wilson_interval(errors: int, examples: int) -> tuple[float, float]:
-    """95 % interval of a proportion (Wilson, 1927).
-
-    Parameters
-    ----------
-    errors, examples : int
-        0 ≤ errors ≤ examples, examples ≥ 1.
-
-    Returns
-    -------
-    tuple of float
-        Lower and upper end, within 0…1.
-    """
-    p, z2 = errors / examples, Z_95**2
-    centre = (p + z2 / (2 * examples)) / (1 + z2 / examples)
-    spread = Z_95 / (1 + z2 / examples)
-    half = spread * math.sqrt(p * (1 - p) / examples + z2 / (4 * examples**2))
-    return max(0.0, centre - half), min(1.0, centre + half)
+        if self.nonfinite:
+            return f"NaN or infinite logits for {self.nonfinite} of {self.examples} examples"
+        return "" if math.isfinite(self.loss_sum) else "the loss is too large for float32"
 
 
 def two_largest(logits: Tensor) -> tuple[Tensor, Tensor]:

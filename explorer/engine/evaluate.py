@@ -11,6 +11,7 @@ from torch import nn
 
 from explorer.engine.estimate import Estimate
 from explorer.engine.evaluator import Evaluator
+from explorer.engine.intact import doubt_about, recorded_error, warn_of
 from explorer.engine.interventions import BatchNormPolicy, Intervention
 from explorer.engine.provenance import open_journal, provenance_of
 
@@ -61,6 +62,12 @@ def evaluate(
     UnknownNameError, StackError, CheckpointError, InterventionError, DataError, UsageError
         Before the first estimate, when something does not fit.
 
+    Warns
+    -----
+    NumbersWarning
+        With the last estimate: the trained network has another error than its stack records, or
+        is no better than chance.
+
     Examples
     --------
     >>> import explorer as lx
@@ -82,7 +89,28 @@ def evaluate(
     )
     if store is not None:
         evaluator.journal = open_journal(store, evaluator)
-    return evaluator.estimates(intervention)
+    return _with_warning(evaluator.estimates(intervention), evaluator)
+
+
+def _with_warning(estimates: Iterator[Estimate], evaluator: Evaluator) -> Iterator[Estimate]:
+    """Pass estimates on, and warn with the last where the trained network is not as it was."""
+    for one in estimates:
+        if one.exact and not one.failure:
+            trained = one.errors - one.turned_wrong + one.turned_right
+            warn_of(_doubt(evaluator, trained))
+        yield one
+
+
+def _doubt(evaluator: Evaluator, errors: int) -> str:
+    return doubt_about(
+        {
+            "final_error": errors / evaluator.total,
+            "examples": evaluator.total,
+            "chance_error": evaluator.chance_error,
+            "dataset": evaluator.dataset,
+            **recorded_error(evaluator.network.stack.attrs, evaluator.network.epochs[-1]),
+        }
+    )
 
 
 def predictions(
@@ -152,5 +180,7 @@ def predictions(
         **provenance_of(evaluator),
         "intervention": str(intervention),
         "class_names": list(evaluator.class_names),
+        "doubt": _doubt(evaluator, int((found.intact != found.labels).sum())),
     }
+    warn_of(attrs["doubt"])
     return xr.Dataset(variables, attrs=attrs)

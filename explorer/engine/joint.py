@@ -13,11 +13,12 @@ from tqdm.auto import tqdm
 
 from explorer.engine.estimate import Estimate
 from explorer.engine.evaluator import Evaluator
+from explorer.engine.intact import doubt_about, not_measured, warn_of
 from explorer.engine.interventions import BatchNormPolicy, Epoch, Intervention, Source
 from explorer.engine.measuring import Outcome, measure
 from explorer.engine.provenance import provenance_of
 from explorer.engine.verdicts import DEFAULT_THRESHOLD
-from explorer.errors import UsageError
+from explorer.errors import InterventionError, UsageError
 from explorer.weights.stack import epoch_numbers, layer_names
 
 Sizes = Mapping[str, Mapping[str, int]]
@@ -167,6 +168,8 @@ def reset_order(
     ------
     UnknownNameError, StackError, DataError, UsageError
         Something does not fit.
+    InterventionError
+        The trained network has NaN or infinite weights or logits.
 
     Examples
     --------
@@ -191,7 +194,7 @@ def reset_order(
         batch_size=batch_size,
         batchnorm=batchnorm,
     )
-    final, chance = evaluator.result(Intervention(())).error, evaluator.chance_error
+    final, chance = _final_error(evaluator), evaluator.chance_error
     allowed = final + threshold * (chance - final)
     sources = dict.fromkeys(chosen, Epoch(epoch))
     found = _until_stopped(find_order(evaluator, sources, allowed), progress)
@@ -204,7 +207,20 @@ def reset_order(
         "parameters": found.parameters,
         "complete": int(found.finished),
     }
+    attrs["doubt"] = doubt_about(attrs)
+    warn_of(attrs["doubt"])
     return _as_dataset(found, attrs)
+
+
+def _final_error(evaluator: Evaluator) -> float:
+    intact = evaluator.result(Intervention(()))
+    if intact.failure:
+        raise InterventionError(
+            not_measured(intact.failure),
+            "A trained network with finite logits is needed.",
+            "Choose a stack whose last checkpoint is whole.",
+        )
+    return intact.error
 
 
 def _until_stopped(stream: Iterator[ResetOrder], progress: bool) -> ResetOrder:

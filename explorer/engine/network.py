@@ -13,6 +13,7 @@ import xarray as xr
 from torch import Tensor, nn
 
 from explorer.engine.calibration import Calibration
+from explorer.engine.finite import nonfinite_weights, refuse_nonfinite
 from explorer.engine.interventions import (
     BatchNormPolicy,
     Intervention,
@@ -91,6 +92,7 @@ class FinalNetwork:
         tensors = {**dict(self._module.named_parameters()), **dict(self._module.named_buffers())}
         self._state = {name: tensor.detach() for name, tensor in tensors.items()}
         self._staging = Staging(self.device)
+        self._nonfinite = nonfinite_weights(self._state, self._buffers)
         self._calibration: Calibration | None = None
         if batchnorm == "recalibrate" and calibration is not None and self._buffers:
             batches = calibration.to(self.device).split(CALIBRATION_BATCH)
@@ -123,7 +125,7 @@ class FinalNetwork:
         CheckpointError
             The epoch's file is missing or altered.
         InterventionError
-            The layer has no initialiser to draw from.
+            The layer has no initialiser to draw from, or some weights are NaN or infinite.
         """
         tensors: dict[str, Tensor] = {}
         for layer, source in self.canonical(intervention).changes:
@@ -132,6 +134,8 @@ class FinalNetwork:
         if self.batchnorm != "with_layer":
             tensors = {n: t for n, t in tensors.items() if n not in self._buffers}
         moved = self._moved(tensors)
+        left = {name: n for name, n in self._nonfinite.items() if name not in moved}
+        refuse_nonfinite({**left, **nonfinite_weights(moved, self._buffers)})
         if all(torch.equal(tensor, self._state[name]) for name, tensor in moved.items()):
             return {}
         if self._calibration is not None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import xarray as xr
 
+from explorer.engine.intact import doubt_about
 from explorer.engine.verdicts import DEFAULT_THRESHOLD, verdicts
 from explorer.tables import (
     MOST_COLUMNS,
@@ -17,10 +19,14 @@ from explorer.tables import (
     page_html,
     percent,
     table_html,
+    without_code,
 )
 
 FRESH, WHOLE_NETWORK = "ReRnd", "fullmodel"
 """The paper's names of the column of fresh draws and of the row of the whole network."""
+
+NOT_MEASURED = "not measured"
+"""How the reason of a cell begins that nobody has tried to measure, or not to the end."""
 
 MOST_REASONS = 5
 """Reasons for missing cells that are written out; of more, the rest is counted."""
@@ -38,6 +44,32 @@ def is_sweep(dataset: xr.Dataset) -> bool:
     """Say whether a Dataset still has the form of a sweep, after whatever was done to it."""
     formed = all(name in dataset and dataset[name].dims == dims for name, dims in _FORM.items())
     return formed and all(name in dataset.attrs for name in _ENDS)
+
+
+def is_failure(reason: str) -> bool:
+    """Say whether a cell has no number because it cannot have one."""
+    return bool(reason) and not reason.startswith(NOT_MEASURED)
+
+
+def mean_of_draws(sweep: xr.Dataset) -> xr.DataArray:
+    """Mean error of the fresh draws of each layer.
+
+    Parameters
+    ----------
+    sweep : xarray.Dataset
+        As `explorer.sweep` returns it.
+
+    Returns
+    -------
+    xarray.DataArray
+        (layer) float64; NaN where a draw has failed, since the rest would be a chosen few. Draws
+        that are not measured yet are left out.
+    """
+    errors = sweep["rerandomized_error"].where(np.isfinite(sweep["rerandomized_error"]))
+    if "rerandomized_reason" not in sweep:
+        return errors.mean("draw", skipna=False)
+    failed = np.vectorize(is_failure, otypes=[bool])(sweep["rerandomized_reason"].astype(str))
+    return errors.mean("draw").where(~failed.any(sweep["rerandomized_reason"].get_axis_num("draw")))
 
 
 def sweep_table(sweep: xr.Dataset, threshold: float = DEFAULT_THRESHOLD) -> Table:
@@ -63,7 +95,7 @@ def sweep_table(sweep: xr.Dataset, threshold: float = DEFAULT_THRESHOLD) -> Tabl
         numbers = [Cell(percent(error), (error - final) / width) for error in errors]
         return (*numbers, Cell(word))
 
-    fresh = sweep["rerandomized_error"].mean("draw").values.tolist()
+    fresh = mean_of_draws(sweep).values.tolist()
     words = verdicts(sweep, threshold).values.tolist()
     by_layer = zip(sweep["layer"].values, fresh, sweep["error"].values.tolist(), words, strict=True)
     rows = [Row(str(name), cells([new, *errors], word)) for name, new, errors, word in by_layer]
@@ -103,7 +135,7 @@ def sweep_page(sweep: xr.Dataset) -> str:
     }
     gaps = missing(sweep)
     notes = [
-        *gaps[:MOST_REASONS],
+        *map(without_code, filter(None, [doubt_about(attrs), *gaps[:MOST_REASONS]])),
         *([f"… and {len(gaps) - MOST_REASONS} more reasons"] if len(gaps) > MOST_REASONS else []),
         f"{FRESH}: mean of the fresh draws. {WHOLE_NETWORK}: every layer at once.",
         "One layer: `sweep.error.sel(layer=…)`; its 95 % interval: `error_low`, `error_high`; all "

@@ -10,6 +10,7 @@ from typing import Any
 
 from explorer import __version__
 from explorer.engine.evaluator import Evaluator
+from explorer.engine.intact import recorded_error
 from explorer.engine.journal import Journal
 from explorer.engine.network import FLOAT32_SETTINGS
 from explorer.weights.stack import content_hash, layers_hash
@@ -42,6 +43,7 @@ def provenance_of(evaluator: Evaluator) -> dict[str, Any]:
         "dataset_hash": evaluator.dataset_hash,
         "examples": evaluator.total,
         "final_epoch": evaluator.network.epochs[-1],
+        **recorded_error(stack.attrs, evaluator.network.epochs[-1]),
         "batchnorm": evaluator.network.batchnorm,
         "batch_size": evaluator.batch_size,
         "execution": evaluator.execution,

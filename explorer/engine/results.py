@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,9 @@ COUNTS = ("examples", "turned_wrong", "turned_right")
 
 QUANTITIES = ("error", "error_low", "error_high", "loss", "agreement", *COUNTS)
 """What is measured in each cell; each is an attribute of an `Estimate`."""
+
+NOT_FINITE = "the error is NaN or infinite, and nothing says why"
+"""Reason of a cell that has neither a number nor a reason of its own."""
 
 _ATTRIBUTES: dict[str, dict[str, Any]] = {
     "error": {"long_name": "test error", "units": "1"},
@@ -85,6 +89,32 @@ def empty_results(layers: Sequence[str], epochs: Sequence[int], draws: int, reas
     return Sweep(variables, coords)
 
 
+def only_finite(sweep: xr.Dataset) -> xr.Dataset:
+    """Return a sweep whose infinite numbers are NaN, and whose cells without one say why.
+
+    Parameters
+    ----------
+    sweep : xarray.Dataset
+        As `explorer.sweep` returns it, or as somebody has put it together.
+
+    Returns
+    -------
+    xarray.Dataset
+        A copy where anything had to change.
+    """
+    changed: dict[str, Any] = {}
+    for prefix in DIMS:
+        for quantity in QUANTITIES:
+            values = sweep[prefix + quantity]
+            if values.dtype.kind == "f" and bool(np.isinf(values).any()):
+                changed[prefix + quantity] = values.where(np.isfinite(values))
+        error, reasons = sweep[f"{prefix}error"], sweep[f"{prefix}reason"]
+        unsaid = ~np.isfinite(error) & (reasons.astype(str) == "")
+        if bool(unsaid.any()):
+            changed[f"{prefix}reason"] = reasons.astype(object).where(~unsaid, NOT_FINITE)
+    return sweep.assign(changed) if changed else sweep
+
+
 def open_sweep(source: str | Path) -> Sweep:
     """Read a sweep: the one that comes with a bundled stack, or a file that was saved.
 
@@ -114,6 +144,7 @@ def open_sweep(source: str | Path) -> Sweep:
 
 def read_sweep(path: Path) -> Sweep:
     """Read the netCDF file of a sweep into memory."""
-    with xr.open_dataset(path, engine="h5netcdf") as opened:
-        loaded = opened.load()
+    # xarray adds a filter of warnings whenever it opens something
+    with warnings.catch_warnings(), xr.open_dataset(path, engine="h5netcdf") as opened:
+        loaded = only_finite(opened.load())
         return Sweep(loaded.data_vars, loaded.coords, loaded.attrs)

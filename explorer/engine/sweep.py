@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 
 from explorer.engine.estimate import Estimate
 from explorer.engine.evaluator import Evaluator
+from explorer.engine.intact import doubt_about, not_measured, warn_of
 from explorer.engine.interventions import (
     BatchNormPolicy,
     Intervention,
@@ -141,7 +142,8 @@ def sweep(
         and ``fullmodel_`` over (epoch). A cell that could not be measured is NaN, and its
         ``reason`` says why. Attributes say what is needed to repeat the numbers. After Ctrl-C
         what was measured so far is returned: ``examples`` says how many examples are behind each
-        cell, and the attribute ``complete`` is 0.
+        cell, and the attribute ``complete`` is 0. ``doubt`` says why no number is to be trusted,
+        and is empty where nothing speaks against them: see `explorer.engine.intact`.
 
     Raises
     ------
@@ -150,6 +152,12 @@ def sweep(
         another stack, dataset, policy, device or batch size.
     ClusterError
         The cluster has no workers, or one with other versions of a package.
+
+    Warns
+    -----
+    NumbersWarning
+        The trained network has another error than its stack records, is no better than chance,
+        or could not be measured; the attribute ``doubt`` says the same.
 
     References
     ----------
@@ -191,7 +199,10 @@ def sweep(
     for cell, intervention in zip(cells, interventions, strict=True):
         _record(result, cell, outcomes.get(intervention, NOT_REACHED))
     result.attrs.update(provenance, seed=seed, draws=draws, complete=int(complete))
-    return result.assign_attrs(**_ends(evaluator, outcomes))
+    result.attrs.update(_ends(evaluator, outcomes))
+    result.attrs["doubt"] = doubt_about(result.attrs)
+    warn_of(result.attrs["doubt"])
+    return result
 
 
 def _opened(
@@ -238,11 +249,15 @@ def _record(result: xr.Dataset, cell: Cell, outcome: Outcome) -> None:
 
 def _ends(
     evaluator: Evaluator | RemoteEvaluator, outcomes: dict[Intervention, Outcome]
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Errors between which a cell lies: the final network's and chance."""
-    intact = outcomes.get(Intervention(()))
-    final = intact.error if isinstance(intact, Estimate) else float("nan")
-    return {"final_error": final, "chance_error": evaluator.chance_error}
+    intact = outcomes.get(Intervention(()), NOT_REACHED)
+    chance = {"chance_error": evaluator.chance_error}
+    reason = intact if isinstance(intact, str) else intact.failure
+    if isinstance(intact, str) or reason:
+        unknown = {"final_error": float("nan"), "final_examples": 0}
+        return {**unknown, **chance, "doubt": not_measured(reason)}
+    return {"final_error": intact.error, "final_examples": intact.examples, **chance}
 
 
 def _progress_bar(total: int, progress: bool) -> Any:

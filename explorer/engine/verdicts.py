@@ -25,10 +25,12 @@ def damage(sweep: xr.Dataset) -> xr.DataArray:
     Returns
     -------
     xarray.DataArray
-        (layer, epoch) float64; below 0 where the error fell, NaN where it was not measured.
+        (layer, epoch) float64; below 0 where the error fell, NaN where it was not measured, and
+        everywhere if the final network is no better than chance: there is no way between them.
     """
     final, chance = float(sweep.attrs["final_error"]), float(sweep.attrs["chance_error"])
-    return (sweep["error"] - final) / (chance - final)
+    way = chance - final if chance > final else np.nan
+    return (sweep["error"] - final).where(np.isfinite(sweep["error"])) / way
 
 
 def verdicts(sweep: xr.Dataset, threshold: float = DEFAULT_THRESHOLD) -> xr.DataArray:

@@ -8,7 +8,16 @@ import xarray as xr
 
 from explorer.colours import BLUES
 from explorer.stats.measures import MEASURES
-from explorer.tables import MOST_COLUMNS, MOST_ROWS, Cell, Row, Table, page_html, table_html
+from explorer.tables import (
+    MOST_COLUMNS,
+    MOST_ROWS,
+    Cell,
+    Row,
+    Table,
+    page_html,
+    table_html,
+    without_code,
+)
 
 SHOWN = ("l2_per_sqrt_m", *MEASURES)
 """Measures in the order in which one is looked for to be shown."""
@@ -39,7 +48,7 @@ def distances_table(distances: xr.Dataset, measure: str) -> Table:
     drawn = fresh in distances and distances[fresh].dims == ("layer", "draw")
     rows = distances[measure].values.tolist()
     if drawn:
-        means = distances[fresh].mean("draw").values.tolist()
+        means = distances[fresh].mean("draw", skipna=False).values.tolist()
         rows = [[mean, *row] for mean, row in zip(means, rows, strict=True)]
     largest = max((v for row in rows for v in row if math.isfinite(v)), default=0.0) or math.nan
     named = zip(distances["layer"].values, rows, strict=True)
@@ -74,7 +83,7 @@ def distances_page(distances: xr.Dataset, measure: str) -> str:
         "stack": str(distances.attrs.get("stack", "")),
     }
     notes = [
-        *_gaps(distances),
+        *map(without_code, gaps(distances)),
         f"Measures: {', '.join(others)}; with `fresh_` before the name, those of the fresh draws.",
         f"One layer: `distances[{measure!r}].sel(layer=…)`; all arrays: `print(distances)`.",
     ]
@@ -86,12 +95,12 @@ def _cell(value: float, share: float) -> Cell:
     return Cell(f"{value:.3g}" if math.isfinite(value) else "–", share)
 
 
-def _gaps(distances: xr.Dataset) -> list[str]:
+def gaps(distances: xr.Dataset) -> list[str]:
     """Why some cells have no number."""
     lines = []
     if "reason" in distances:
         reasons = dict.fromkeys(str(reason) for reason in distances["reason"].values.ravel())
         lines += [f"–: {reason}" for reason in reasons if reason][:3]
     if "nonfinite" in distances and int(distances["nonfinite"].sum()):
-        lines.append("–: weights that are NaN or infinite; `nonfinite` counts them.")
+        lines.append("–: weights that are NaN or infinite; nonfinite counts them.")
     return lines

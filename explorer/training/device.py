@@ -47,6 +47,10 @@ def arithmetic(precision: str) -> contextlib.AbstractContextManager[None]:
     return float32_products("ieee" if precision == "float32" else "tf32")
 
 
+CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
+"""Environment variable without which cuBLAS promises nothing, and torch warns."""
+
+
 @contextlib.contextmanager
 def reproducible(device: torch.device) -> Iterator[None]:
     """Choose algorithms that give the same bits every time; on the CPU all of them do.
@@ -56,11 +60,12 @@ def reproducible(device: torch.device) -> Iterator[None]:
     if device.type != "cuda":
         yield
         return
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
     cudnn = torch.backends.cudnn
     deterministic: Any = torch.utils.deterministic  # torch makes this module's class at run time
     algorithms = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    asked_for = os.environ.get(CUBLAS)
+    os.environ.setdefault(CUBLAS, ":4096:8")
     with switched(
         (cudnn, "deterministic", True),
         (cudnn, "benchmark", False),
@@ -71,14 +76,26 @@ def reproducible(device: torch.device) -> Iterator[None]:
             yield
         finally:
             torch.use_deterministic_algorithms(algorithms, warn_only=warn_only)
+            if asked_for is None:
+                os.environ.pop(CUBLAS, None)
 
 
 @contextlib.contextmanager
 def threads(count: int) -> Iterator[None]:
     """Fix the number of CPU threads for a while."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
+    with switched((_Cpu, "threads", count)):
         yield
-    finally:
-        torch.set_num_threads(before)
+
+
+class _CpuSwitches(type):
+    @property
+    def threads(cls) -> int:
+        return torch.get_num_threads()
+
+    @threads.setter
+    def threads(cls, count: int) -> None:
+        torch.set_num_threads(count)
+
+
+class _Cpu(metaclass=_CpuSwitches):
+    """The number of threads as an attribute, which `switched` sets and puts back."""

@@ -20,6 +20,7 @@ from explorer.errors import TrainingError, UsageError, unknown_name
 from explorer.training.device import arithmetic, autocast, reproducible, wants_channels_last
 from explorer.training.optimiser import make_optimiser
 from explorer.training.recipes import Experiment
+from explorer.weights.families.chance import own_chance
 from explorer.weights.families.known import build_network, find_family
 from explorer.weights.fresh import fresh_layer, layer_seed
 
@@ -186,9 +187,7 @@ class Trainer:
     @contextlib.contextmanager
     def _chance(self, epoch: int) -> Iterator[None]:
         """Seed torch's own generators, which dropout draws from, for one epoch."""
-        devices = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices):
-            torch.manual_seed(layer_seed(self.seed, "dropout", epoch))
+        with own_chance(layer_seed(self.seed, "dropout", epoch), self.device):
             yield
 
     def _check(self, loss: float, epoch: int, step: int) -> None:

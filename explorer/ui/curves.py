@@ -23,6 +23,7 @@ from explorer.ui.figures import (
     put_columns,
     put_label,
     relation_figure,
+    without_formulae,
 )
 from explorer.ui.grid import FRESH, Grid
 from explorer.ui.relations import Profile, Relation
@@ -85,9 +86,12 @@ class Curve:
                 label.update(x=max(total, 1), y=error, visible=True, text=f"{name} {tick(error)}")
 
     def show(self, heading: str, estimates: Sequence[Counts]) -> None:
-        """Show a run so far; some twenty points, so they are sent whole."""
-        self.figure.title.text = heading
-        put_columns(self._points, _curve_columns(estimates))
+        """Show a run so far; some twenty points, so they are sent whole.
+
+        An estimate with logits that are not finite is no point.
+        """
+        self.figure.title.text = without_formulae(heading)
+        put_columns(self._points, _curve_columns([one for one in estimates if not one.failure]))
 
     def _draw_glyphs(self) -> None:
         self.figure.varea(
@@ -142,7 +146,7 @@ class ProfileView:
 
     def show(self, profile: Profile, final_error: float, chance_error: float, share: float) -> None:
         """Show a layer; errors up to `share` of the way to chance are good enough."""
-        self.figure.title.text = profile.title
+        self.figure.title.text = without_formulae(profile.title)
         put_columns(self._line, profile.line)
         put_columns(self._draws, profile.draws)
         enough = final_error + share * (chance_error - final_error)

@@ -13,6 +13,7 @@ from typing import Any
 import ipywidgets as widgets
 import xarray as xr
 
+from explorer.engine.intact import doubt_about
 from explorer.ui import exports
 from explorer.ui.background import Order
 from explorer.ui.changes import Changes, changes_html
@@ -292,7 +293,8 @@ class Exploration(widgets.VBox):
         results, grid = self.session.results, self.session.grid
         final, chance = (float(results.attrs[name]) for name in ("final_error", "chance_error"))
         self.pictures.paint_errors(self.session, self.selection)
-        self._heading.value = heading(title_of(results.attrs), final, chance, grid.unit)
+        doubt = doubt_about(results.attrs)
+        self._heading.value = heading(title_of(results.attrs), final, chance, grid.unit, doubt)
         self._list.value = measured_html(self.session.measured)
         self.controls.offer(self._presets())
 

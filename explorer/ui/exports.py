@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from explorer.engine.interventions import Intervention
 from explorer.errors import UsageError
@@ -14,6 +17,12 @@ from explorer.ui.report import report_page
 from explorer.ui.selection import Choice, steps
 from explorer.ui.session import Session, Settings
 from explorer.ui.wording import complaint
+
+_UNSAFE = re.compile(r"[^\w.+@=-]+")
+"""What stands in no file name."""
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""How a cell begins that a spreadsheet computes."""
 
 
 def intervention_of(choice: Choice, session: Session) -> Intervention:
@@ -52,7 +61,7 @@ def hand_over(kind: str, session: Session, page: Any) -> None:
     with session.lock:
         results, distances = session.results.copy(deep=True), session.distances
         entries = list(session.measured)
-    name = str(results.attrs.get("stack") or "explorer").replace("/", "-")
+    name = _UNSAFE.sub("-", str(results.attrs.get("stack", ""))).strip("-.") or "explorer"
     try:
         if kind == "html":
             if distances is None:
@@ -68,7 +77,7 @@ def hand_over(kind: str, session: Session, page: Any) -> None:
         elif kind == "csv":
             page.hand_over(f"{name}.csv", "text/csv", _table(results).encode("utf-8"))
         else:
-            text = measured_frame(entries).to_csv(index=False)
+            text = _csv(measured_frame(entries))
             page.hand_over(f"{name}-measured.csv", "text/csv", text.encode("utf-8"))
     except UsageError as error:
         page.refuse(complaint(error))
@@ -83,4 +92,18 @@ def _netcdf(results: Any) -> bytes:
 
 def _table(results: Any) -> str:
     names = [name for name in results.data_vars if results[name].dims == ("layer", "epoch")]
-    return str(results[names].to_dataframe().reset_index().to_csv(index=False))
+    return _csv(results[names].to_dataframe().reset_index())
+
+
+def _csv(frame: pd.DataFrame) -> str:
+    """Write a table of which no text is a formula to a spreadsheet, whatever a layer is called."""
+    safe = frame.copy()
+    for name in frame:
+        if frame[name].dtype.kind not in "fiu":
+            safe[name] = [_text(str(cell)) for cell in frame[name]]
+    return str(safe.to_csv(index=False))
+
+
+def _text(cell: str) -> str:
+    """A carriage return would end the row; an apostrophe tells spreadsheets that this is text."""
+    return f"'{cell}".replace("\r", " ") if cell.startswith(_FORMULA) else cell.replace("\r", " ")

@@ -74,7 +74,7 @@ laying out, so what follows from it waits until that is done."""
 def heatmap_figure(grid: Grid, description: str, whole_network: bool) -> Any:
     """Return a figure with the rows and columns of a grid, layer 1 on top."""
     sources = grid.source_labels
-    layers = {at: _shortened(name) for at, name in grid.layer_labels.items()}
+    layers = {at: without_formulae(_shortened(name)) for at, name in grid.layer_labels.items()}
     across, down = (layers, sources) if grid.sideways else (sources, layers)
     cell = min(36, max(16, 290 // (len(down) - 1)))  # up to 18 rows are no taller than 8
     plot = figure(
@@ -242,6 +242,17 @@ def put_columns(source: ColumnDataSource, columns: Mapping[str, Sequence[Any]]) 
     """Give a source these columns, and say nothing to the page if it has them already."""
     if dict(source.data) != columns:
         source.data = {name: list(values) for name, values in columns.items()}
+
+
+def without_formulae(text: str) -> str:
+    """Return a text for a title or label in which Bokeh finds no TeX, whatever names are in it.
+
+    Bokeh takes what stands between two $$ for a formula. An invisible character in between keeps
+    the text as it looks.
+    """
+    for sign in ("$$", "\\[", "\\("):
+        text = text.replace(sign, f"{sign[0]}\u2060{sign[1]}")
+    return text
 
 
 def _shortened(name: str, longest: int = 20) -> str:

@@ -15,7 +15,9 @@ from typing import Any, Protocol
 
 import xarray as xr
 
+from explorer.engine.intact import not_measured
 from explorer.engine.interventions import Intervention
+from explorer.errors import InterventionError, UsageError
 from explorer.ui import background
 from explorer.ui.background import Evaluates, Order
 from explorer.ui.changes import Changes, showcase
@@ -180,14 +182,31 @@ def _changes(title: str, intervention: Intervention, evaluator: Evaluates) -> Ch
 
 
 def measure_intact(desk: Desk, number: int, evaluator: Evaluates) -> None:
-    """Find the final error of a stack that comes without a sweep."""
-    for estimate in evaluator.estimates(Intervention(())):
+    """Find the final error of a stack that comes without a sweep, or why it has none."""
+    try:
+        for estimate in evaluator.estimates(Intervention(())):
+            with desk.turn(number) as mine:
+                if not mine:
+                    return
+                if estimate.examples == estimate.total:
+                    _write_intact(desk, estimate)
+    except InterventionError as error:  # its weights are not finite; what was asked for goes on
         with desk.turn(number) as mine:
-            if not mine:
-                return
-            if estimate.examples == estimate.total and not estimate.failure:
-                desk.results.attrs["final_error"] = estimate.error
-                desk.listener.on_recorded()
+            if mine:
+                _doubt(desk, error.came)
+
+
+def _write_intact(desk: Desk, counts: Counts) -> None:
+    if counts.failure:
+        _doubt(desk, counts.failure)
+        return
+    desk.results.attrs["final_error"] = counts.error
+    desk.listener.on_recorded()
+
+
+def _doubt(desk: Desk, reason: str) -> None:
+    desk.results.attrs["doubt"] = not_measured(reason)
+    desk.listener.on_recorded()
 
 
 def fill(desk: Desk, number: int, job: Fill, evaluator: Evaluates) -> None:
@@ -263,6 +282,12 @@ class _Clock:
 def find_order(desk: Desk, number: int, job: FindOrder, evaluator: Evaluates) -> None:
     """Reset layers together, the least harmful first, as far as the allowed error goes."""
     final, chance = (float(desk.results.attrs[f"{end}_error"]) for end in ("final", "chance"))
+    if not math.isfinite(final):
+        raise UsageError(
+            "The error of the trained network is not known.",
+            "It is where the way to chance begins.",
+            "Choose a stack whose trained network can be measured.",
+        )
     source = source_of(job.epoch, None, 0, desk.seed)
     allowed = final + job.threshold * (chance - final)
     clock = _Clock(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -50,7 +51,10 @@ class Measured:
 
     @classmethod
     def of(cls, choice: Choice, intervention: Intervention, counts: Counts) -> Measured:
-        """Return what the last counts of an intervention say."""
+        """Return what the last counts of an intervention say; of a failure, no number holds."""
+        if counts.failure:
+            nan = math.nan
+            return cls(choice, intervention, nan, nan, nan, 0, 0, 0, counts.failure)
         return cls(
             choice,
             intervention,
@@ -60,7 +64,7 @@ class Measured:
             counts.examples,
             counts.turned_wrong,
             counts.turned_right,
-            counts.failure,
+            failure="",
         )
 
 

@@ -15,11 +15,13 @@ from explorer.ui.wording import DISTANCE_LEGEND, counted, error_legend, interval
 STYLE = f"<style>{(files('explorer.ui') / 'style.css').read_text(encoding='utf-8')}</style>"
 
 
-def heading(title: str, final_error: float, chance_error: float, unit: Unit) -> str:
-    """Return the title and the legend as HTML; every name in it is escaped."""
+def heading(
+    title: str, final_error: float, chance_error: float, unit: Unit, doubt: str = ""
+) -> str:
+    """Return the title and the legend as HTML, and a doubt in between; every name is escaped."""
     facts = f"final test error {percent(final_error)} · chance {percent(chance_error)}"
     return (
-        f"{STYLE}<h2>{escape(title)}</h2><p>{escape(facts)}</p>"
+        f"{STYLE}<h2>{escape(title)}</h2><p>{escape(facts)}</p>{alert(doubt)}"
         f"<details><summary>How to read the pictures</summary>"
         f"<p>{error_legend(unit)} {DISTANCE_LEGEND}</p></details>"
     )

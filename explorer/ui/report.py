@@ -15,10 +15,12 @@ from bokeh.models import ColumnDataSource
 from bokeh.resources import Resources
 
 from explorer.colours import BLUES, REDS
+from explorer.engine.intact import doubt_about
 from explorer.engine.verdicts import DEFAULT_THRESHOLD, verdicts
 from explorer.inventory.store import placed
 from explorer.ui.grid import FRESH, WHOLE_NETWORK, Grid, Unit, unit_of
 from explorer.ui.painting import distance_columns, distance_reading, error_columns, error_scale
+from explorer.ui.panes import alert
 from explorer.ui.results import Reading, from_sweep, readings
 from explorer.ui.views import Heatmap
 from explorer.ui.wording import (
@@ -78,6 +80,7 @@ def report_page(sweep: xr.Dataset, distances: xr.Dataset) -> str:
             f"Final test error {percent(final)} · chance {percent(chance)} · "
             f"{int(sweep.attrs['examples']):,} test examples of {sweep.attrs['dataset']}"
         ),
+        doubt=alert(doubt_about(sweep.attrs)),
         legend=f"{error_legend(grid.unit)} {DISTANCE_LEGEND} Hover over a cell for its numbers.",
         measure=escape(f"Distance from the start, {MEASURES[MEASURE]}"),
         errors=errors,

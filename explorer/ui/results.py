@@ -14,11 +14,9 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from explorer.engine.results import COUNTS, QUANTITIES, empty_results
+from explorer.engine.overview import NOT_MEASURED, is_failure
+from explorer.engine.results import COUNTS, QUANTITIES, empty_results, only_finite
 from explorer.ui.grid import Cell, Grid
-
-NOT_MEASURED = "not measured"
-"""How the reason of a cell begins that nobody has tried to measure yet."""
 
 State = Literal["measured", "estimated", "missing", "failed"]
 """How much is behind the number of a cell."""
@@ -118,7 +116,7 @@ def from_sweep(sweep: xr.Dataset, grid: Grid) -> xr.Dataset:
     -------
     xarray.Dataset
     """
-    results = blank(grid, sweep.attrs)
+    results, sweep = blank(grid, sweep.attrs), only_finite(sweep)
     for name, empty in results.data_vars.items():
         fill = {"O": NOT_MEASURED, "i": 0}.get(empty.dtype.kind, np.nan)
         indexers = {dim: results.indexes[dim] for dim in empty.dims}
@@ -214,7 +212,7 @@ def _read_one(
 def _read_draws(arrays: Mapping[str, NDArray[Any]], row: int) -> Reading:
     draws = tuple(float(value) for value in arrays["rerandomized_error"][row])
     reasons = [str(reason) for reason in arrays["rerandomized_reason"][row]]
-    failed = [f"fresh draw {n}: {why}" for n, why in enumerate(reasons) if _is_failure(why)]
+    failed = [f"fresh draw {n}: {why}" for n, why in enumerate(reasons) if is_failure(why)]
     if failed:
         return Reading("failed", math.nan, draws=draws, reason="\n".join(failed))
     known = [value for value in draws if not math.isnan(value)]
@@ -225,9 +223,5 @@ def _read_draws(arrays: Mapping[str, NDArray[Any]], row: int) -> Reading:
 
 
 def _without_number(reason: str) -> Reading:
-    state: State = "failed" if _is_failure(reason) else "missing"
+    state: State = "failed" if is_failure(reason) else "missing"
     return Reading(state, math.nan, reason=reason or NOT_MEASURED)
-
-
-def _is_failure(reason: str) -> bool:
-    return bool(reason) and not reason.startswith(NOT_MEASURED)

@@ -17,6 +17,7 @@ from typing import Any
 
 import xarray as xr
 
+from explorer.engine.intact import recorded_error
 from explorer.engine.interventions import BatchNormPolicy
 from explorer.engine.results import read_sweep
 from explorer.inventory.manifest import bundled_sweep
@@ -316,6 +317,7 @@ def known_results(stack: xr.DataTree, grid: Grid, settings: Settings) -> xr.Data
         "content_hash": str(stack.attrs.get("content_hash", "")),
         "batchnorm": settings.batchnorm,
         "seed": settings.seed,
+        **recorded_error(stack.attrs, grid.epochs[-1]),
     }
     own = settings.model is not None or settings.data is not None
     path = None if own or not attrs["content_hash"] else bundled_sweep(attrs["stack"])
@@ -328,5 +330,5 @@ def known_results(stack: xr.DataTree, grid: Grid, settings: Settings) -> xr.Data
     results = from_sweep(sweep, grid)
     if sweep.attrs["seed"] != settings.seed:
         forget_draws(results)
-    results.attrs |= {"seed": settings.seed, "checkpoint_unit": grid.unit}
+    results.attrs |= attrs
     return results

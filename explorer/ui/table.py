@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from explorer.engine.overview import missing, sweep_table
+from explorer.engine.intact import doubt_about
+from explorer.engine.overview import mean_of_draws, missing, sweep_table
 from explorer.engine.verdicts import DEFAULT_THRESHOLD, verdicts
 from explorer.tables import table_html
 from explorer.ui.grid import FRESH, WHOLE_NETWORK, unit_of
@@ -30,7 +31,7 @@ def sweep_frame(sweep: xr.Dataset, threshold: float = DEFAULT_THRESHOLD) -> pd.D
         epochs, verdict. Errors are fractions, NaN where not measured.
     """
     frame = pd.DataFrame(sweep["error"].values, sweep["layer"].values, sweep["epoch"].values)
-    frame.insert(0, FRESH, sweep["rerandomized_error"].mean("draw").to_series())
+    frame.insert(0, FRESH, mean_of_draws(sweep).to_series())
     frame["verdict"] = verdicts(sweep, threshold).to_series()
     curve = sweep["fullmodel_error"].values.tolist()
     frame.loc[WHOLE_NETWORK] = [np.nan, *curve, ""]
@@ -57,6 +58,7 @@ def sweep_text(sweep: xr.Dataset, threshold: float = DEFAULT_THRESHOLD) -> str:
         f"that {unit}, the learning curve.",
         f"critical: at the first {unit} the error goes more than {threshold:.0%} of the way from "
         f"the final {final:.1%} to chance, {chance:.1%}; mixed: only at a later {unit}.",
+        *filter(None, [doubt_about(sweep.attrs)]),
         *missing(sweep),
     ]
     return "\n".join(lines)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -35,17 +36,40 @@ def pick_device(device: str) -> torch.device:
     return chosen
 
 
+_turn = threading.Lock()
+_held: dict[tuple[int, str], list[tuple[object, object]]] = {}
+"""Switch → what it was before anybody held it, then who holds it and what it was set to."""
+
+
 @contextlib.contextmanager
 def switched(*wanted: tuple[Any, str, object]) -> Iterator[None]:
-    """Set attributes for a while, such as torch's own switches: (owner, name, value) each."""
-    before = [getattr(owner, name) for owner, name, _ in wanted]
+    """Set attributes for a while, such as torch's own switches: (owner, name, value) each.
+
+    They are the same for all threads. Where several hold one, the last to let go of it puts it
+    back; of two that want different values, the one that came later has its own.
+    """
+    me = object()
+    with _turn:
+        before = [getattr(owner, name) for owner, name, _ in wanted]
+        for (owner, name, value), found in zip(wanted, before, strict=True):
+            _held.setdefault((id(owner), name), [(None, found)]).append((me, value))
     try:
-        for owner, name, value in wanted:
-            setattr(owner, name, value)
+        with _turn:
+            for owner, name, value in wanted:
+                setattr(owner, name, value)
         yield
     finally:
-        for (owner, name, _), value in zip(wanted, before, strict=True):
-            setattr(owner, name, value)
+        with _turn:
+            for owner, name, _ in wanted:
+                _let_go(owner, name, me)
+
+
+def _let_go(owner: Any, name: str, who: object) -> None:
+    values = _held[id(owner), name]
+    values[:] = [entry for entry in values if entry[0] is not who]
+    setattr(owner, name, values[-1][1])
+    if len(values) == 1:
+        del _held[id(owner), name]
 
 
 def float32_products(precision: str) -> contextlib.AbstractContextManager[None]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from explorer.errors import InterventionError
+from explorer.weights.families.chance import own_chance
 from explorer.weights.families.initialisers import TORCH, draw_tensors, how_to_draw
 from explorer.weights.families.known import FAMILIES
 
@@ -48,8 +49,7 @@ def fresh_layer(
         generator = torch.Generator().manual_seed(number)
         return FAMILIES[family].initialise(network, names, generator)
     fresh: dict[str, Tensor] = {}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(number)
+    with own_chance(number):
         for path in dict.fromkeys(name.rpartition(".")[0] for name in names):
             fresh.update(_reset(network.get_submodule(path), path))
     return {name: fresh[name] for name in names}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,8 @@ def open_labelled(path: Path) -> xr.DataTree:
     else:
         engine = {"engine": "h5netcdf"}
     try:
-        tree = xr.open_datatree(path, cache=False, **engine)
+        with warnings.catch_warnings():  # xarray adds a filter whenever it opens something
+            tree = xr.open_datatree(path, cache=False, **engine)
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(
             f"{path} cannot be read as {'zarr' if path.is_dir() else 'netCDF'}: {error}",

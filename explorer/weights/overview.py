@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from explorer.colours import BLUES
-from explorer.tables import MOST_ROWS, Cell, Row, Table, page_html, table_html
+from explorer.tables import MOST_ROWS, Cell, Row, Table, page_html, table_html, without_code
 
 MOST_SHAPES = 3
 """Tensors of a layer whose shapes are written out; of more, the rest is counted."""
@@ -62,11 +62,13 @@ def stack_page(
     first, epoch = layers[0], epochs[-1] if epochs else 0
     tensor = next(iter(first.shapes), "weight")
     notes = [
-        f"One tensor: `stack[{first.name!r}][{tensor!r}].sel(epoch={epoch})`; it is read when "
+        f"One tensor: `{without_code(f'stack[{first.name!r}][{tensor!r}]')}.sel(epoch={epoch})`; "
+        "it is read when "
         "its values are asked for. All variables: `print(stack)`."
     ]
-    notes += [str(note) for note in attrs.get("notes", ())]
-    notes += [f"{number}: {why}" for number, why in dict(attrs.get("unreadable", {})).items()]
+    told = [str(note) for note in attrs.get("notes", ())]
+    told += [f"{number}: {why}" for number, why in dict(attrs.get("unreadable", {})).items()]
+    notes += map(without_code, told)
     table = table_html(_table(layers, total), MOST_ROWS)
     return page_html(str(attrs.get("title") or "Stack of checkpoints"), facts, table, notes)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -87,9 +88,18 @@ def manifest_parts(entry: StackEntry, layers: LayerScheme) -> Parts:
             "dataset": entry.dataset,
             "content_hash": digest.hexdigest(),
             "checkpoint_unit": entry.unit,
+            **_recorded(entry),
             **entry.attributes,
         },
     )
+
+
+def _recorded(entry: StackEntry) -> dict[str, Any]:
+    """The test error of the last checkpoint, and which one that is; of copies it is not known."""
+    if math.isnan(entry.test_error):
+        return {}
+    last = entry.checkpoints[-1].epoch
+    return {"recorded_error": entry.test_error, "recorded_epoch": last}
 
 
 def collected_parts(collected: Collected, model: Any, layers: LayerScheme | None) -> Parts:

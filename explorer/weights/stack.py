@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -97,7 +96,9 @@ def open_stack(
         optimiser steps; the dimension has one name for both. ``"checkpoint"``: there is only one,
         the trained network. Of files and state dicts also reader and notes (sentences on what was
         chosen or left out), and where there are any: prefixes (taken off the names), unmatched
-        (names left alone), unreadable (number → why). Each variable's attributes: parameter (its
+        (names left alone), unreadable (number → why), recorded_error (test error of the
+        checkpoint recorded_epoch as found in training, a fraction; what is measured is compared
+        with it). Each variable's attributes: parameter (its
         name in the state dict), buffer, fan_in.
 
     Raises

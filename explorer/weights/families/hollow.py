@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from explorer.weights.families.chance import generators
+
 
 class _EmptyIsMeta(TorchFunctionMode):
     """Lets torch.empty give tensors of the meta device, but for some shapes.
@@ -43,7 +45,7 @@ def hollow(keep: Collection[torch.Size] = ()) -> Iterator[None]:
     keep : collection of torch.Size
         Tensors of these shapes are made, and so get the values that constructors give them.
     """
-    with torch.random.fork_rng(devices=[]), _EmptyIsMeta(keep):
+    with generators, torch.random.fork_rng(devices=[]), _EmptyIsMeta(keep):
         yield
 
 

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from explorer.errors import StackError, UnknownNameError, unknown_name
+from explorer.weights.families.chance import own_chance
 from explorer.weights.families.family import Family, Size, Sizes, is_block
 
 TRANSFORMERS = "transformers/"
@@ -235,8 +236,7 @@ def _initialise(
     """
     model: Any = module
     fresh: dict[str, Tensor] = {}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+    with own_chance(int(torch.randint(2**62, (), generator=generator))):
         for path in dict.fromkeys(map(_home, names)):
             twin = copy.deepcopy(module.get_submodule(path)).cpu()
             twin.apply(model._init_weights)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from explorer.errors import UnknownNameError, unknown_name
+from explorer.weights.families.chance import own_chance
 from explorer.weights.families.family import Family, Size, Sizes
 from explorer.weights.families.hollow import hollow
 from explorer.weights.layers import group_layers
@@ -114,8 +115,7 @@ def _initialise(
     state = module.state_dict()
     classes = _count_classes(build, state)
     seed = int(torch.randint(2**62, (), generator=generator))
-    with hollow(keep={state[name].shape for name in names}):
-        torch.manual_seed(seed)
+    with own_chance(seed), hollow(keep={state[name].shape for name in names}):
         fresh = build(classes).state_dict()
     return {name: fresh[name].clone() for name in names}
 
