@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from explorer.engine.evaluate import evaluate, predictions
     from explorer.engine.interventions import reinitialise, rerandomise
     from explorer.engine.joint import reset_order
+    from explorer.engine.judging import verdicts
     from explorer.engine.results import open_sweep
     from explorer.engine.sweep import sweep
     from explorer.inventory.manifest import catalog
@@ -45,6 +46,7 @@ __all__ = [
     "save_stack",
     "sweep",
     "train",
+    "verdicts",
 ]
 
 _HOMES = {
@@ -64,6 +66,7 @@ _HOMES = {
     "save_stack": "explorer.weights.saving",
     "sweep": "explorer.engine.sweep",
     "train": "explorer.training.train",
+    "verdicts": "explorer.engine.judging",
 }
 
 

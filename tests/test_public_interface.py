@@ -31,6 +31,7 @@ NAMES = {
     "sweep": "(stack, *, model=None, data=None, layers=None, epochs=None, draws=3, device='auto', "
     "batch_size=None, seed=0",
     "train": "(name, *, out, device='auto', resume=True",
+    "verdicts": "(runs, *, threshold=0.1, margin=None, level=0.05, **measuring)",
 }
 
 
