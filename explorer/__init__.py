@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from explorer.api import distances
     from explorer.doctor.check import check
     from explorer.doctor.diff import diff
+    from explorer.engine.effective_parameters import effective_parameters
     from explorer.engine.evaluate import evaluate, predictions
     from explorer.engine.interventions import reinitialise, rerandomise
     from explorer.engine.joint import reset_order
@@ -35,6 +36,7 @@ __all__ = [
     "check",
     "diff",
     "distances",
+    "effective_parameters",
     "evaluate",
     "open_stack",
     "open_sweep",
@@ -55,6 +57,7 @@ _HOMES = {
     "check": "explorer.doctor.check",
     "diff": "explorer.doctor.diff",
     "distances": "explorer.api",
+    "effective_parameters": "explorer.engine.effective_parameters",
     "evaluate": "explorer.engine.evaluate",
     "open_stack": "explorer.weights.stack",
     "open_sweep": "explorer.engine.results",

@@ -16,6 +16,9 @@ NAMES = {
     "check": "(stack, *, model=None, layers=None, reader=None, seed=0, progress=True)",
     "diff": "(a, b, *, layers=None, reader=None, progress=True)",
     "distances": "(stack, *, reference=0",
+    "effective_parameters": "(stack, *, epoch=None, draws=0, seed=0, threshold=0.1, margin=None, "
+    "layers=None, model=None, data=None, device='auto', batch_size=None, "
+    "batchnorm='with_layer', progress=True)",
     "evaluate": "(stack, intervention, *",
     "open_stack": "(source, *, model=None, layers=None, epochs=None, reader=None, key=None, "
     "unit=None, every=1, only=None, hub=None)",

@@ -263,7 +263,7 @@ def test_seeds_are_set_beside_each_other_with_how_far_they_agree():
     ("call", "match"),
     [
         (lambda s: lx.verdicts(s, threshold=10), r"threshold is 10(.|\n)*Divide a percentage"),
-        (lambda s: lx.verdicts(s, level=0), r"level is 0(.|\n)*0\.05 is the usual"),
+        (lambda s: lx.verdicts(s, level=5), r"level is 5(.|\n)*0\.05 is the usual"),
         (lambda s: lx.verdicts(s, margin=-0.1), r"margin is -0\.1"),
         (lambda s: lx.verdicts([]), "There are no runs"),
         (lambda s: lx.verdicts([s, s.isel(epoch=[0, 2])]), r"run 1 has other epochs(.|\n)*sel"),

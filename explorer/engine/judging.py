@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from explorer.engine.margins import check_fraction, check_margin, margin_of
 from explorer.engine.paired import exact_interval, holm, mcnemar, p_beyond, p_within
 from explorer.engine.profiles import Profile
 from explorer.engine.results import open_sweep
@@ -69,7 +70,7 @@ def verdicts(
     margin : float, optional
         ε itself, a difference of errors in 0…1, instead of a threshold.
     level : float
-        Probability of any false statement about a run; above 0 and below 1.
+        Probability of any false statement about a run; in 0…1.
     **measuring
         Of `explorer.sweep`, for stacks.
 
@@ -104,10 +105,8 @@ def verdicts(
     >>> lx.verdicts("fcn3x256-digits").verdict.values.tolist()
     ['critical', 'undecided', 'robust', 'undecided']
     """
-    _check("threshold", threshold, 0 <= threshold <= 1, "0.1 is a tenth of the way to chance")
-    _check("level", level, 0 < level < 1, "0.05 is the usual one")
-    if margin is not None:
-        _check("margin", margin, 0 <= margin <= 1, "0.01 is one percentage point")
+    check_margin(threshold, margin)
+    check_fraction("level", level, "0.05 is the usual one")
     named = _named(runs)
     judged = {
         name: judge(_swept(one, measuring), threshold, margin, level) for name, one in named.items()
@@ -124,7 +123,7 @@ def judge(
     """Verdicts of one sweep, as `verdicts` documents them; the arguments are not checked."""
     sweep = sweep.sortby("epoch").transpose("layer", "epoch", ...)
     final = float(sweep.attrs["final_error"])
-    allowed = threshold * (float(sweep.attrs["chance_error"]) - final) if margin is None else margin
+    allowed = margin_of(threshold, margin, final, float(sweep.attrs["chance_error"]))
     whole = _measured(sweep)
     trained = sweep["epoch"].values == sweep.attrs.get("final_epoch")
     tested = whole & ~trained & (allowed >= 0)  # no margin where the ends are not known
@@ -259,12 +258,3 @@ def _together(judged: Mapping[str, xr.Dataset]) -> xr.Dataset:
     return joined.assign(
         common=("layer", np.array(common, object)), agreement=("layer", agreement)
     ).assign_coords(run=list(judged), **told)
-
-
-def _check(name: str, value: float, fits: bool, example: str) -> None:
-    if not fits:
-        raise UsageError(
-            f"The {name} is {value}.",
-            f"A fraction from 0 to 1 is needed: {example}.",
-            "Divide a percentage by 100.",
-        )
