@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from explorer.engine.interventions import reinitialise, rerandomise
     from explorer.engine.joint import reset_order
     from explorer.engine.judging import verdicts
+    from explorer.engine.outputs import outputs
     from explorer.engine.results import open_sweep
     from explorer.engine.sweep import sweep
     from explorer.inventory.manifest import catalog
@@ -40,6 +41,7 @@ __all__ = [
     "evaluate",
     "open_stack",
     "open_sweep",
+    "outputs",
     "predictions",
     "readers",
     "reinitialise",
@@ -61,6 +63,7 @@ _HOMES = {
     "evaluate": "explorer.engine.evaluate",
     "open_stack": "explorer.weights.stack",
     "open_sweep": "explorer.engine.results",
+    "outputs": "explorer.engine.outputs",
     "predictions": "explorer.engine.evaluate",
     "readers": "explorer.weights.readers.known",
     "reinitialise": "explorer.engine.interventions",

@@ -23,6 +23,8 @@ NAMES = {
     "open_stack": "(source, *, model=None, layers=None, epochs=None, reader=None, key=None, "
     "unit=None, every=1, only=None, hub=None)",
     "open_sweep": "(source)",
+    "outputs": "(stack, *, layers=None, epochs=None, draws=0, seed=0, model=None, data=None, "
+    "device='auto', batch_size=None, batchnorm='with_layer', progress=True)",
     "predictions": "(stack, intervention, *, model=None, data=None, device='auto', "
     "batch_size=None, batchnorm='with_layer', screen=False, memory=None, calibration=None)",
     "readers": "()",

@@ -9,8 +9,9 @@ import xarray as xr
 from bokeh.core.properties import value
 from bokeh.models import ColumnDataSource, FixedTicker
 
-from explorer.ui.figures import CROWDED, FONT, heatmap_figure
+from explorer.ui.figures import FONT, heatmap_figure
 from explorer.ui.grid import Grid, unit_of
+from explorer.ui.painted_cells import COLUMNS, draw_cells
 from explorer.ui.verdict_table import alone, tested_rule
 
 LOOKS = {
@@ -45,23 +46,7 @@ def verdict_figure(judged: xr.Dataset) -> Any:
     words = dict(zip(layers, map(str, one["verdict"].values), strict=True))
     said = "; ".join(f"{layer} {word}" for layer, word in words.items())
     plot = heatmap_figure(grid, f"What the tests show of each layer: {said}", False)
-    source = ColumnDataSource(_cells(one, grid))
-    drawn = plot.rect(
-        "x",
-        "y",
-        width=1,
-        height=1,
-        source=source,
-        fill_color="fill",
-        line_color="#d5d5d5",
-        hatch_pattern="hatch",
-        hatch_color="#8a8a8a",
-        hatch_scale=7,
-    )
-    if len(epochs) < CROWDED:
-        style = {"text_align": "center", "text_baseline": "middle", "text_font": value(FONT)}
-        plot.text("x", "y", "text", source=source, text_color="ink", text_font_size="10px", **style)
-    plot.hover[0].renderers = [drawn]
+    draw_cells(plot, grid, _cells(one, grid))
     plot.segment(
         "x", "top", "x", "bottom", source=_recovery(one, grid), line_color="#111111", line_width=3
     )
@@ -72,9 +57,7 @@ def verdict_figure(judged: xr.Dataset) -> Any:
 
 def _cells(one: xr.Dataset, grid: Grid) -> dict[str, list[Any]]:
     """Columns of the cells: place, look, text, hover."""
-    columns: dict[str, list[Any]] = {
-        name: [] for name in ("x", "y", "fill", "ink", "hatch", "text", "where", "tip")
-    }
+    columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
     rule = tested_rule(one)
     for cell in grid.cells:
         if cell.layer is None or cell.epoch is None:
