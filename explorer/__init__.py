@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from explorer.engine.results import open_sweep
     from explorer.engine.sweep import sweep
     from explorer.inventory.manifest import catalog
+    from explorer.stats.motion import motion
     from explorer.training.train import train
     from explorer.ui.widget import Explorer
     from explorer.weights.readers.known import readers
@@ -39,6 +40,7 @@ __all__ = [
     "distances",
     "effective_parameters",
     "evaluate",
+    "motion",
     "open_stack",
     "open_sweep",
     "outputs",
@@ -61,6 +63,7 @@ _HOMES = {
     "distances": "explorer.api",
     "effective_parameters": "explorer.engine.effective_parameters",
     "evaluate": "explorer.engine.evaluate",
+    "motion": "explorer.stats.motion",
     "open_stack": "explorer.weights.stack",
     "open_sweep": "explorer.engine.results",
     "outputs": "explorer.engine.outputs",

@@ -20,6 +20,7 @@ NAMES = {
     "layers=None, model=None, data=None, device='auto', batch_size=None, "
     "batchnorm='with_layer', progress=True)",
     "evaluate": "(stack, intervention, *",
+    "motion": "(stack, *, sweep=None, progress=True)",
     "open_stack": "(source, *, model=None, layers=None, epochs=None, reader=None, key=None, "
     "unit=None, every=1, only=None, hub=None)",
     "open_sweep": "(source)",
