@@ -13,12 +13,16 @@ if TYPE_CHECKING:
     from explorer.api import distances
     from explorer.doctor.check import check
     from explorer.doctor.diff import diff
+    from explorer.engine.effective_parameters import effective_parameters
     from explorer.engine.evaluate import evaluate, predictions
     from explorer.engine.interventions import reinitialise, rerandomise
     from explorer.engine.joint import reset_order
+    from explorer.engine.judging import verdicts
+    from explorer.engine.outputs import outputs
     from explorer.engine.results import open_sweep
     from explorer.engine.sweep import sweep
     from explorer.inventory.manifest import catalog
+    from explorer.stats.motion import motion
     from explorer.training.train import train
     from explorer.ui.widget import Explorer
     from explorer.weights.readers.known import readers
@@ -34,9 +38,12 @@ __all__ = [
     "check",
     "diff",
     "distances",
+    "effective_parameters",
     "evaluate",
+    "motion",
     "open_stack",
     "open_sweep",
+    "outputs",
     "predictions",
     "readers",
     "reinitialise",
@@ -45,6 +52,7 @@ __all__ = [
     "save_stack",
     "sweep",
     "train",
+    "verdicts",
 ]
 
 _HOMES = {
@@ -53,9 +61,12 @@ _HOMES = {
     "check": "explorer.doctor.check",
     "diff": "explorer.doctor.diff",
     "distances": "explorer.api",
+    "effective_parameters": "explorer.engine.effective_parameters",
     "evaluate": "explorer.engine.evaluate",
+    "motion": "explorer.stats.motion",
     "open_stack": "explorer.weights.stack",
     "open_sweep": "explorer.engine.results",
+    "outputs": "explorer.engine.outputs",
     "predictions": "explorer.engine.evaluate",
     "readers": "explorer.weights.readers.known",
     "reinitialise": "explorer.engine.interventions",
@@ -64,6 +75,7 @@ _HOMES = {
     "save_stack": "explorer.weights.saving",
     "sweep": "explorer.engine.sweep",
     "train": "explorer.training.train",
+    "verdicts": "explorer.engine.judging",
 }
 
 

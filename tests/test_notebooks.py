@@ -299,3 +299,47 @@ def test_the_readers_checkpoints_are_examined_and_compared(run):
     assert "0 errors, 0 warnings, 1 note" in examined
     (compared,) = [page for page in pages if "How far B is from A" in page]
     assert "step 420" in compared
+
+
+BEYOND = "05-beyond-verdicts.ipynb"
+
+
+def table_with(column, notebook):
+    """The rows of the table that has this column: the first head of each, and its cells."""
+    (table,) = [t for t in shown(notebook, "text/html") if f"<th>{column}</th>" in t]
+    rows = re.findall(r"<tr>\s*<th>(.*?)</th>(.*?)</tr>", table.split("<tbody>")[1], re.DOTALL)
+    return {name: re.findall(r"<td>([^<]*)</td>", cells) for name, cells in rows}
+
+
+def test_the_notebook_beyond_the_paper_judges_as_it_says(run):
+    notebook = run(BEYOND)
+    judged = table_with("because", notebook)
+    assert judged["stage1.resblk1"][0] == "mixed"
+    assert judged["stage2.resblk1"][0] == "critical"
+    assert judged["stage4.resblk2"][0] == "robust"
+    assert judged["stage3.resblk2"][0] == "undecided"
+    both = table_with("ε = a tenth of the way", notebook)
+    assert both["layer3"] == ["robust", "robust"]
+    assert both["layer4"] == ["undecided", "robust"]
+    assert all(wide != "undecided" for _, wide in both.values())
+
+
+def test_the_notebook_beyond_the_paper_shows_that_robust_alone_is_not_robust_together(run):
+    found = table_with("effective_parameters", run(BEYOND))
+    left, _error, reset, together, total = found["epoch 0"]
+    assert (int(left), int(reset), int(total)) == (269_322, 1, 335_114)
+    assert float(together) > 0.3
+    assert int(found["fresh draw 0"][0]) == 335_114
+
+
+def test_the_notebook_beyond_the_paper_shows_what_becomes_of_the_outputs(run):
+    rows = table_with("js_divergence", run(BEYOND))
+    error, ece = (float(number) for number in rows["layer3"][:2])
+    assert error < 0.08
+    assert ece > 0.2
+
+
+def test_the_notebook_beyond_the_paper_shows_correlations_of_opposite_sign(run):
+    rotation = table_with("vit_low", run(BEYOND))["rotation"]
+    vgg, vit = float(rotation[0]), float(rotation[3])
+    assert vgg > 0.5 > 0 > -0.4 > vit

@@ -16,10 +16,16 @@ NAMES = {
     "check": "(stack, *, model=None, layers=None, reader=None, seed=0, progress=True)",
     "diff": "(a, b, *, layers=None, reader=None, progress=True)",
     "distances": "(stack, *, reference=0",
+    "effective_parameters": "(stack, *, epoch=None, draws=0, seed=0, threshold=0.1, margin=None, "
+    "layers=None, model=None, data=None, device='auto', batch_size=None, "
+    "batchnorm='with_layer', progress=True)",
     "evaluate": "(stack, intervention, *",
+    "motion": "(stack, *, sweep=None, progress=True)",
     "open_stack": "(source, *, model=None, layers=None, epochs=None, reader=None, key=None, "
     "unit=None, every=1, only=None, hub=None)",
     "open_sweep": "(source)",
+    "outputs": "(stack, *, layers=None, epochs=None, draws=0, seed=0, model=None, data=None, "
+    "device='auto', batch_size=None, batchnorm='with_layer', progress=True)",
     "predictions": "(stack, intervention, *, model=None, data=None, device='auto', "
     "batch_size=None, batchnorm='with_layer', screen=False, memory=None, calibration=None)",
     "readers": "()",
@@ -31,6 +37,7 @@ NAMES = {
     "sweep": "(stack, *, model=None, data=None, layers=None, epochs=None, draws=3, device='auto', "
     "batch_size=None, seed=0",
     "train": "(name, *, out, device='auto', resume=True",
+    "verdicts": "(runs, *, threshold=0.1, margin=None, level=0.05, **measuring)",
 }
 
 

@@ -64,7 +64,7 @@ def test_a_layer_below_the_threshold_is_robust():
 def test_the_tables_have_heads_for_a_screen_reader(page):
     heads = [attrs for tag, attrs in page.tags if tag == "th"]
     assert all(attrs.get("scope") in ("row", "col") for attrs in heads)
-    assert page.count("caption") == page.count("table") == 3
+    assert page.count("caption") == page.count("table") == 4
     assert "How far the weights moved" in page.text
     assert " ".join(page.text).count("second 3 0 6 12") == 1
 

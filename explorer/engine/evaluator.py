@@ -13,6 +13,7 @@ import xarray as xr
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from explorer.engine.answers import Answers, answers_of
 from explorer.engine.counting import Counting
 from explorer.engine.estimate import Estimate
 from explorer.engine.examples import calibration_inputs, examples_for
@@ -215,6 +216,21 @@ class Evaluator:
         """Inputs (example, …) as the network sees them, of examples numbered as in the dataset."""
         places = self._order.places(examples).to(self._inputs.device)
         return np.asarray(self._inputs[places].cpu())
+
+    def class_counts(self, classes: int) -> NDArray[np.int64]:
+        """Test examples of each class, (class,)."""
+        return np.asarray(torch.bincount(self._labels.flatten().cpu(), minlength=classes))
+
+    def answers(self, replacements: Sequence[Mapping[str, Tensor]]) -> Iterator[Answers]:
+        """Stream the logits of all examples, slice by slice; see `explorer.engine.answers`."""
+        execution = self._counting.execution
+        stream = answers_of(execution, self._inputs, self._labels, replacements)
+        while True:
+            with self._settings():
+                found = next(stream, None)
+            if found is None:
+                return
+            yield found
 
     def count(
         self,

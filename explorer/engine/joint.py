@@ -101,7 +101,7 @@ def find_order(
             "Leave layers= out to try all of them.",
         )
     sizes = evaluator.network.trained_sizes()
-    found = ResetOrder((), None, 0, _most(len(sources)), False, _parameters(sizes))
+    found = ResetOrder((), None, 0, _most(len(sources)), False, parameters_of(sizes))
     while len(found.steps) < len(sources) and found.beyond is None:
         chosen = found.steps[-1].layers if found.steps else ()
         candidates = {
@@ -112,7 +112,7 @@ def find_order(
         outcomes: dict[Intervention, Outcome] = {}
         for some in measure(evaluator, candidates.values()):
             outcomes |= some
-            yield replace(found, tried=found.tried + sum(map(_is_final, outcomes.values())))
+            yield replace(found, tried=found.tried + sum(map(is_final, outcomes.values())))
         found = replace(found, tried=found.tried + len(candidates))
         harm = _harm(candidates, outcomes)
         if not harm and found.steps:
@@ -259,7 +259,7 @@ def _most(layers: int) -> int:
     return layers * (layers + 1) // 2
 
 
-def _parameters(sizes: Sizes, without: Iterable[str] = ()) -> int:
+def parameters_of(sizes: Sizes, without: Iterable[str] = ()) -> int:
     """Trained numbers of a network, but for those of some layers; each counts once."""
     every = {name: size for layer in sizes.values() for name, size in layer.items()}
     gone = {name for layer in without for name in sizes[layer]}
@@ -273,11 +273,12 @@ def _step(layers: tuple[str, ...], counts: Estimate, sizes: Sizes) -> ResetStep:
         counts.error,
         counts.error_low,
         counts.error_high,
-        _parameters(sizes, without=layers),
+        parameters_of(sizes, without=layers),
     )
 
 
-def _is_final(outcome: Outcome) -> bool:
+def is_final(outcome: Outcome) -> bool:
+    """Tell whether nothing more will become known of an intervention."""
     return isinstance(outcome, str) or outcome.exact
 
 

@@ -27,6 +27,7 @@ from explorer.ui.relations import verdict_words
 from explorer.ui.results import Counts, read
 from explorer.ui.selection import Choice, Selection, joined, presets
 from explorer.ui.session import Session, Settings
+from explorer.ui.verdict_pane import VerdictPane
 from explorer.ui.wording import (
     complaint,
     counted,
@@ -82,6 +83,7 @@ class Exploration(widgets.VBox):
         self._changed = widgets.HTML("<p>Measure a cell: what it turned wrong is shown here.</p>")
         self._order, self._list = OrderPane(), widgets.HTML(measured_html(()))
         self._settings_pane = SettingsPane(settings, apply)
+        self._tested = VerdictPane(self.session, lambda: self.shown.share)
         self._select(Selection(grid.cell(grid.layers[0], grid.start)))
         self.on_recorded()
         self.on_distances()
@@ -122,8 +124,14 @@ class Exploration(widgets.VBox):
 
     def _arrange(self) -> None:
         tabs = widgets.Tab(
-            [self._changed, self._order, self._list, self._settings_pane, self.pictures.exports],
-            titles=["What changed", "How far can we go?", "Measured", "Settings", "Export"],
+            [
+                *(self._changed, self._order, self._tested),
+                *(self._list, self._settings_pane, self.pictures.exports),
+            ],
+            titles=[
+                *("What changed", "How far can we go?", "How sure?"),
+                *("Measured", "Settings", "Export"),
+            ],
         )
         heatmaps, curves = self.pictures.lay_out()
         strip = side_by_side(self.pictures.strip, self.shown.threshold)
@@ -239,6 +247,7 @@ class Exploration(widgets.VBox):
         self.on_distances()
         self.pictures.arrange()
         self.pictures.select(self.selection, self.session)
+        self._tested.follow()
 
     def _stop(self) -> None:
         stopped = "Stopped. What was measured so far is kept."

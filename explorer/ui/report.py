@@ -22,6 +22,7 @@ from explorer.ui.grid import FRESH, WHOLE_NETWORK, Grid, Unit, unit_of
 from explorer.ui.painting import distance_columns, distance_reading, error_columns, error_scale
 from explorer.ui.panes import alert
 from explorer.ui.results import Reading, from_sweep, readings
+from explorer.ui.verdict_table import verdict_html
 from explorer.ui.views import Heatmap
 from explorer.ui.wording import (
     DISTANCE_LEGEND,
@@ -70,6 +71,8 @@ def write_report(sweep: xr.Dataset, distances: xr.Dataset, path: str | Path) -> 
 def report_page(sweep: xr.Dataset, distances: xr.Dataset) -> str:
     """Return the page of a report; every name that comes from data is escaped."""
     grid = grid_of(sweep)
+    from explorer.engine.judging import judge  # scipy.stats, which the explorer's start needs not
+
     results = from_sweep(sweep, grid)
     script, (errors, moved) = _pictures(results, distances, grid)
     template = Template((files("explorer.ui") / "report.html").read_text(encoding="utf-8"))
@@ -87,6 +90,7 @@ def report_page(sweep: xr.Dataset, distances: xr.Dataset) -> str:
         distances=moved,
         rule=escape(_rule(final, chance, grid.unit)),
         error_table=_error_table(results, grid),
+        tested=verdict_html(judge(results)),
         reasons=_reasons(results, grid),
         distance_table=_distance_table(distances, grid),
         provenance=_provenance(sweep),

@@ -1,0 +1,64 @@
+"""Options, output and exit statuses that several commands share."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+# What a command needs is imported inside it, as in explorer/cli.py.
+
+DONE, INTERRUPTED = 0, 130
+"""Exit statuses: all is measured; interrupted, what was measured is kept."""
+
+
+def add_stack(command: argparse.ArgumentParser) -> None:
+    """Declare the stack and the device."""
+    command.add_argument("stack", help="name of a stack, or a folder of checkpoints")
+    command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
+
+
+def add_threshold(command: argparse.ArgumentParser) -> None:
+    """Declare how much damage is allowed."""
+    command.add_argument(
+        "--threshold", type=float, default=0.1, help="share of the way to chance that is allowed"
+    )
+    command.add_argument("--margin", type=float, help="allowed increase of the error instead, 0…1")
+
+
+def add_out(command: argparse.ArgumentParser) -> None:
+    """Declare where the numbers and the picture go."""
+    command.add_argument("--out", help="netCDF file for the data")
+    command.add_argument("--picture", help="HTML file for the picture")
+
+
+def finish(options: argparse.Namespace, found: xr.Dataset, text: str, name: str, draw: Any) -> int:
+    """Print the text, write the files that were asked for, and give the exit status.
+
+    Parameters
+    ----------
+    options : argparse.Namespace
+        With what `add_out` declares.
+    found : xarray.Dataset
+        What was measured; its attribute ``complete`` tells whether all is there.
+    text : str
+        What is printed.
+    name : str
+        Title of the page with the picture.
+    draw : callable
+        Makes the figure of what was measured.
+    """
+    from explorer.api import save_netcdf
+
+    sys.stdout.write(f"{text}\n")
+    if options.out:
+        print(f"Data: {save_netcdf(found, options.out)}")
+    if options.picture:
+        from explorer.ui.figure_page import write_figure
+
+        print(f"Picture: {write_figure(draw(found), name, Path(options.picture))}")
+    return DONE if found.attrs.get("complete", 1) else INTERRUPTED

@@ -1,0 +1,272 @@
+"""How far the outputs of a patched network are from the trained one's, labels or not."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from explorer.engine.answers import in_double
+from explorer.engine.evaluator import Evaluator
+from explorer.engine.interventions import BatchNormPolicy, Intervention
+from explorer.engine.memory import is_out_of_memory
+from explorer.engine.provenance import provenance_of
+from explorer.engine.results import DIMS
+from explorer.engine.similarity import BINS, Comparison
+from explorer.engine.sweep import NOT_REACHED, Cell, plan_sweep
+from explorer.errors import CheckpointError, InterventionError, unknown_name
+from explorer.weights.stack import epoch_numbers, layer_names
+
+Compared = Comparison | str
+"""What an intervention did to the outputs, or why that is not known."""
+
+QUANTITIES: Mapping[str, dict[str, Any]] = {
+    "softmax_cosine": {"long_name": "mean cosine of the softmax outputs", "units": "1"},
+    "js_divergence": {"long_name": "mean Jensen–Shannon divergence of outputs", "units": "nat"},
+    "cka": {"long_name": "linear CKA of the logits, all examples, exact", "units": "1"},
+}
+"""What needs no labels."""
+
+LABELLED: Mapping[str, dict[str, Any]] = {
+    "error": {"long_name": "test error", "units": "1"},
+    "ece": {"long_name": f"expected calibration error, {BINS} equal bins", "units": "1"},
+}
+"""What needs them."""
+
+
+def outputs(
+    stack: xr.DataTree,
+    *,
+    layers: Sequence[str] | None = None,
+    epochs: Sequence[int] | None = None,
+    draws: int = 0,
+    seed: int = 0,
+    model: nn.Module | None = None,
+    data: Any = None,
+    device: str = "auto",
+    batch_size: int | None = None,
+    batchnorm: BatchNormPolicy = "with_layer",
+    progress: bool = True,
+) -> xr.Dataset:
+    """Compare the outputs of the network with one layer put back to those of the trained one.
+
+    Parameters
+    ----------
+    stack : xarray.DataTree
+        As `explorer.open_stack` returns it.
+    layers, epochs : sequence, optional
+        Which cells; default all.
+    draws, seed : int
+        Fresh draws per layer, and their seed, as in `explorer.sweep`.
+    model, device, batch_size, batchnorm
+        As in `explorer.evaluate`.
+    data : as in `explorer.evaluate`, or inputs alone
+        A tensor or array of inputs has no labels: what needs none is measured.
+    progress : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    xarray.Dataset
+        Over (layer, epoch): softmax_cosine (mean cosine of both softmax outputs, 1 if equal),
+        js_divergence (mean Jensen–Shannon divergence, nats, 0…ln 2), cka (linear centred kernel
+        alignment of the logits, 0…1, of the whole Gram matrices; NaN for more than 2,048
+        classes), and reason, why there are no numbers. With labels also error, ece (expected
+        calibration error, 15 bins of equal width) and, over (…, class), class_damage: how much
+        the error of each class grows; intact_class_error and class_examples over (class). The
+        same over (layer, draw) with the prefix ``rerandomized_``. Attributes say what is needed to
+        repeat it, intact_ece among them. After Ctrl-C the layers that are finished are returned,
+        and the attribute ``complete`` is 0.
+
+    Raises
+    ------
+    UnknownNameError, StackError, DataError, UsageError
+        Something does not fit.
+
+    References
+    ----------
+    Softmax cosine: Gavrikov et al., 2024, arXiv 2410.14470; divergence: Lin, IEEE Transactions on
+    Information Theory 37, 1991; CKA: Kornblith et al., ICML 2019; ECE: Guo et al., ICML 2017.
+
+    Examples
+    --------
+    >>> import explorer as lx
+    >>> stack = lx.open_stack("fcn3x256-digits")
+    >>> found = lx.outputs(stack, layers=["layer3"], epochs=[0], progress=False)
+    >>> round(found.softmax_cosine.item(), 2)
+    0.96
+    """
+    chosen = _chosen("layer", layers, layer_names(stack))
+    taken = _chosen("epoch", epochs, epoch_numbers(stack))
+    labelled = not isinstance(data, (Tensor, np.ndarray))
+    evaluator = Evaluator(
+        stack,
+        model=model,
+        data=data if labelled else (data, torch.zeros(len(data), dtype=torch.int64)),
+        device=device,
+        batch_size=batch_size,
+        batchnorm=batchnorm,
+    )
+    cells = [c for c in plan_sweep(chosen, chosen, taken, draws, seed) if c.prefix != "fullmodel_"]
+    found: dict[Cell, Compared] = {}
+    bar = tqdm(total=len(cells) + 1, desc="outputs", unit=" cells", disable=not progress)
+    complete = False
+    with bar, contextlib.suppress(KeyboardInterrupt):
+        for some in compare(evaluator, cells):
+            found |= some
+            bar.update(len(some))
+        complete = True
+    attrs = {
+        **provenance_of(evaluator),
+        "seed": seed,
+        "draws": draws,
+        "labelled": int(labelled),
+        "ece_bins": BINS,
+        "complete": int(complete),
+    }
+    return _dataset(evaluator, cells, found, (chosen, taken, draws), attrs)
+
+
+INTACT = Cell("intact", (), Intervention(()))
+"""The trained network, compared with itself."""
+
+
+def compare(evaluator: Evaluator, cells: Sequence[Cell]) -> Iterator[dict[Cell, Compared]]:
+    """Compare outputs cell by cell, one layer at a time; first the trained network's with itself.
+
+    To stop, do not ask for the next.
+
+    Parameters
+    ----------
+    evaluator : Evaluator
+        Test set and final network.
+    cells : sequence of Cell
+        Those of one layer follow each other.
+
+    Yields
+    ------
+    dict
+        Cell → comparison over all examples, or the reason why there is none.
+    """
+    groups: dict[tuple[str, ...], list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault(cell.intervention.layers, []).append(cell)
+    for group in ([INTACT], *groups.values()):
+        yield _group(evaluator, group)
+
+
+def _group(evaluator: Evaluator, cells: Sequence[Cell]) -> dict[Cell, Compared]:
+    network = evaluator.network
+    found: dict[Cell, Compared] = {}
+    replacements: dict[Cell, dict[str, Tensor]] = {}
+    for cell in cells:
+        try:
+            replacements[cell] = network.replacement(network.canonical(cell.intervention))
+        except (CheckpointError, InterventionError) as error:
+            found[cell] = str(error)
+    try:
+        found |= _compared(evaluator, replacements)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        found |= dict.fromkeys(replacements, f"out of memory on {evaluator.device_label}")
+    return found
+
+
+def _compared(
+    evaluator: Evaluator, replacements: Mapping[Cell, Mapping[str, Tensor]]
+) -> dict[Cell, Compared]:
+    comparisons: dict[Cell, Comparison] = {}
+    for answers in evaluator.answers(list(replacements.values())):
+        intact = in_double(answers.intact)
+        for cell, logits in zip(replacements, answers.patched, strict=True):
+            one = comparisons.setdefault(cell, Comparison(intact.shape[1]))
+            one.add(answers.labels, intact, in_double(logits))
+    return {
+        cell: one if one.finite else "NaN or infinite logits" for cell, one in comparisons.items()
+    }
+
+
+def _dataset(
+    evaluator: Evaluator,
+    cells: Sequence[Cell],
+    found: Mapping[Cell, Compared],
+    axes: tuple[Sequence[str], Sequence[int], int],
+    attrs: dict[str, Any],
+) -> xr.Dataset:
+    layers, epochs, draws = axes
+    coords: dict[str, Any] = {
+        "layer": np.array(layers, object),
+        "epoch": list(epochs),
+        "draw": np.arange(draws),
+    }
+    labelled, trained = bool(attrs["labelled"]), found.get(INTACT)
+    kinds = {**QUANTITIES, **(LABELLED if labelled else {})}
+    intact = trained if labelled and isinstance(trained, Comparison) else None
+    classes = 0 if intact is None else intact.wrong.size
+    variables: dict[str, Any] = {}
+    for prefix in ("", "rerandomized_"):
+        dims = DIMS[prefix]
+        shape = tuple(len(coords[dim]) for dim in dims)
+        for name, about in kinds.items():
+            variables[prefix + name] = (dims, np.full(shape, np.nan), about)
+        variables[f"{prefix}reason"] = (dims, np.full(shape, NOT_REACHED, object))
+        if classes:
+            damage = np.full((*shape, classes), np.nan)
+            variables[f"{prefix}class_damage"] = ((*dims, "class"), damage)
+    if intact is not None and classes:
+        counts = evaluator.class_counts(classes)
+        coords["class"] = _class_names(evaluator, classes)
+        variables["class_examples"] = ("class", counts)
+        variables["intact_class_error"] = ("class", _share(intact.wrong, counts))
+    result = xr.Dataset(variables, coords, attrs)
+    for cell in cells:
+        _record(result, cell, found.get(cell, NOT_REACHED), intact if classes else None)
+    if intact is not None:
+        ends = {"final_error": intact.error, "intact_ece": intact.ece}
+        result.attrs |= {"chance_error": evaluator.chance_error, **ends}
+    return result
+
+
+def _class_names(evaluator: Evaluator, classes: int) -> Any:
+    names = evaluator.class_names
+    return np.array(names if len(names) == classes else list(map(str, range(classes))), object)
+
+
+def _record(result: xr.Dataset, cell: Cell, one: Compared, intact: Comparison | None) -> None:
+    if isinstance(one, str):
+        result[f"{cell.prefix}reason"].values[cell.position] = one
+        return
+    result[f"{cell.prefix}reason"].values[cell.position] = ""
+    values = {
+        "softmax_cosine": one.cosine / one.examples,
+        "js_divergence": one.divergence / one.examples,
+        "cka": one.moments.cka(),
+        "error": one.error,
+        "ece": one.ece,
+    }
+    for name, number in values.items():
+        if cell.prefix + name in result:
+            result[cell.prefix + name].values[cell.position] = number
+    if intact is not None:
+        grown = _share(one.wrong - intact.wrong, result["class_examples"].values)
+        result[f"{cell.prefix}class_damage"].values[cell.position] = grown
+
+
+def _share(counts: Any, totals: Any) -> Any:
+    """Counts over totals; NaN for a class without examples."""
+    return np.where(totals > 0, counts / np.maximum(totals, 1), math.nan)
+
+
+def _chosen(kind: str, wanted: Sequence[Any] | None, available: Sequence[Any]) -> list[Any]:
+    for name in wanted or ():
+        if name not in available:
+            raise unknown_name(kind, name, available)
+    return list(available if wanted is None else wanted)

@@ -1,0 +1,203 @@
+"""How layers move during training: rotation, steps, signs, singular values, dead units."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+from tqdm.auto import tqdm
+
+from explorer.stats.rank_correlation import against
+from explorer.stats.spectra import as_matrix, spectrum
+
+OF_LAYERS = {
+    "rotation": "1 − cos(θ, θ_start)",
+    "step": "‖θ − θ_before‖₂",
+    "step_per_epoch": "‖θ − θ_before‖₂ / epochs between",
+    "sign_flips": "share of weights with another sign than at the start",
+}
+"""Over (layer, epoch) → how it is written."""
+
+OF_MATRICES = {
+    "spectral_norm": "‖W‖₂, largest singular value",
+    "spectral_error": "bound of the error of ‖W‖₂; 0: all singular values were computed",
+    "stable_rank": "‖W‖_F² / ‖W‖₂²",
+    "dead_in": "share of outputs whose incoming weights are all 0",
+    "dead_out": "share of inputs whose outgoing weights are all 0",
+}
+"""Over (matrix, epoch) → how it is written."""
+
+NOT_REACHED = "not measured: stopped"
+
+Vector = NDArray[np.float64]
+
+
+def motion(
+    stack: xr.DataTree, *, sweep: xr.Dataset | None = None, progress: bool = True
+) -> xr.Dataset:
+    """Measure how each layer moves from checkpoint to checkpoint; no data is needed.
+
+    Buffers (running statistics) are left out, and all parameters of a layer count together.
+
+    Parameters
+    ----------
+    stack : xarray.DataTree
+        As `explorer.open_stack` returns it.
+    sweep : xarray.Dataset, optional
+        Of the same stack, as `explorer.sweep` returns it: how far each quantity goes along with
+        the error is added.
+    progress : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    xarray.Dataset
+        float64. Over (layer, epoch): rotation (1 − cos to the first checkpoint, 0…2), step (length
+        of the way from the checkpoint before, weight units; NaN at the first), step_per_epoch,
+        sign_flips (share), reason (why a checkpoint could not be read). Over (matrix, epoch), one
+        matrix for each parameter of two or more dimensions: spectral_norm, spectral_error,
+        stable_rank, dead_in, dead_out; the coordinate ``of_layer`` says whose it is. With `sweep`
+        over ``quantity``: rank_correlation, rank_low, rank_high, layers_compared (see
+        `explorer.stats.rank_correlation.against`). After Ctrl-C the layers that are finished are
+        there, and the attribute ``complete`` is 0.
+
+    Raises
+    ------
+    UnknownNameError
+        The sweep has none of the layers.
+
+    References
+    ----------
+    Rotation: Carbonnelle & De Vleeschouwer, arXiv 1806.01603. That such numbers do not tell which
+    layers matter: Zhang, Bengio, Singer, JMLR 23(67), 2022, section on norms.
+
+    Examples
+    --------
+    >>> import explorer as lx
+    >>> found = lx.motion(lx.open_stack("fcn3x256-digits"), progress=False)
+    >>> found.rotation.sel(epoch=100).idxmax().item()
+    'layer4'
+    """
+    epochs = [int(epoch) for epoch in stack.coords["epoch"].values]
+    layers = [str(layer) for layer in stack.attrs["layers"]]
+    rows: dict[str, dict[str, Vector]] = {}
+    reasons: dict[str, list[str]] = {}
+    matrices: list[tuple[str, str, dict[str, Vector]]] = []
+    bar = tqdm(layers, desc="motion", unit=" layers", disable=not progress)
+    complete = False
+    with contextlib.suppress(KeyboardInterrupt):
+        for layer in bar:
+            rows[layer], own, reasons[layer] = _layer(stack.children[layer], epochs)
+            matrices += [(layer, name, found) for name, found in own.items()]
+        complete = True
+    result = _dataset(layers, epochs, rows, reasons, matrices).assign_attrs(
+        stack=str(stack.attrs.get("name", "")),
+        stack_title=str(stack.attrs.get("title", "")),
+        checkpoint_unit=str(stack.attrs.get("checkpoint_unit", "epoch")),
+        content_hash=str(stack.attrs.get("content_hash", "")),
+        reference_epoch=epochs[0],
+        complete=int(complete),
+    )
+    return result if sweep is None else against(result, sweep)
+
+
+def _layer(
+    node: xr.DataTree, epochs: Sequence[int]
+) -> tuple[dict[str, Vector], dict[str, dict[str, Vector]], list[str]]:
+    """One layer's rows, those of its matrices, and why checkpoints could not be read."""
+    rows = {name: np.full(len(epochs), np.nan) for name in OF_LAYERS}
+    matrices: dict[str, dict[str, Vector]] = {}
+    reasons = [""] * len(epochs)
+    start: Vector | None = None
+    before: tuple[int, Vector] | None = None
+    for k, weights in enumerate(_times(node, reasons)):
+        if weights is None:
+            continue
+        now = np.concatenate([np.ravel(one) for one in weights.values()]).astype(np.float64)
+        if k == 0:
+            start = now
+        if start is not None:
+            rows["rotation"][k] = _rotation(start, now)
+            rows["sign_flips"][k] = float((np.sign(start) * np.sign(now) < 0).mean())
+        if before is not None and before[0] == k - 1:
+            rows["step"][k] = float(np.linalg.norm(now - before[1]))
+            rows["step_per_epoch"][k] = rows["step"][k] / (epochs[k] - epochs[k - 1])
+        before = k, now
+        _add_spectra(matrices, weights, k, len(epochs))
+    return rows, matrices, reasons
+
+
+def _add_spectra(
+    matrices: dict[str, dict[str, Vector]], weights: Mapping[str, NDArray[Any]], k: int, times: int
+) -> None:
+    """Note what is told of each matrix of a layer at one checkpoint."""
+    for name, one in weights.items():
+        if one.ndim > 1:
+            empty = {key: np.full(times, np.nan) for key in OF_MATRICES}
+            own = matrices.setdefault(name, empty)
+            for key, value in spectrum(as_matrix(one)).items():
+                own[key][k] = value
+
+
+def _times(node: xr.DataTree, reasons: list[str]) -> Iterator[Mapping[str, NDArray[Any]] | None]:
+    """Parameters of a layer at each checkpoint in turn; None, and a reason, where unreadable."""
+    arrays = {
+        str(array.attrs["parameter"]): array
+        for array in node.to_dataset(inherit=False).data_vars.values()
+        if not array.attrs["buffer"]
+    }
+    for k in range(len(reasons)):
+        try:
+            yield {name: array.variable[k].values for name, array in arrays.items()}
+        except OSError as error:  # a CheckpointError is one: the other checkpoints stay usable
+            reasons[k] = str(error)
+            yield None
+
+
+def _rotation(start: Vector, now: Vector) -> float:
+    """1 − cos of the angle between two vectors, from ‖a/‖a‖ − b/‖b‖‖² / 2: exact near 0."""
+    lengths = np.linalg.norm(start), np.linalg.norm(now)
+    if not all(lengths):
+        return np.nan
+    apart: Vector = start / lengths[0] - now / lengths[1]
+    return float(apart @ apart / 2)
+
+
+def _dataset(
+    layers: Sequence[str],
+    epochs: Sequence[int],
+    rows: Mapping[str, Mapping[str, Vector]],
+    reasons: Mapping[str, Sequence[str]],
+    matrices: Sequence[tuple[str, str, Mapping[str, Vector]]],
+) -> xr.Dataset:
+    empty = np.full(len(epochs), np.nan)
+    of_layers = {
+        name: (
+            ("layer", "epoch"),
+            np.array([rows[layer][name] if layer in rows else empty for layer in layers]),
+            {"long_name": formula},
+        )
+        for name, formula in OF_LAYERS.items()
+    }
+    of_matrices = {
+        name: (
+            ("matrix", "epoch"),
+            np.array([found[name] for *_, found in matrices]).reshape(-1, len(epochs)),
+            {"long_name": formula},
+        )
+        for name, formula in OF_MATRICES.items()
+    }
+    why = [reasons.get(layer, [NOT_REACHED] * len(epochs)) for layer in layers]
+    return xr.Dataset(
+        {**of_layers, **of_matrices, "reason": (("layer", "epoch"), np.array(why, object))},
+        {
+            "layer": np.array(layers, object),
+            "epoch": list(epochs),
+            "matrix": np.array([name for _, name, _ in matrices], object),
+            "of_layer": ("matrix", np.array([layer for layer, *_ in matrices], object)),
+        },
+    )

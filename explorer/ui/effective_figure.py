@@ -1,0 +1,88 @@
+"""The error against the trained parameters that are left, on the way from both ends."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import xarray as xr
+from bokeh.models import ColumnDataSource, HoverTool, NumeralTickFormatter
+from bokeh.models.annotations import Span
+
+from explorer.ui.figures import BLUE, INK, QUIET_INK, RED, line_label, relation_figure
+from explorer.ui.wording import interval, percent, tick
+
+LOOKS = {
+    "forward": (BLUE, "circle", "solid", "adding to none"),
+    "backward": (RED, "triangle", "dashed", "restoring of all"),
+    "again": (RED, "circle_cross", "dotted", "adding again"),
+    "one by one": (INK, "diamond", "solid", "all that are robust alone"),
+}
+"""Direction → colour, marker, line, words of the legend: no two alike without the colours."""
+
+
+def effective_figure(found: xr.Dataset) -> Any:
+    """Draw every set that the searches went through: parameters left across, error upwards.
+
+    Parameters
+    ----------
+    found : xarray.Dataset
+        As `explorer.effective_parameters` returns it; of several sources the first.
+
+    Returns
+    -------
+    bokeh.plotting.figure
+        A dotted line is the error that is allowed; the ring marks the best set.
+    """
+    source = str(found["source"].values[0])
+    steps = found.isel(step=(found["trial_source"] == source).values)
+    allowed = float(found.attrs["final_error"]) + float(found.attrs["margin"])
+    best = found.sel(source=source)
+    left, total = int(best["effective_parameters"]), int(found.attrs["parameters"])
+    plot = relation_figure(
+        f"Test error against trained parameters left, layers reset to {source}; {left:,} of "
+        f"{total:,} are needed within {percent(allowed)}"
+    )
+    plot.xaxis.axis_label = "trained parameters left"
+    plot.xaxis.formatter = NumeralTickFormatter(format="0,0")
+    drawn = [_draw(plot, steps, direction) for direction in LOOKS]
+    plot.select_one(HoverTool).renderers = drawn
+    plot.scatter(
+        [left], [float(best["joint_error"])], size=18, fill_alpha=0, line_color=INK, line_width=2
+    )
+    line = Span(location=allowed, dimension="width", line_color=QUIET_INK, line_dash="dotted")
+    label = line_label()
+    label.update(
+        x=total, y=allowed, text=f"allowed {tick(allowed)}", text_baseline="bottom", y_offset=2
+    )
+    plot.add_layout(line)
+    plot.add_layout(label)
+    plot.title.text = f"To {source}: {left:,} of {total:,} parameters are needed"
+    plot.legend.location = "top_right"
+    plot.legend.label_text_font_size = "11px"
+    return plot
+
+
+def _draw(plot: Any, steps: xr.Dataset, direction: str) -> Any:
+    """Points of one direction, joined in the order in which they were tried."""
+    colour, marker, dash, words = LOOKS[direction]
+    own = steps.isel(step=(steps["direction"] == direction).values)
+    columns: dict[str, list[Any]] = {name: [] for name in ("x", "y", "where", "tip")}
+    for k in range(own.sizes["step"]):
+        at = own.isel(step=k)
+        layer, error = str(at["layer_moved"].item()), float(at["trial_error"])
+        moved = f"{'restored' if direction == 'backward' else 'also reset'}: {layer}\n"
+        tip = (
+            f"{moved if layer else ''}{int(at['layers_moved'])} layers reset together\n"
+            f"test error {percent(error)}, 95 % interval "
+            f"{interval(float(at['trial_low']), float(at['trial_high']))}"
+        )
+        left = int(at["parameters_left"])
+        for name, content in zip(
+            columns, (left, error, f"{left:,} parameters left", tip), strict=True
+        ):
+            columns[name].append(content)
+    source = ColumnDataSource(columns)
+    plot.line("x", "y", source=source, line_color=colour, line_dash=dash, legend_label=words)
+    return plot.scatter(
+        "x", "y", source=source, marker=marker, size=8, color=colour, legend_label=words
+    )

@@ -1,0 +1,42 @@
+"""Effective parameters as the reader sees them: curve and command."""
+
+from __future__ import annotations
+
+import xarray as xr
+from bokeh.models import Scatter
+
+import explorer as lx
+from explorer.cli import main
+from explorer.ui.effective_figure import LOOKS, effective_figure
+
+
+def test_the_curve_has_every_set_and_marks_the_best(bundled):
+    found = lx.effective_parameters(bundled, device="cpu", progress=False)
+    plot = effective_figure(found)
+    points = [r.data_source.data for r in plot.renderers if isinstance(r.glyph, Scatter)]
+    *curves, best = points
+    assert sum(len(one["x"]) for one in curves) == found.sizes["step"]
+    assert list(best["x"]) == [found["effective_parameters"].item()]
+    assert list(best["y"]) == [found["joint_error"].item()]
+    assert curves[0]["tip"][1].startswith("also reset: layer3\n1 layers reset together")
+    assert "269,322 of 335,114" in plot.title.text
+    assert "269,322 of 335,114" in plot.html_attributes["aria-label"]
+
+
+def test_directions_can_be_told_apart_without_colours():
+    assert len({look[1:3] for look in LOOKS.values()}) == len(LOOKS)
+
+
+def test_the_command_says_what_is_needed_and_that_robust_alone_is_not_robust_together(
+    tmp_path, capsys
+):
+    out, picture = tmp_path / "e.nc", tmp_path / "e.html"
+    wanted = ["--margin", "0.1", "--device", "cpu", "--out", str(out), "--picture", str(picture)]
+    assert main(["effective", "fcn3x256-digits", *wanted]) == 0
+    said = capsys.readouterr().out
+    assert "269,322 of 335,114 parameters (80.4%) are needed" in said
+    assert "within alone: layer3, layer4" in said
+    assert "all of these together, error 33.9%" in said
+    with xr.open_dataset(out, engine="h5netcdf") as again:
+        assert again["effective_parameters"].item() == 269_322
+    assert "aria-label" in picture.read_text(encoding="utf-8")

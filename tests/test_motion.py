@@ -1,0 +1,180 @@
+"""How layers move: a matrix turned by a known angle, numpy's formulas, a rank correlation."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import explorer as lx
+from explorer.errors import UnknownNameError
+from explorer.stats.rank_correlation import spearman
+from explorer.stats.spectra import as_matrix, spectral_norm, spectrum
+from explorer.weights.stack import epoch_numbers, layer_names, read_layer
+from tests.conftest import copy_bundled
+
+
+@pytest.fixture(scope="module")
+def moved(bundled):
+    return lx.motion(bundled, sweep=lx.open_sweep("fcn3x256-digits"), progress=False)
+
+
+class One(nn.Module):
+    """A linear layer without a bias."""
+
+    def __init__(self):
+        super().__init__()
+        self.only = nn.Linear(2, 2, bias=False)
+
+    def forward(self, x):
+        return self.only(x)
+
+
+def motion_of(*matrices, epochs=None):
+    states = [{"only.weight": torch.as_tensor(one, dtype=torch.float32)} for one in matrices]
+    stack = lx.open_stack(states, model=One(), epochs=epochs)
+    return lx.motion(stack, progress=False)
+
+
+def test_a_layer_turned_by_a_known_angle_has_rotated_by_1_minus_its_cosine():
+    """All four weights turn in the plane of two orthogonal matrices; lengths do not count."""
+    a, b = np.array([[1.0, 2], [3, 4]]), np.array([[2.0, -1], [4, -3]])
+    angles = (0, 1e-3, math.pi / 6, math.pi / 2, math.pi)
+    turned = [2**k * (math.cos(t) * a + math.sin(t) * b) for k, t in enumerate(angles)]
+    found = motion_of(*turned)["rotation"].values[0]
+    np.testing.assert_allclose(found, [1 - math.cos(t) for t in angles], atol=1e-6)
+    assert found[1] == pytest.approx(5e-7, rel=1e-3)  # far below float32's 1 − cos
+
+
+def test_steps_signs_and_dead_units_can_be_counted():
+    start = [[3.0, 0], [0, 4]]
+    found = motion_of(start, [[3.0, 0], [-3, 0]], [[-3.0, 0], [-3, 0]], epochs=[0, 1, 3])
+    np.testing.assert_allclose(found["step"].values, [[np.nan, 5, 6]])
+    np.testing.assert_allclose(found["step_per_epoch"].values, [[np.nan, 5, 3]])
+    np.testing.assert_allclose(found["sign_flips"].values, [[0, 0, 0.25]])
+    np.testing.assert_allclose(found["spectral_norm"].values, [[4, math.sqrt(18), math.sqrt(18)]])
+    np.testing.assert_allclose(found["stable_rank"].values, [[25 / 16, 1, 1]])
+    np.testing.assert_allclose(found["dead_out"].values, [[0, 0.5, 0.5]])
+    dead = motion_of([[1.0, 1], [0, 0]])
+    assert (dead["dead_in"].item(), dead["dead_out"].item()) == (0.5, 0)
+
+
+def test_every_number_is_that_of_the_plain_formula(bundled, moved):
+    epochs = epoch_numbers(bundled)
+    for layer in layer_names(bundled):
+        states = [read_layer(bundled, layer, epoch) for epoch in epochs]
+        flat = [np.concatenate([a.ravel() for a in s.values()]).astype(float) for s in states]
+        row = moved.sel(layer=layer)
+        cosines = [f @ flat[0] / np.linalg.norm(f) / np.linalg.norm(flat[0]) for f in flat]
+        np.testing.assert_allclose(row["rotation"], 1 - np.array(cosines), atol=1e-12)
+        steps = [np.linalg.norm(b - a) for a, b in itertools.pairwise(flat)]
+        np.testing.assert_allclose(row["step"].values[1:], steps, rtol=1e-12)
+        flips = [np.mean(f * flat[0] < 0) for f in flat]
+        np.testing.assert_allclose(row["sign_flips"], flips)
+        at = moved["of_layer"].values.tolist().index(layer)
+        weights = next(a for a in states[-1].values() if a.ndim == 2).astype(float)
+        norm = np.linalg.norm(weights, 2)
+        assert moved["spectral_norm"].values[at, -1] == pytest.approx(norm, rel=1e-10)
+        rank = np.linalg.norm(weights) ** 2 / norm**2
+        assert moved["stable_rank"].values[at, -1] == pytest.approx(rank, rel=1e-10)
+
+
+def test_the_largest_singular_value_by_lanczos_is_within_its_own_bound():
+    matrix = np.random.default_rng(2).normal(size=(90, 40))
+    exact, nothing = spectral_norm(matrix)
+    found, bound = spectral_norm(matrix, exact_up_to=8)
+    assert nothing == 0
+    assert 0 < bound < 1e-6 * exact
+    assert abs(found - exact) <= bound + 1e-12 * exact
+    assert spectral_norm(matrix, exact_up_to=8) == (found, bound)  # the same every time
+
+
+def test_of_a_convolution_the_rows_are_its_outputs():
+    weights = np.random.default_rng(3).normal(size=(4, 3, 2, 2))
+    assert as_matrix(weights).shape == (4, 12)
+    expected = np.linalg.norm(weights.reshape(4, -1), 2)
+    assert spectrum(as_matrix(weights))["spectral_norm"] == pytest.approx(expected)
+
+
+def test_matrices_without_a_spectrum_are_not_given_one():
+    zeros = spectrum(np.zeros((3, 3)))
+    assert (zeros["spectral_norm"], zeros["dead_in"]) == (0, 1)
+    assert math.isnan(zeros["stable_rank"])
+    assert math.isnan(spectrum(np.full((2, 2), np.nan))["spectral_norm"])
+
+
+def test_a_checkpoint_that_cannot_be_read_marks_its_column_and_the_step_after_it(tmp_path):
+    folder = copy_bundled(tmp_path / "copy")
+    (folder / "epoch-0003.safetensors").unlink()
+    found = lx.motion(lx.open_stack(folder), progress=False)
+    at = found["epoch"].values.tolist().index(3)
+    assert "epoch-0003" in found["reason"].values[0, at]
+    assert np.isnan(found["rotation"].values[0]).tolist() == [k == at for k in range(8)]
+    assert np.flatnonzero(np.isnan(found["step"].values[0])).tolist() == [0, at, at + 1]
+
+
+def test_ctrl_c_keeps_the_layers_that_are_finished(bundled, monkeypatch):
+    from explorer.stats import motion as module
+
+    original, seen = module._layer, []
+
+    def stopped(node, epochs):
+        seen.append(node)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return original(node, epochs)
+
+    monkeypatch.setattr(module, "_layer", stopped)
+    found = lx.motion(bundled, progress=False)
+    assert found.attrs["complete"] == 0
+    assert np.isfinite(found["rotation"].values[:, -1]).tolist() == [True, True, False, False]
+    assert found["reason"].values[2, 0] == "not measured: stopped"
+
+
+# --- beside the error -----------------------------------------------------------------------------
+
+
+def test_the_rank_correlation_and_its_interval_are_those_of_the_formula():
+    x = np.array([1.0, 2, 3, 4, 5, np.nan])
+    y = np.array([2.0, 1, 4, 3, 5, 0])
+    rho = 1 - 6 * (1 + 1 + 1 + 1) / (5 * 24)  # Σd² = 4
+    half = 1.959964 * math.sqrt((1 + rho**2 / 2) / 2)
+    found = spearman(x, y)
+    np.testing.assert_allclose(found[0], rho)
+    np.testing.assert_allclose(found[1:3], np.tanh(np.arctanh(rho) + np.array([-half, half])))
+    assert found[3] == 5
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "n"), [([1.0, 1, 1], [1.0, 2, 3], 3), ([1.0, np.nan], [1.0, 2.0], 1)]
+)
+def test_a_correlation_that_does_not_exist_is_not_given(x, y, n):
+    assert np.isnan(spearman(np.array(x), np.array(y))[:3]).all()
+    assert spearman(np.array(x), np.array(y))[3] == n
+
+
+@pytest.mark.slow
+def test_the_interval_of_unrelated_quantities_holds_0_about_as_often_as_it_says():
+    generator, held = np.random.default_rng(5), 0
+    for _ in range(2000):
+        _, low, high, _ = spearman(generator.normal(size=14), generator.normal(size=14))
+        held += low <= 0 <= high
+    assert 0.93 <= held / 2000 <= 0.98
+
+
+def test_what_moved_most_is_set_beside_the_error(moved):
+    """The paper's point: layer 4 moved farthest, and layer 1 matters most."""
+    assert moved["moved"].sel(quantity="rotation").idxmax().item() == "layer4"
+    assert moved["error_when_put_back"].idxmax().item() == "layer1"
+    low, high = moved["rank_low"].values, moved["rank_high"].values
+    assert ((low < 0) & (high > 0)).all()  # four layers show nothing
+    assert set(moved["layers_compared"].values) == {4}
+
+
+def test_a_sweep_of_another_stack_is_refused(bundled):
+    with pytest.raises(UnknownNameError, match="layer1"):
+        lx.motion(bundled, sweep=lx.open_sweep("vgg11-digits"), progress=False)
