@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from explorer.api import distances
     from explorer.doctor.check import check
     from explorer.doctor.diff import diff
+    from explorer.engine.criticality import criticality
     from explorer.engine.evaluate import evaluate, predictions
     from explorer.engine.interventions import reinitialise, rerandomise
     from explorer.engine.joint import reset_order
@@ -32,6 +33,7 @@ __all__ = [
     "__version__",
     "catalog",
     "check",
+    "criticality",
     "diff",
     "distances",
     "evaluate",
@@ -51,6 +53,7 @@ _HOMES = {
     "Explorer": "explorer.ui.widget",
     "catalog": "explorer.inventory.manifest",
     "check": "explorer.doctor.check",
+    "criticality": "explorer.engine.criticality",
     "diff": "explorer.doctor.diff",
     "distances": "explorer.api",
     "evaluate": "explorer.engine.evaluate",

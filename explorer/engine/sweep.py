@@ -157,8 +157,8 @@ def sweep(
     are ReRnd and epochs.
     """
     every, available = layer_names(stack), epoch_numbers(stack)
-    layers = _chosen("layer", layers, every)
-    epochs = _chosen("epoch", epochs, available)
+    layers = chosen("layer", layers, every)
+    epochs = chosen("epoch", epochs, available)
     if not 0 <= tolerance < 1:
         raise UsageError(
             f"tolerance is {tolerance}.",
@@ -186,7 +186,7 @@ def sweep(
     wanted = list(dict.fromkeys([Intervention(()), *interventions]))
     journal = None if store is None else journal_of(store, provenance)
     with _progress_bar(len(wanted) * evaluator.total, progress) as bar:
-        outcomes, complete = _measure(measured(wanted, tolerance=tolerance, journal=journal), bar)
+        outcomes, complete = followed(measured(wanted, tolerance=tolerance, journal=journal), bar)
     result = empty_results(layers, epochs, draws, NOT_REACHED)
     for cell, intervention in zip(cells, interventions, strict=True):
         _record(result, cell, outcomes.get(intervention, NOT_REACHED))
@@ -208,7 +208,7 @@ def _opened(
     return there, there.provenance, there.measure
 
 
-def _measure(stream: Stream, bar: Any) -> tuple[dict[Intervention, Outcome], bool]:
+def followed(stream: Stream, bar: Any) -> tuple[dict[Intervention, Outcome], bool]:
     """Outcomes, with a progress bar, and whether all are there: Ctrl-C keeps what is known."""
     outcomes: dict[Intervention, Outcome] = {}
     try:
@@ -250,7 +250,14 @@ def _progress_bar(total: int, progress: bool) -> Any:
     return tqdm(total=total, desc="sweep", unit=unit, unit_scale=True, disable=not progress)
 
 
-def _chosen(kind: str, wanted: Sequence[Any] | None, available: Sequence[Any]) -> list[Any]:
+def chosen(kind: str, wanted: Sequence[Any] | None, available: Sequence[Any]) -> list[Any]:
+    """What is wanted of what there is; all of it by default.
+
+    Raises
+    ------
+    UnknownNameError, UsageError
+        Something is not there, is named twice, or nothing is wanted.
+    """
     if wanted is None:
         return list(available)
     for name in wanted:
