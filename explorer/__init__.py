@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from explorer.engine.evaluate import evaluate, predictions
     from explorer.engine.interventions import reinitialise, rerandomise
     from explorer.engine.joint import reset_order
+    from explorer.engine.paths import paths
     from explorer.engine.results import open_sweep
     from explorer.engine.sweep import sweep
     from explorer.inventory.manifest import catalog
@@ -39,6 +40,7 @@ __all__ = [
     "evaluate",
     "open_stack",
     "open_sweep",
+    "paths",
     "predictions",
     "readers",
     "reinitialise",
@@ -59,6 +61,7 @@ _HOMES = {
     "evaluate": "explorer.engine.evaluate",
     "open_stack": "explorer.weights.stack",
     "open_sweep": "explorer.engine.results",
+    "paths": "explorer.engine.paths",
     "predictions": "explorer.engine.evaluate",
     "readers": "explorer.weights.readers.known",
     "reinitialise": "explorer.engine.interventions",

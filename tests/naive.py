@@ -70,3 +70,29 @@ def valley_point(
         losses.append(float(torch.nn.functional.cross_entropy(logits, data[1])))
         errors.append(float((logits.argmax(1) != data[1]).float().mean()))
     return sum(losses) / len(losses), sum(errors) / len(errors)
+
+
+def path_point(network, start, end, layers, share, data, with_buffers, calibration=None):
+    """Mean loss and error with some layers at (1 − λ)·start + λ·end: a copy and a whole pass."""
+    twin = copy.deepcopy(network)
+    parameters = {name for name, _ in twin.named_parameters()}
+    state = {name: tensor.clone() for name, tensor in start.items()}
+    for name in state:
+        moves = name.partition(".")[0] in layers and (with_buffers or name in parameters)
+        if moves and state[name].is_floating_point():
+            state[name] = (1 - share) * start[name] + share * end[name]
+    twin.load_state_dict(state)
+    twin.eval()
+    if calibration is not None:
+        norms = [part for part in twin.modules() if isinstance(part, torch.nn.BatchNorm2d)]
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None
+            norm.train()
+        with torch.no_grad():
+            twin(calibration)
+        twin.eval()
+    with torch.no_grad():
+        logits = twin(data[0])
+    loss = float(torch.nn.functional.cross_entropy(logits, data[1]))
+    return loss, float((logits.argmax(1) != data[1]).float().mean())

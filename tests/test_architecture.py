@@ -81,6 +81,7 @@ NETWORK = (
 XARRAY_IN_WEIGHTS = (
     *("weights/stack.py", "weights/lazy.py"),
     *("weights/labelled.py", "weights/saving.py", "weights/backend.py"),
+    "weights/joined.py",
 )
 FENCES = (
     Fence(("numba", "llvmlite"), but_in=("stats/kernels.py",)),

@@ -24,6 +24,9 @@ NAMES = {
     "open_stack": "(source, *, model=None, layers=None, epochs=None, reader=None, key=None, "
     "unit=None, every=1, only=None, hub=None)",
     "open_sweep": "(source)",
+    "paths": "(stack, *, other=None, start=None, epochs=None, layers=None, shares=11, "
+    "cumulative=False, model=None, data=None, device='auto', batch_size=None, "
+    "batchnorm='with_layer', memory=None, calibration=None, store=None, progress=True)",
     "predictions": "(stack, intervention, *, model=None, data=None, device='auto', "
     "batch_size=None, batchnorm='with_layer', screen=False, memory=None, calibration=None)",
     "readers": "()",

@@ -185,7 +185,7 @@ def sweep(
     interventions = [canonical(cell.intervention, every, available) for cell in cells]
     wanted = list(dict.fromkeys([Intervention(()), *interventions]))
     journal = None if store is None else journal_of(store, provenance)
-    with _progress_bar(len(wanted) * evaluator.total, progress) as bar:
+    with progress_bar(len(wanted) * evaluator.total, progress) as bar:
         outcomes, complete = followed(measured(wanted, tolerance=tolerance, journal=journal), bar)
     result = empty_results(layers, epochs, draws, NOT_REACHED)
     for cell, intervention in zip(cells, interventions, strict=True):
@@ -245,9 +245,10 @@ def _ends(
     return {"final_error": final, "chance_error": evaluator.chance_error}
 
 
-def _progress_bar(total: int, progress: bool) -> Any:
+def progress_bar(total: int, progress: bool, about: str = "sweep") -> Any:
+    """Progress over so many predictions, or one that does not show."""
     unit = " predictions"
-    return tqdm(total=total, desc="sweep", unit=unit, unit_scale=True, disable=not progress)
+    return tqdm(total=total, desc=about, unit=unit, unit_scale=True, disable=not progress)
 
 
 def chosen(kind: str, wanted: Sequence[Any] | None, available: Sequence[Any]) -> list[Any]:

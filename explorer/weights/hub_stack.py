@@ -30,7 +30,7 @@ CONFIG, TOKENIZER = "config.json", "tokenizer.json"
 
 
 class Parts(NamedTuple):
-    """What a stack is made of, in the order of `explorer.weights.stack._tree`'s arguments."""
+    """What a stack is made of, in the order of `explorer.weights.stack.stack_tree`'s arguments."""
 
     checkpoints: Sequence[Any]
     """One per epoch or step."""

@@ -133,9 +133,9 @@ def open_stack(
         return _part_of(_as_stack(open_labelled(Path(source))), every, only)
     if is_hub_address(source):
         wanted = only if only is not None else epochs
-        return _tree(*hub_parts(source, model, layers, every, wanted, hub))
+        return stack_tree(*hub_parts(source, model, layers, every, wanted, hub))
     if is_pretrained_name(source):
-        return _tree(*pretrained_parts(source, layers, hub))
+        return stack_tree(*pretrained_parts(source, layers, hub))
     entry = _manifest_entry(source)
     if entry is not None:
         stack = _from_manifest(entry, layers if layers is not None else "paper")
@@ -288,7 +288,7 @@ def _from_manifest(entry: StackEntry, layers: LayerScheme) -> xr.DataTree:
     digest = hashlib.sha256()
     for checkpoint in entry.checkpoints:
         digest.update(f"{checkpoint.epoch} {checkpoint.record.sha256}\n".encode())
-    return _tree(
+    return stack_tree(
         [SafetensorsCheckpoint(c.record) for c in entry.checkpoints],
         [c.epoch for c in entry.checkpoints],
         specs,
@@ -331,7 +331,7 @@ def _from_checkpoints(collected: Collected, model: Any, layers: LayerScheme | No
         "unmatched": list(fit.unmatched),
         "unreadable": {str(collected.numbers[k]): why for k, why in fit.unreadable.items()},
     }
-    return _tree(
+    return stack_tree(
         fit.checkpoints,
         collected.numbers,
         fit.specs,
@@ -346,7 +346,7 @@ def _from_checkpoints(collected: Collected, model: Any, layers: LayerScheme | No
     )
 
 
-def _tree(
+def stack_tree(
     checkpoints: Sequence[Checkpoint],
     epochs: Sequence[int],
     specs: Mapping[str, ArraySpec],
@@ -354,6 +354,28 @@ def _tree(
     buffers: Mapping[str, bool],
     attributes: Mapping[str, Any],
 ) -> xr.DataTree:
+    """Put together what a stack is made of; nothing is read.
+
+    Parameters
+    ----------
+    checkpoints : sequence of Checkpoint
+        In the order of `epochs`; the last is the final network.
+    epochs : sequence of int
+        Their numbers.
+    specs : mapping
+        Name of a tensor → what it looks like.
+    layers : mapping
+        Layer → names of its tensors, in forward order.
+    buffers : mapping
+        Name of a tensor → whether it is a buffer.
+    attributes : mapping
+        Of the stack; its layers are added.
+
+    Raises
+    ------
+    StackError
+        The name of a tensor cannot be that of a variable.
+    """
     shapes = {name: spec.shape for name, spec in specs.items()}
     in_parts = all(map(reads_parts, checkpoints))
     variable = functools.partial(
