@@ -10,6 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import explorer
+from explorer.commands.criticality import EXAMPLES as CRITICALITY_EXAMPLES
+from explorer.commands.criticality import add_criticality_options
+from explorer.commands.paths import EXAMPLES as PATHS_EXAMPLES
+from explorer.commands.paths import add_paths_options
 from explorer.doctor import commands as doctor
 from explorer.errors import ExplorerError, UsageError
 
@@ -205,6 +209,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_train(commands)
     _add_sweep(commands)
     _add_distances(commands)
+    _add_criticality(commands)
+    _add_paths(commands)
     _add_report(commands)
     _add_check(commands)
     _add_diff(commands)
@@ -310,6 +316,16 @@ def _add_distances(commands: Commands) -> None:
     )
     command.add_argument("--out", help="netCDF file for all measures")
     command.set_defaults(run=_distances)
+
+
+def _add_criticality(commands: Commands) -> None:
+    summary = "measure how far layers can go back, and how much noise they stand"
+    add_criticality_options(_command(commands, "criticality", summary, CRITICALITY_EXAMPLES))
+
+
+def _add_paths(commands: Commands) -> None:
+    summary = "measure straight lines between checkpoints, layer by layer"
+    add_paths_options(_command(commands, "paths", summary, PATHS_EXAMPLES))
 
 
 def _add_report(commands: Commands) -> None:

@@ -45,13 +45,14 @@ PARTS = {
     "api": BELOW_UI - {"api", "doctor"},
     "ui": BELOW_UI,
     "servers": {"errors"},
-    "cli": BELOW_UI | {"ui", "servers"},
+    "commands": BELOW_UI | {"ui", "servers"},
+    "cli": BELOW_UI | {"ui", "servers", "commands"},
     "__main__": {"cli"},
     "__init__": BELOW_UI | {"ui"},
 }
 """Part → the other parts it may import. `__init__` names them for type checkers, loads none."""
 
-USES_THE_PUBLIC_NAMES = {"cli"}
+USES_THE_PUBLIC_NAMES = {"cli", "commands"}
 """Parts that may also say `import explorer`, as other people's code does."""
 
 

@@ -18,8 +18,8 @@ PATHS: Mapping[str, tuple[str, ...]] = {
 QUANTITIES = ("error", "error_low", "error_high", "loss")
 """What is measured at each point."""
 
-ROUNDING = 1e-12
-"""Height up to which a path is straight."""
+ROUNDING = 1e-6
+"""Height up to which a path is straight, as a share of its largest value: losses are float32."""
 
 
 def with_barriers(points: xr.Dataset) -> xr.Dataset:
@@ -58,7 +58,7 @@ def _barrier(path: xr.DataArray, whole: xr.DataArray, name: str) -> dict[str, xr
     first, last = path.isel(share=0, drop=True), path.isel(share=-1, drop=True)
     height = path - ((1 - share) * first + share * last)
     top = height.max("share", skipna=False)
-    rises = top > ROUNDING  # False where unknown
+    rises = top > ROUNDING * path.max("share")  # False where unknown
     at = share[height.fillna(0).argmax("share")].drop_vars("share").where(rises)
     middle = np.flatnonzero(share.values == 0.5)
     midpoint = xr.full_like(top, np.nan)
