@@ -116,9 +116,10 @@ def search(evaluator: Evaluator, layer: str, valley: Valley, limit: float) -> It
 
     To stop, do not ask for the next.
 
-    For each α, from the start on, only the σ matter that would make α/σ smaller than it is
-    already. If none will do, no noise or the smallest of them shows it; else the largest that is
-    good enough is found by bisection. Both take it that more noise is never better, which is so
+    Where no noise at all is too bad already, noise is as well. For each other α, from the start on,
+    only the σ matter that would make α/σ smaller than it is already: if the smallest of them is too
+    much, so are the others, and else the largest that is good enough is found by bisection. All
+    three take it that more noise is never better, which is so
     for the mean over all noise where the loss is convex in the layer; `Valley.every_cell` tells.
 
     Parameters
@@ -139,7 +140,10 @@ def search(evaluator: Evaluator, layer: str, valley: Valley, limit: float) -> It
     """
     walk = _Walk(evaluator, layer, valley, limit)
     rows = len(valley.alphas)
-    for row in range(rows):
+    if not valley.every_cell and valley.sigmas[0] == 0:
+        for _ in walk.without_noise():
+            yield walk.known(0)
+    for row in range(0 if walk.reason else rows):
         for _ in walk.whole_row(row) if valley.every_cell else walk.bisected_row(row):
             yield walk.known(row)
         if walk.reason:
@@ -168,6 +172,10 @@ class _Walk:
         places = [(row, column) for column in range(len(self._valley.sigmas))]
         yield from self._measure(places, early=False)
 
+    def without_noise(self) -> Iterator[None]:
+        """Measure all α with σ = 0: one pass each, where a point with noise takes `draws`."""
+        yield from self._measure([(row, 0) for row in range(len(self._valley.alphas))], early=False)
+
     def bisected_row(self, row: int) -> Iterator[None]:
         """Find the largest σ that is good enough, if that makes α/σ smaller than it is by now."""
         columns = [
@@ -177,10 +185,9 @@ class _Walk:
         ]
         if self._best is not None and self._valley.ratio(self._best) == 0:
             return  # α = 0 will do with some noise, and nothing is smaller
-        if columns and self._valley.sigmas[0] == 0:  # one pass for what takes `draws` with noise
-            yield from self._measure([(row, 0)], early=True)
-            if self.reason or not self._points[row, 0].good_enough:
-                return
+        still = self._points.get((row, 0))
+        if still is not None and not still.good_enough:
+            return
         good, bad = -1, len(columns)  # positions: the last that is known to do, the first not to
         probe = 0 if self._best is not None else bad // 2  # few rows can be better than the best
         while bad - good > 1:
@@ -196,26 +203,22 @@ class _Walk:
         return self._best is None or ratio(place) < ratio(self._best)
 
     def _measure(self, places: Sequence[Place], early: bool) -> Iterator[None]:
-        """Measure points together; `early`, one draw first, then two, four, … until it is known."""
+        """Measure points together, to the end, or `early` only until the one there is is known."""
         owner = {
             intervention: place
             for place in places
             for intervention in self._valley.interventions(self._layer, place)
         }
-        wanted, done = list(owner), dict[Intervention, Outcome]()
-        size = 1 if early else len(wanted)
-        while wanted:
-            group, wanted = wanted[:size], wanted[size:]
-            size *= 2
-            stream = measure(self._evaluator, group, journal=self._evaluator.journal)
-            with contextlib.closing(stream):
-                for some in stream:
-                    done |= some
-                    for place in places:
-                        self._judge(place, [o for i, o in done.items() if owner[i] == place])
-                    yield
-                    if self.reason or (early and self._too_bad(places[0])):
-                        return
+        done: dict[Intervention, Outcome] = {}
+        stream = measure(self._evaluator, owner, journal=self._evaluator.journal)
+        with contextlib.closing(stream):
+            for some in stream:
+                done |= some
+                for place in places:
+                    self._judge(place, [o for i, o in done.items() if owner[i] == place])
+                yield
+                if self.reason or (early and self._too_bad(places[0])):
+                    return
 
     def _judge(self, place: Place, outcomes: Sequence[Outcome]) -> None:
         """Add up what the draws of a point have shown by now."""
