@@ -13,12 +13,14 @@ if TYPE_CHECKING:
     from explorer.api import distances
     from explorer.doctor.check import check
     from explorer.doctor.diff import diff
+    from explorer.engine.criticality import criticality
     from explorer.engine.effective_parameters import effective_parameters
     from explorer.engine.evaluate import evaluate, predictions
     from explorer.engine.interventions import reinitialise, rerandomise
     from explorer.engine.joint import reset_order
     from explorer.engine.judging import verdicts
     from explorer.engine.outputs import outputs
+    from explorer.engine.paths import paths
     from explorer.engine.results import open_sweep
     from explorer.engine.sweep import sweep
     from explorer.inventory.manifest import catalog
@@ -36,6 +38,7 @@ __all__ = [
     "__version__",
     "catalog",
     "check",
+    "criticality",
     "diff",
     "distances",
     "effective_parameters",
@@ -44,6 +47,7 @@ __all__ = [
     "open_stack",
     "open_sweep",
     "outputs",
+    "paths",
     "predictions",
     "readers",
     "reinitialise",
@@ -59,6 +63,7 @@ _HOMES = {
     "Explorer": "explorer.ui.widget",
     "catalog": "explorer.inventory.manifest",
     "check": "explorer.doctor.check",
+    "criticality": "explorer.engine.criticality",
     "diff": "explorer.doctor.diff",
     "distances": "explorer.api",
     "effective_parameters": "explorer.engine.effective_parameters",
@@ -67,6 +72,7 @@ _HOMES = {
     "open_stack": "explorer.weights.stack",
     "open_sweep": "explorer.engine.results",
     "outputs": "explorer.engine.outputs",
+    "paths": "explorer.engine.paths",
     "predictions": "explorer.engine.evaluate",
     "readers": "explorer.weights.readers.known",
     "reinitialise": "explorer.engine.interventions",

@@ -16,9 +16,12 @@ from collections.abc import Iterator
 from html import escape
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import nbformat
 import xarray as xr
+from bokeh.embed import components
+from bokeh.resources import Resources
 from nbclient import NotebookClient
 from PIL import Image
 from playwright.sync_api import sync_playwright
@@ -26,6 +29,7 @@ from set_up import BROWSERS  # beside this script, which is run by its path
 
 import explorer as lx
 from explorer.inventory.paper import paper_distances, paper_sweep
+from explorer.ui.landscapes import barrier_figure, valley_figure
 from explorer.ui.table import sweep_html
 
 ROOT = Path(__file__).parents[1]
@@ -66,6 +70,8 @@ def main() -> int:
         page = browser.new_page(device_scale_factor=1.25, viewport={"width": 1400, "height": 900})
         for name, body in bodies():
             page.set_content(f"<style>{STYLE}</style><main>{body}</main>")
+            if "data-root-id" in body:  # a figure of Bokeh, which draws itself
+                page.wait_for_function("Bokeh.documents.every(one => one.is_idle)")
             png = reduced(page.locator("main").screenshot())
             (IMAGES / f"{name}.png").write_bytes(png)
             print(f"{name}: {len(png):,} bytes")
@@ -94,6 +100,20 @@ def bodies() -> Iterator[tuple[str, str]]:
     yield "experiment", experiment(lx.open_sweep("fcn3x256-digits"))
     yield "paper-distances", norms()
     yield "own-model", own_model()
+    stack = lx.open_stack("fcn3x256-digits")
+    valley = lx.criticality(stack, layers=["layer4"], every_cell=True, draws=3, progress=False)
+    yield "valley", figure_html(valley_figure(valley, "layer4"))
+    with TemporaryDirectory() as folder:
+        run = lx.train("fcn3x256-digits", out=folder, seed=1, epochs=8, progress=False)
+        settings = {"start": "same", "shares": 5, "progress": False}
+        between = lx.paths(stack, other=lx.open_stack(run), **settings)
+    yield "barriers", figure_html(barrier_figure(between))
+
+
+def figure_html(plot: Any) -> str:
+    """Return a figure of Bokeh, with the library, as HTML."""
+    plot.update(sizing_mode="fixed", width=700)
+    return "".join((Resources("inline").render(), *components(plot)))
 
 
 def experiment(sweep: xr.Dataset) -> str:

@@ -45,7 +45,7 @@ PARTS = {
     "api": BELOW_UI - {"api", "doctor"},
     "ui": BELOW_UI,
     "servers": {"errors"},
-    "commands": BELOW_UI | {"ui"},
+    "commands": BELOW_UI | {"ui", "servers"},
     "cli": BELOW_UI | {"ui", "servers", "commands"},
     "__main__": {"cli"},
     "__init__": BELOW_UI | {"ui"},
@@ -82,6 +82,7 @@ NETWORK = (
 XARRAY_IN_WEIGHTS = (
     *("weights/stack.py", "weights/lazy.py"),
     *("weights/labelled.py", "weights/saving.py", "weights/backend.py"),
+    "weights/joined.py",
 )
 FENCES = (
     Fence(("numba", "llvmlite"), but_in=("stats/kernels.py",)),

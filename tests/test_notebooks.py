@@ -93,7 +93,7 @@ def pictures_of(path):
                 yield alt, target, cell.get("attachments", {})
 
 
-@pytest.mark.parametrize("number", ["01", "02", "03", "04"])
+@pytest.mark.parametrize("number", ["01", "02", "03", "04", "05"])
 def test_a_reader_who_runs_nothing_sees_pictures_with_words_for_those_who_cannot_see(number):
     (path,) = [path for path in NOTEBOOKS if path.name.startswith(number)]
     found = list(pictures_of(path))
@@ -343,3 +343,46 @@ def test_the_notebook_beyond_the_paper_shows_correlations_of_opposite_sign(run):
     rotation = table_with("vit_low", run(BEYOND))["rotation"]
     vgg, vit = float(rotation[0]), float(rotation[3])
     assert vgg > 0.5 > 0 > -0.4 > vit
+
+
+def test_valleys_and_paths_show_what_the_notebook_says(run):
+    notebook = run("05-beyond-paths.ipynb")
+    strict, loose = (
+        numbers_of_columns(table) for table in shown(notebook, "text/html") if "alpha_best" in table
+    )
+    order = sorted(strict["criticality"], key=strict["criticality"].get, reverse=True)
+    assert order == ["layer1", "layer2", "layer3", "layer4"]
+    assert set(strict["alpha_best"].values()) == {1.0}
+    assert all(passes < 1210 / 9 for passes in strict["passes"].values())
+    assert loose["alpha_best"]["layer1"] > max(
+        loose["alpha_best"][layer] for layer in ("layer2", "layer3", "layer4")
+    )
+    corner = next(text for text in shown(notebook, "text/plain") if text.startswith("(0."))
+    assert len(set(re.findall(r"[0-9.]{6,}", corner))) == 1
+
+
+def test_single_layers_of_two_runs_have_low_barriers_and_all_together_a_high_one(run):
+    notebook = run("05-beyond-paths.ipynb")
+    tables = [page for page in shown(notebook, "text/html") if "<th>epoch</th>" in page]
+    back, upto = map(rows_of, tables)
+    assert all(height < 0.5 for row in back.values() for height in row)
+    assert upto["layer4"][-1] > 15
+    assert upto["layer1"][-1] < upto["layer4"][-1] / 3
+    figures = [
+        o for o in outputs(notebook) if "application/vnd.bokehjs_exec.v0+json" in o.get("data", {})
+    ]
+    assert len(figures) == 4
+
+
+def rows_of(table):
+    """The numbers of a table that pandas shows, by the names of its rows."""
+    rows = re.findall(r"<th>(layer\d)</th>(.*?)</tr>", table, re.DOTALL)
+    return {name: [float(n) for n in re.findall(r"<td>([^<]*)</td>", row)] for name, row in rows}
+
+
+def numbers_of_columns(table):
+    """The columns of a table that pandas shows, by their heads, each by the names of the rows."""
+    heads = [h for h in re.findall(r"<th>([^<]*)</th>", table.split("</thead>")[0]) if h]
+    heads = [head for head in heads if head != "layer"]
+    rows = rows_of(table)
+    return {h: {name: row[k] for name, row in rows.items()} for k, h in enumerate(heads)}

@@ -14,6 +14,10 @@ NAMES = {
     "Explorer": "(stack=None, *, model=None, data=None, device='auto'",
     "catalog": "()",
     "check": "(stack, *, model=None, layers=None, reader=None, seed=0, progress=True)",
+    "criticality": "(stack, *, epoch=None, layers=None, alphas=11, sigmas=(0.0, 0.001, 0.00215, "
+    "0.00464, 0.01, 0.0215, 0.0464, 0.1, 0.215, 0.464, 1.0), draws=10, seed=0, factor=1.01, "
+    "quantity='loss', every_cell=False, model=None, data=None, device='auto', batch_size=None, "
+    "batchnorm='with_layer', memory=None, calibration=None, store=None, progress=True)",
     "diff": "(a, b, *, layers=None, reader=None, progress=True)",
     "distances": "(stack, *, reference=0",
     "effective_parameters": "(stack, *, epoch=None, draws=0, seed=0, threshold=0.1, margin=None, "
@@ -26,6 +30,9 @@ NAMES = {
     "open_sweep": "(source)",
     "outputs": "(stack, *, layers=None, epochs=None, draws=0, seed=0, model=None, data=None, "
     "device='auto', batch_size=None, batchnorm='with_layer', progress=True)",
+    "paths": "(stack, *, other=None, start=None, epochs=None, layers=None, shares=11, "
+    "cumulative=False, model=None, data=None, device='auto', batch_size=None, "
+    "batchnorm='with_layer', memory=None, calibration=None, store=None, progress=True)",
     "predictions": "(stack, intervention, *, model=None, data=None, device='auto', "
     "batch_size=None, batchnorm='with_layer', screen=False, memory=None, calibration=None)",
     "readers": "()",

@@ -70,7 +70,42 @@ def test_noise_has_its_standard_deviation_and_grows_the_error(bundled, evaluator
     assert errors[2] > errors[0]
 
 
-@pytest.mark.parametrize("source", [Noise(0.0), Mixture(Epoch(0), 1.0), Mixture(Epoch(100), 0.3)])
+@pytest.mark.parametrize("around", [Epoch(0), Mixture(Epoch(0), 0.25)])
+def test_noise_around_a_point_is_the_noise_around_the_trained_layer_moved_there(evaluator, around):
+    """θ(α) + u: common random numbers, so that points are compared draw by draw."""
+    trained = tensors(evaluator, "layer3", Noise(0.1, 4, 7))
+    final = evaluator.network._state
+    there, moved = (tensors(evaluator, "layer3", s) for s in (around, Noise(0.1, 4, 7, around)))
+    for name, tensor in moved.items():
+        torch.testing.assert_close(tensor - there[name], trained[name] - final[name])
+        assert not torch.equal(tensor, there[name])
+
+
+def test_noise_around_an_epoch_takes_its_running_statistics_along_without_noise():
+    stack = lx.open_stack(toy.conv_states(), model=toy.ConvNet())
+    run = Evaluator(stack, model=toy.ConvNet(), data=toy.conv_examples(), device="cpu")
+    found = tensors(run, "norm", Noise(0.5, around=Epoch(0)))
+    start = tensors(run, "norm", Epoch(0))
+    assert set(found) == set(start)
+    for name, tensor in found.items():
+        assert torch.equal(tensor, start[name]) == (
+            name.rpartition(".")[2] not in ("weight", "bias")
+        )
+
+
+def test_no_noise_around_a_point_is_that_point(evaluator):
+    for around in (Epoch(0), Mixture(Epoch(0), 0.25)):
+        still = evaluator.result(put("layer1", Noise(0.0, around=around)))
+        assert still == evaluator.result(put("layer1", around))
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        *(Noise(0.0), Mixture(Epoch(0), 1.0), Mixture(Epoch(100), 0.3)),
+        Noise(0.0, around=Mixture(Epoch(0), 1.0)),
+    ],
+)
 def test_the_trained_end_is_the_final_network_exactly(evaluator, source):
     assert evaluator.result(put("layer1", source)) == evaluator.result(INTACT)
     assert evaluator.network.canonical(put("layer1", source)) == INTACT
@@ -113,9 +148,10 @@ def test_layers_from_different_sources_go_together(evaluator):
     assert str(joint) == "layer3 ← 0.5 final + 0.5 epoch 0, layer4 ← final + noise 0.01, draw 0"
 
 
-def test_an_unknown_epoch_inside_a_mixture_is_refused(evaluator):
+@pytest.mark.parametrize("source", [Mixture(Epoch(7), 0.5), Noise(0.1, around=Epoch(7))])
+def test_an_unknown_epoch_inside_another_source_is_refused(evaluator, source):
     with pytest.raises(UnknownNameError, match="no epoch 7"):
-        evaluator.estimates(put("layer1", Mixture(Epoch(7), 0.5)))
+        evaluator.estimates(put("layer1", source))
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
@@ -186,12 +222,15 @@ def test_half_a_skip_is_half_way_to_the_identity(square):
 
 
 def test_every_source_has_words():
-    said = [str(s) for s in (Skip(), Zeros(), Epoch(3), Noise(0.1), Mixture(Skip(), 0.25))]
+    mixture = Mixture(Skip(), 0.25)
+    noise = Noise(0.1), Noise(0.1, around=Mixture(Epoch(3), 0.5))
+    said = [str(s) for s in (Skip(), Zeros(), Epoch(3), *noise, mixture)]
     assert said == [
         "skipped",
         "zeros",
         "epoch 3",
         "final + noise 0.1, draw 0",
+        "0.5 final + 0.5 epoch 3 + noise 0.1, draw 0",
         "0.25 final + 0.75 skipped",
     ]
 

@@ -1,7 +1,7 @@
 """Every statistic on every degenerate input, equal between the compiler, NumPy and torch.
 
-The bound: `RTOL` of the value, and nothing beside it; where one is 0, NaN or infinite the others are
-the same. It holds for up to a few thousand weights, whose exact sums are known.
+The bound: `RTOL` of the value, and nothing beside it; where one is 0, NaN or infinite the others
+are the same. It holds for up to a few thousand weights, whose exact sums are known.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ MEASURED = {
     "Inf": dict.fromkeys(MEASURES, math.nan),
     "-Inf": dict.fromkeys(MEASURES, math.nan),
 }
-"""What the distances are on such an input, by hand: 0 where nothing moved, NaN where it has none."""
+"""What the distances are on such an input, by hand: 0 where nothing moved, NaN where none is."""
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=on_gpu)])

@@ -62,7 +62,11 @@ class Zeros:
 
 @dataclass(frozen=True)
 class Noise:
-    """The trained parameters plus normal noise; buffers stay."""
+    """Parameters plus normal noise: the trained ones, whose buffers stay, or those `around`.
+
+    The noise of one layer, draw and seed is the same numbers times sigma, wherever it is added:
+    points that differ in sigma or in `around` can be compared draw by draw.
+    """
 
     sigma: float
     """Standard deviation of the noise, raw weight units, ≥ 0; 0 is the trained layer."""
@@ -73,6 +77,9 @@ class Noise:
     seed: int = 0
     """Seed of the whole experiment."""
 
+    around: Epoch | Mixture | None = None
+    """What the noise is added to, with its buffers; None is the trained layer."""
+
     def __post_init__(self) -> None:
         if not (self.sigma >= 0 and math.isfinite(self.sigma)):
             raise InterventionError(
@@ -82,7 +89,7 @@ class Noise:
             )
 
     def __str__(self) -> str:
-        return f"final + noise {self.sigma:g}, draw {self.draw}"
+        return f"{self.around or 'final'} + noise {self.sigma:g}, draw {self.draw}"
 
 
 @dataclass(frozen=True)
@@ -121,15 +128,22 @@ Source = Epoch | FreshDraw | Moments | Zeros | Noise | Skip | Mixture
 
 def epoch_of(source: Source) -> int | None:
     """Epoch that a source reads, or None."""
-    inner = source.source if isinstance(source, Mixture) else source
-    return inner.epoch if isinstance(inner, Epoch) else None
+    if isinstance(source, Epoch):
+        return source.epoch
+    if isinstance(source, Mixture):
+        return epoch_of(source.source)
+    inner = source.around if isinstance(source, Noise) else None
+    return None if inner is None else epoch_of(inner)
 
 
 def changes_nothing(source: Source, final_epoch: int) -> bool:
     """Tell whether a source gives the trained layer itself, exactly."""
     if isinstance(source, Mixture):
         return source.final_share == 1 or changes_nothing(source.source, final_epoch)
-    return source == Epoch(final_epoch) or (isinstance(source, Noise) and source.sigma == 0)
+    if isinstance(source, Noise):
+        still = source.around is None or changes_nothing(source.around, final_epoch)
+        return source.sigma == 0 and still
+    return source == Epoch(final_epoch)
 
 
 @dataclass(frozen=True)

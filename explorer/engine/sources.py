@@ -48,7 +48,7 @@ def source_tensors(
     -------
     dict
         Name → values. Buffers are among them where the source has any: an epoch, a fresh draw,
-        or a mixture with one of them.
+        a mixture with one of them, or noise around one.
 
     Raises
     ------
@@ -70,7 +70,11 @@ def source_tensors(
         )
     if isinstance(source, Skip):
         return _skipped(stack, module, layer)
-    return _changed_parameters(_trained_parameters(stack, layer), layer, source)
+    trained = _trained_parameters(stack, layer)
+    if isinstance(source, Noise):
+        around = source.around and source_tensors(stack, module, layer, source.around)
+        return _noisy(around or trained, trained, layer, source)
+    return _changed_parameters(trained, layer, source)
 
 
 def _at_epoch(stack: xr.DataTree, layer: str, epoch: int) -> dict[str, Tensor]:
@@ -85,17 +89,29 @@ def _trained_parameters(stack: xr.DataTree, layer: str) -> dict[str, Tensor]:
 
 
 def _changed_parameters(
-    trained: Mapping[str, Tensor], layer: str, source: Zeros | Moments | Noise
+    trained: Mapping[str, Tensor], layer: str, source: Zeros | Moments
 ) -> dict[str, Tensor]:
     if isinstance(source, Zeros):
         return {name: torch.zeros_like(tensor) for name, tensor in trained.items()}
-    kind = type(source).__name__
-    number = layer_seed(source.seed, f"{kind} {layer}", source.draw)
-    generator = torch.Generator().manual_seed(number)
-    normal = {n: torch.randn(t.shape, generator=generator) for n, t in trained.items()}
-    if isinstance(source, Noise):
-        return {name: t + source.sigma * normal[name] for name, t in trained.items()}
+    normal = _normal(trained, layer, source)
     return {name: t.mean() + t.std(correction=0) * normal[name] for name, t in trained.items()}
+
+
+def _noisy(
+    around: Mapping[str, Tensor], trained: Mapping[str, Tensor], layer: str, source: Noise
+) -> dict[str, Tensor]:
+    """Parameters with noise, and buffers, where there are any, without."""
+    normal = _normal(trained, layer, source)
+    return {n: t + source.sigma * normal[n] if n in normal else t for n, t in around.items()}
+
+
+def _normal(
+    trained: Mapping[str, Tensor], layer: str, source: Moments | Noise
+) -> dict[str, Tensor]:
+    """Standard normal values for each parameter; the same for one kind, seed, layer and draw."""
+    number = layer_seed(source.seed, f"{type(source).__name__} {layer}", source.draw)
+    generator = torch.Generator().manual_seed(number)
+    return {n: torch.randn(t.shape, generator=generator) for n, t in trained.items()}
 
 
 def _mixed(

@@ -165,8 +165,8 @@ def sweep(
     are ReRnd and epochs.
     """
     every, available = layer_names(stack), epoch_numbers(stack)
-    layers = _chosen("layer", layers, every)
-    epochs = _chosen("epoch", epochs, available)
+    layers = chosen("layer", layers, every)
+    epochs = chosen("epoch", epochs, available)
     if not 0 <= tolerance < 1:
         raise UsageError(
             f"tolerance is {tolerance}.",
@@ -193,8 +193,8 @@ def sweep(
     interventions = [canonical(cell.intervention, every, available) for cell in cells]
     wanted = list(dict.fromkeys([Intervention(()), *interventions]))
     journal = None if store is None else journal_of(store, provenance)
-    with _progress_bar(len(wanted) * evaluator.total, progress) as bar:
-        outcomes, complete = _measure(measured(wanted, tolerance=tolerance, journal=journal), bar)
+    with progress_bar(len(wanted) * evaluator.total, progress) as bar:
+        outcomes, complete = followed(measured(wanted, tolerance=tolerance, journal=journal), bar)
     result = empty_results(layers, epochs, draws, NOT_REACHED)
     for cell, intervention in zip(cells, interventions, strict=True):
         _record(result, cell, outcomes.get(intervention, NOT_REACHED))
@@ -219,7 +219,7 @@ def _opened(
     return there, there.provenance, there.measure
 
 
-def _measure(stream: Stream, bar: Any) -> tuple[dict[Intervention, Outcome], bool]:
+def followed(stream: Stream, bar: Any) -> tuple[dict[Intervention, Outcome], bool]:
     """Outcomes, with a progress bar, and whether all are there: Ctrl-C keeps what is known."""
     outcomes: dict[Intervention, Outcome] = {}
     try:
@@ -260,12 +260,20 @@ def _ends(
     return {"final_error": intact.error, "final_examples": intact.examples, **chance}
 
 
-def _progress_bar(total: int, progress: bool) -> Any:
+def progress_bar(total: int, progress: bool, about: str = "sweep") -> Any:
+    """Progress over so many predictions, or one that does not show."""
     unit = " predictions"
-    return tqdm(total=total, desc="sweep", unit=unit, unit_scale=True, disable=not progress)
+    return tqdm(total=total, desc=about, unit=unit, unit_scale=True, disable=not progress)
 
 
-def _chosen(kind: str, wanted: Sequence[Any] | None, available: Sequence[Any]) -> list[Any]:
+def chosen(kind: str, wanted: Sequence[Any] | None, available: Sequence[Any]) -> list[Any]:
+    """What is wanted of what there is; all of it by default.
+
+    Raises
+    ------
+    UnknownNameError, UsageError
+        Something is not there, is named twice, or nothing is wanted.
+    """
     if wanted is None:
         return list(available)
     for name in wanted:

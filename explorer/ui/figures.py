@@ -185,6 +185,60 @@ def _error_figure(description: str, axis: str, along: Any, hover: str) -> Any:
     return plot
 
 
+def table_figure(
+    across: Sequence[str], down: Sequence[str], axes: tuple[str, str], description: str
+) -> Any:
+    """Return a figure for cells in labelled columns and rows, the first row on top.
+
+    Parameters
+    ----------
+    across, down : sequence of str
+        Labels of the columns, which lie at 0, 1, 2, …, and of the rows.
+    axes : tuple of str
+        What the columns and the rows are.
+    description : str
+        What a screen reader says.
+    """
+    cell = min(36, max(20, 290 // max(len(down), 1)))
+    plot = figure(
+        height=cell * len(down) + 130,
+        min_width=270,
+        sizing_mode="stretch_width",
+        title=" ",
+        x_range=Range1d(start=-0.58, end=len(across) - 0.42),
+        y_range=Range1d(start=len(down) - 0.4, end=-0.6),
+        tools=[HoverTool(tooltips=_TIP, point_policy="follow_mouse", show_arrow=False)],
+        toolbar_location=None,
+        x_axis_label=axes[0],
+        y_axis_label=axes[1],
+        html_attributes={"role": "img", "aria-label": description},
+    )
+    columns = _thinned({float(at): label for at, label in enumerate(across)})
+    rows = {float(at): _shortened(label) for at, label in enumerate(down)}
+    for axis, labels in ((plot.xaxis, columns), (plot.yaxis, rows)):
+        axis.ticker = FixedTicker(ticks=list(labels))
+        axis.major_label_overrides = dict(labels)
+    _plain(plot)
+    plot.grid.visible = False
+    plot.axis.axis_line_color = plot.axis.major_tick_line_color = None
+    plot.axis.major_label_standoff = 0
+    return plot
+
+
+def line_figure(description: str, axis: str, upwards: str) -> Any:
+    """Return a figure of a quantity, which is an error or has a range of its own, from 0 to 1."""
+    plot = _error_figure(description, axis, Range1d(start=-0.02, end=1.02), "mouse")
+    plot.height = 290
+    if upwards != "test error":
+        plot.y_range = DataRange1d(range_padding=0.1)
+        plot.yaxis.axis_label = upwards
+        plot.yaxis.ticker, plot.yaxis.formatter = (
+            BasicTicker(),
+            NumeralTickFormatter(format="0.[00]"),
+        )
+    return plot
+
+
 def _plain(plot: Any) -> None:
     """One typeface, no frame, no minor ticks."""
     plot.outline_line_color = None

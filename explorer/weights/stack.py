@@ -119,15 +119,15 @@ def open_stack(
         return _part_of(_as_stack(open_labelled(Path(source))), every, only)
     if is_hub_address(source):
         wanted = only if only is not None else epochs
-        return _tree(*hub_parts(source, model, layers, every, wanted, hub))
+        return stack_tree(*hub_parts(source, model, layers, every, wanted, hub))
     if is_pretrained_name(source):
-        return _tree(*pretrained_parts(source, layers, hub))
+        return stack_tree(*pretrained_parts(source, layers, hub))
     entry = manifest_entry(source)
     if entry is not None:
-        stack = _tree(*manifest_parts(entry, layers if layers is not None else "paper"))
+        stack = stack_tree(*manifest_parts(entry, layers if layers is not None else "paper"))
         return _part_of(stack, every, only)
     collected = collect_checkpoints(source, Wanted(reader, key, unit, epochs, every, only))
-    return _tree(*collected_parts(collected, model, layers))
+    return stack_tree(*collected_parts(collected, model, layers))
 
 
 def is_stack(tree: xr.DataTree) -> bool:
@@ -259,7 +259,7 @@ def _part_of(stack: xr.DataTree, every: int, only: Choice | None) -> xr.DataTree
     return stack.isel(epoch=kept_positions(epoch_numbers(stack), every, only))
 
 
-def _tree(
+def stack_tree(
     checkpoints: Sequence[Checkpoint],
     epochs: Sequence[int],
     specs: Mapping[str, ArraySpec],
@@ -267,6 +267,28 @@ def _tree(
     buffers: Mapping[str, bool],
     attributes: Mapping[str, Any],
 ) -> xr.DataTree:
+    """Put together what a stack is made of; nothing is read.
+
+    Parameters
+    ----------
+    checkpoints : sequence of Checkpoint
+        In the order of `epochs`; the last is the final network.
+    epochs : sequence of int
+        Their numbers.
+    specs : mapping
+        Name of a tensor → what it looks like.
+    layers : mapping
+        Layer → names of its tensors, in forward order.
+    buffers : mapping
+        Name of a tensor → whether it is a buffer.
+    attributes : mapping
+        Of the stack; its layers are added.
+
+    Raises
+    ------
+    StackError
+        The name of a tensor cannot be that of a variable.
+    """
     shapes = {name: spec.shape for name, spec in specs.items()}
     shared = Checkpoints(checkpoints)
     in_parts = all(map(reads_parts, checkpoints))

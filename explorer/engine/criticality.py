@@ -1,0 +1,320 @@
+"""Module criticality: how far a layer can go back to its start, and how much noise it stands."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import xarray as xr
+from torch import nn
+from tqdm.auto import tqdm
+
+from explorer.engine.evaluator import Evaluator
+from explorer.engine.interventions import BatchNormPolicy, Intervention
+from explorer.engine.provenance import journal_of, provenance_of
+from explorer.engine.sweep import NOT_REACHED, chosen
+from explorer.engine.valley import LayerSearch, Quantity, Valley, search
+from explorer.errors import UsageError
+from explorer.weights.stack import epoch_numbers, layer_names, layer_variables, read_layer
+
+SIGMAS = (0.0, *(float(f"{10 ** (k / 3 - 3):.3g}") for k in range(10)))
+"""Deviations of the noise by default: none, and ten from 0.001 to 1, three to each factor of 10."""
+
+FACTOR = 1.01
+"""Times the final loss: the largest loss that is good enough, in the public code."""
+
+NOT_NEEDED = "not measured: the criticality does not depend on it"
+"""Reason of the cells that the search leaves out."""
+
+OUTSIDE = "no point of the grid is good enough: smaller sigmas are needed"
+
+
+def criticality(
+    stack: xr.DataTree,
+    *,
+    epoch: int | None = None,
+    layers: Sequence[str] | None = None,
+    alphas: int | Sequence[float] = 11,
+    sigmas: Sequence[float] = SIGMAS,
+    draws: int = 10,
+    seed: int = 0,
+    factor: float = FACTOR,
+    quantity: Quantity = "loss",
+    every_cell: bool = False,
+    model: nn.Module | None = None,
+    data: Any = None,
+    device: str = "auto",
+    batch_size: int | None = None,
+    batchnorm: BatchNormPolicy = "with_layer",
+    memory: int | None = None,
+    calibration: Any = None,
+    store: str | Path | None = None,
+    progress: bool = True,
+) -> xr.Dataset:
+    """Measure each layer's criticality: the least (α/σ)²·‖θ_F − θ_0‖² that is good enough.
+
+    One layer is put to θ(α) + u, where θ(α) = (1 − α)·θ_0 + α·θ_F and u is normal noise of
+    deviation σ in every parameter, all others staying final. A point (α, σ) is good enough when
+    the mean loss over the noise is at most `factor` times the final loss.
+
+    Parameters
+    ----------
+    stack : xarray.DataTree
+        As `explorer.open_stack` returns it; its last epoch is θ_F.
+    epoch : int, optional
+        Epoch of θ_0; default the first of the stack.
+    layers : sequence of str, optional
+        Layers to measure; default all.
+    alphas : int or sequence of float
+        Shares α of the final layer, in 0…1, or how many evenly from 0 to 1.
+    sigmas : sequence of float
+        Deviations σ of the noise, raw weight units, ≥ 0; one at least is above 0.
+    draws : int
+        Draws of the noise. All points of a layer get the same draws, times σ.
+    seed : int
+        Seed of the draws.
+    factor : float
+        Good enough is a mean up to `factor` times that of the final network; above 0.
+    quantity : {"loss", "error"}
+        What is compared: mean cross-entropy, or test error.
+    every_cell : bool
+        Measure the whole grid with all draws, for its heatmap. By default only what decides the
+        criticality is measured, which takes goodness to end at some σ for each α.
+    model, data, device, batch_size, batchnorm, memory, calibration
+        As in `explorer.evaluate`.
+    store : str or Path, optional
+        File in which finished counts are kept, as in `explorer.sweep`.
+    progress : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    xarray.Dataset
+        Over (layer): ``criticality`` μ (inf where no point is good enough), ``alpha_best`` and
+        ``sigma_best`` (the point of the minimum), ``squared_distance`` ‖θ_F − θ_0‖² over its
+        parameters, ``passes`` (passes over the test set that were needed), ``layer_reason`` (why
+        μ is not a finite number; empty where it is). Over (layer, alpha, sigma): ``error`` and
+        ``loss`` (means over test examples and draws), ``examples`` (pairs of example and draw
+        behind them; fewer than all where a point was seen to be too bad before), ``good_enough``
+        (1, 0, and −1 where it was not measured) and ``reason``. The attribute
+        ``network_criticality`` is the sum over all layers; others say what is needed to repeat
+        the numbers. After Ctrl-C what is known is returned, and ``complete`` is 0.
+
+    Raises
+    ------
+    UnknownNameError, StackError, CheckpointError, DataError, UsageError
+        Before anything is measured, when something does not fit.
+
+    References
+    ----------
+    Chatterji, Neyshabur, Sedghi, *The intriguing role of module criticality in the
+    generalization of deep networks*, ICLR 2020, arXiv 1912.00528. The factor 1.01, 11 × 11 points
+    and 10 draws are those of the public code.
+
+    Examples
+    --------
+    >>> import explorer as lx
+    >>> stack = lx.open_stack("fcn3x256-digits")
+    >>> found = lx.criticality(stack, layers=["layer3", "layer4"], progress=False)
+    >>> bool(found["criticality"].sel(layer="layer3") < found["criticality"].sel(layer="layer4"))
+    True
+    """
+    epochs = epoch_numbers(stack)
+    names = chosen("layer", layers, layer_names(stack))
+    (first,) = chosen("epoch", None if epoch is None else [epoch], epochs)[:1]
+    valley = Valley(
+        first, _shares(alphas), _deviations(sigmas), _draws(draws), seed, quantity, every_cell
+    )
+    _check_limit(factor, quantity)
+    evaluator = Evaluator(
+        stack,
+        model=model,
+        data=data,
+        device=device,
+        batch_size=batch_size,
+        batchnorm=batchnorm,
+        memory=memory,
+        calibration=calibration,
+    )
+    provenance = {**provenance_of(evaluator), "tolerance": 0.0}
+    if store is not None:
+        evaluator.journal = journal_of(store, provenance)
+    intact = evaluator.result(Intervention(()))
+    limit = factor * float(getattr(intact, quantity))
+    moved = {layer: squared_distance(stack, layer, first) for layer in names}
+    stream = _searched(evaluator, names, valley, limit)
+    found, complete = _followed(stream, len(names) * len(valley.alphas), progress)
+    result = _as_dataset(names, valley, found, moved)
+    total = float(result["criticality"].sum(skipna=False))
+    return result.assign_attrs(
+        provenance,
+        epoch=first,
+        draws=draws,
+        seed=seed,
+        factor=factor,
+        quantity=quantity,
+        limit=limit,
+        every_cell=int(every_cell),
+        final_error=intact.error,
+        final_loss=intact.loss,
+        network_criticality=total,
+        all_layers=int(names == layer_names(stack)),
+        complete=int(complete),
+    )
+
+
+def squared_distance(stack: xr.DataTree, layer: str, epoch: int) -> float:
+    """‖θ_F − θ_0‖² of a layer's parameters, summed in float64; its buffers are left out."""
+    final = read_layer(stack, layer, epoch_numbers(stack)[-1])
+    start = read_layer(stack, layer, epoch)
+    trained = [n for n, v in layer_variables(stack, layer).items() if not v.attrs["buffer"]]
+    return math.fsum(
+        float(((final[n].astype(np.float64) - start[n].astype(np.float64)) ** 2).sum())
+        for n in trained
+    )
+
+
+def _searched(
+    evaluator: Evaluator, layers: Sequence[str], valley: Valley, limit: float
+) -> Iterator[tuple[str, LayerSearch]]:
+    for layer in layers:
+        for found in search(evaluator, layer, valley, limit):
+            yield layer, found
+
+
+def _followed(
+    stream: Iterator[tuple[str, LayerSearch]], total: int, progress: bool
+) -> tuple[dict[str, LayerSearch], bool]:
+    """What is known of each layer at the end, or when Ctrl-C was pressed, and whether it is all."""
+    found: dict[str, LayerSearch] = {}
+    with tqdm(total=total, desc="criticality", unit=" α", disable=not progress) as bar:
+        try:
+            for layer, known in stream:
+                found[layer] = known
+                bar.update(sum(one.rows_done for one in found.values()) - bar.n)
+        except KeyboardInterrupt:
+            return found, False
+    return found, True
+
+
+def _as_dataset(
+    layers: Sequence[str],
+    valley: Valley,
+    found: Mapping[str, LayerSearch],
+    moved: Mapping[str, float],
+) -> xr.Dataset:
+    result = _empty(layers, valley)
+    for row, layer in enumerate(layers):
+        result["squared_distance"].values[row] = moved[layer]
+        if layer in found:
+            _record(result, row, valley, found[layer], moved[layer])
+    return result
+
+
+def _empty(layers: Sequence[str], valley: Valley) -> xr.Dataset:
+    shape = (len(layers), len(valley.alphas), len(valley.sigmas))
+    dims = ("layer", "alpha", "sigma")
+    each = {
+        "criticality": {"long_name": "criticality μ: least (α/σ)²·‖θ_F − θ_0‖²", "units": "1"},
+        "alpha_best": {"long_name": "share α of the final layer at the minimum", "units": "1"},
+        "sigma_best": {"long_name": "deviation σ of the noise at the minimum"},
+        "squared_distance": {"long_name": "‖θ_F − θ_0‖² over the layer's parameters"},
+        "passes": {"long_name": "passes over the test set that were needed", "units": "1"},
+    }
+    variables: dict[str, Any] = {
+        name: ("layer", np.full(len(layers), np.nan), attrs) for name, attrs in each.items()
+    }
+    why = {"long_name": "why there is no finite criticality; empty where there is"}
+    variables["layer_reason"] = ("layer", np.full(len(layers), NOT_REACHED, object), why)
+    variables |= {
+        "error": (dims, np.full(shape, np.nan), {"long_name": "test error", "units": "1"}),
+        "loss": (dims, np.full(shape, np.nan), {"long_name": "mean cross-entropy", "units": "nat"}),
+        "examples": (dims, np.zeros(shape, np.int64), {"long_name": "pairs of example and draw"}),
+        "good_enough": (
+            dims,
+            np.full(shape, -1, np.int8),
+            {"long_name": "1, 0; −1: unknown"},
+        ),
+        "reason": (dims, np.full(shape, NOT_REACHED, object), {"long_name": "why not measured"}),
+    }
+    coords = {
+        "layer": np.array(layers, object),
+        "alpha": ("alpha", list(valley.alphas), {"long_name": "α, share of the final layer"}),
+        "sigma": ("sigma", list(valley.sigmas), {"long_name": "σ, deviation of the noise"}),
+    }
+    return xr.Dataset(variables, coords)
+
+
+def _record(result: xr.Dataset, row: int, valley: Valley, found: LayerSearch, moved: float) -> None:
+    result["passes"].values[row] = found.passes
+    if found.finished:
+        result["reason"].values[row] = NOT_NEEDED
+        result["layer_reason"].values[row] = found.reason
+    for place, point in found.points.items():
+        at = (row, *place)
+        result["reason"].values[at] = point.reason
+        if not math.isfinite(point.loss_sum):
+            continue
+        result["error"].values[at] = point.error
+        result["loss"].values[at] = point.loss
+        result["examples"].values[at] = point.examples
+        result["good_enough"].values[at] = int(point.good_enough)
+    if not found.finished or found.reason:
+        return
+    if found.best is None:
+        result["criticality"].values[row] = math.inf
+        result["layer_reason"].values[row] = OUTSIDE
+        return
+    alpha, sigma = valley.alphas[found.best[0]], valley.sigmas[found.best[1]]
+    result["criticality"].values[row] = (alpha / sigma) ** 2 * moved
+    result["alpha_best"].values[row], result["sigma_best"].values[row] = alpha, sigma
+
+
+def _shares(alphas: int | Sequence[float]) -> tuple[float, ...]:
+    if isinstance(alphas, int):
+        alphas = [k / (alphas - 1) for k in range(alphas)] if alphas > 1 else []
+    values = tuple(sorted({float(alpha) for alpha in alphas}))
+    if not values or not all(0 <= alpha <= 1 for alpha in values):
+        raise UsageError(
+            f"The shares alphas are {list(values)}.",
+            "At least one fraction from 0 (the start) to 1 (the final layer) is needed.",
+            "Leave alphas out to take 0, 0.1, …, 1.",
+        )
+    return values
+
+
+def _deviations(sigmas: Sequence[float]) -> tuple[float, ...]:
+    values = tuple(sorted({float(sigma) for sigma in sigmas}))
+    if not values or not (values[0] >= 0 and 0 < values[-1] < math.inf):
+        raise UsageError(
+            f"The deviations sigmas are {list(values)}.",
+            "Numbers of 0 or more, one of them above 0, are needed.",
+            "Leave sigmas out to take 0 and ten numbers from 0.001 to 1.",
+        )
+    return values
+
+
+def _draws(draws: int) -> int:
+    if draws < 1:
+        raise UsageError(
+            f"draws is {draws}.", "At least 1 draw of the noise is needed.", "The default is 10."
+        )
+    return draws
+
+
+def _check_limit(factor: float, quantity: str) -> None:
+    if not 0 < factor < math.inf:
+        raise UsageError(
+            f"factor is {factor}.",
+            "A number above 0 is needed: 1.01 allows 1 % more than the final network.",
+            "Leave factor out to take 1.01.",
+        )
+    if quantity not in get_args(Quantity):
+        raise UsageError(
+            f"quantity is {quantity!r}.",
+            f"Quantities: {', '.join(get_args(Quantity))}.",
+            "Choose one of them.",
+        )

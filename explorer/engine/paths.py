@@ -1,0 +1,300 @@
+"""Straight lines between two checkpoints, of one layer, of several, or of the whole network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import xarray as xr
+from torch import nn
+
+from explorer.engine.barriers import PATHS, QUANTITIES, with_barriers
+from explorer.engine.evaluator import Evaluator
+from explorer.engine.interventions import (
+    BatchNormPolicy,
+    Epoch,
+    Intervention,
+    Mixture,
+    Source,
+)
+from explorer.engine.measuring import Outcome, measure
+from explorer.engine.provenance import journal_of, provenance_of
+from explorer.engine.sweep import NOT_REACHED, chosen, followed, progress_bar
+from explorer.errors import UsageError
+from explorer.weights.joined import joined
+from explorer.weights.stack import content_hash, epoch_numbers, layer_names
+
+
+def paths(
+    stack: xr.DataTree,
+    *,
+    other: xr.DataTree | None = None,
+    start: int | Literal["same"] | None = None,
+    epochs: Sequence[int] | None = None,
+    layers: Sequence[str] | None = None,
+    shares: int | Sequence[float] = 11,
+    cumulative: bool = False,
+    model: nn.Module | None = None,
+    data: Any = None,
+    device: str = "auto",
+    batch_size: int | None = None,
+    batchnorm: BatchNormPolicy = "with_layer",
+    memory: int | None = None,
+    calibration: Any = None,
+    store: str | Path | None = None,
+    progress: bool = True,
+) -> xr.Dataset:
+    """Measure error and loss along straight lines from checkpoint A to checkpoint B.
+
+    Layers are put to (1 − λ)·A + λ·B, and all others stay at A: one layer after the other, and
+    the whole network. A is one epoch of the stack; B is each epoch in turn, of the same run or of
+    another. By default A is the trained network: λ = 1 is then the sweep's cell.
+
+    Parameters
+    ----------
+    stack : xarray.DataTree
+        As `explorer.open_stack` returns it.
+    other : xarray.DataTree, optional
+        Another run of the same network, whose epochs are B; default the stack itself.
+    start : int or "same", optional
+        Epoch of A; default the last. ``"same"``, with `other`: that of B.
+    epochs : sequence of int
+        Epochs of B; default all, with ``"same"`` those that both have.
+    layers : sequence of str, optional
+        Layers to move one by one; default all.
+    shares : int or sequence of float
+        Shares λ of B, in 0…1, or how many evenly from 0 to 1. The ends are always among them.
+    cumulative : bool
+        Move all layers up to each layer, and all from each layer on, as well.
+    model, data, device, batch_size, batchnorm, memory, calibration
+        As in `explorer.evaluate`. Under ``"with_layer"`` running statistics are interpolated like
+        parameters. Between networks far apart they then fit no network on the line:
+        ``"recalibrate"`` takes them anew at each point.
+    store : str or Path, optional
+        File in which finished counts are kept, as in `explorer.sweep`; not with ``"same"``.
+    progress : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    xarray.Dataset
+        ``error``, ``error_low``, ``error_high`` (95 % Wilson interval), ``loss``, ``examples``
+        and ``reason`` over (layer, epoch, share), the same with the prefix ``whole_`` over
+        (epoch, share), and if `cumulative` with ``upto_`` and ``from_`` over (layer, epoch,
+        share). For each of these paths, without ``share``: ``error_barrier`` and ``loss_barrier``
+        (the largest height above the straight line between the path's own ends),
+        ``error_barrier_at`` and ``loss_barrier_at`` (the share λ where that is),
+        ``error_midpoint`` and ``loss_midpoint`` (the value at λ = ½ less the mean of the *whole*
+        networks A and B; NaN without λ = ½). Attributes say what is needed to repeat the numbers.
+        After Ctrl-C what is known is returned, and the attribute ``complete`` is 0.
+
+    Raises
+    ------
+    UnknownNameError, StackError, CheckpointError, DataError, UsageError
+        Before anything is measured, when something does not fit.
+
+    References
+    ----------
+    Adilova, Andriushchenko, Kamp, Fischer, Jaggi, *Layer-wise Linear Mode Connectivity*, ICLR
+    2024, arXiv 2307.06966.
+
+    Examples
+    --------
+    >>> import explorer as lx
+    >>> found = lx.paths(lx.open_stack("fcn3x256-digits"), epochs=[0], progress=False)
+    >>> round(found["error"].sel(layer="layer4", epoch=0, share=1).item(), 3)
+    0.104
+    """
+    grid = _grid(stack, other, start, epochs, layers, shares, cumulative)
+    if store is not None and len(grid.starts) > 1:
+        raise UsageError(
+            "store= was given for paths that begin at several epochs.",
+            "A file holds the counts of one final network, and each start is another.",
+            "Leave store= out, or give one epoch as start=.",
+        )
+    settings = {
+        "model": model,
+        "data": data,
+        "device": device,
+        "batch_size": batch_size,
+        "batchnorm": batchnorm,
+        "memory": memory,
+        "calibration": calibration,
+    }
+    result = _empty(grid)
+    complete, provenance = True, dict[str, Any]()
+    for begin, ends in grid.starts:
+        view = stack
+        if other is not None or begin != epoch_numbers(stack)[-1]:
+            view = joined(stack, begin, stack if other is None else other, ends)
+        evaluator = Evaluator(view, **settings)
+        provenance = {**provenance_of(evaluator), "tolerance": 0.0}
+        kept = None if store is None else journal_of(store, provenance)
+        cells = {cell: grid.put_in(cell, begin) for cell in grid.cells(ends)}
+        wanted = list(dict.fromkeys([Intervention(()), *cells.values()]))
+        about = f"paths from {provenance['checkpoint_unit']} {begin}"
+        with progress_bar(len(wanted) * evaluator.total, progress, about) as bar:
+            outcomes, complete = followed(measure(evaluator, wanted, journal=kept), bar)
+        for cell, intervention in cells.items():
+            _record(result, cell, outcomes.get(intervention, NOT_REACHED))
+        if not complete:
+            break
+    result = with_barriers(result).assign_attrs(provenance, complete=int(complete))
+    return result.assign_attrs(_origin(stack, other, grid.starts[0][0] if start != "same" else -1))
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """One point of one path."""
+
+    prefix: str
+    """Prefix of the variables it belongs to."""
+    position: tuple[int, ...]
+    """Index into their dims."""
+    layers: tuple[str, ...]
+    """Layers that move."""
+    epoch: int
+    """Epoch of B."""
+    share: float
+    """λ."""
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """All paths, and the points on them."""
+
+    every: tuple[str, ...]
+    """All layers of the network."""
+    layers: tuple[str, ...]
+    """Those that are moved one by one."""
+    epochs: tuple[int, ...]
+    """Epochs of B."""
+    shares: tuple[float, ...]
+    """Shares λ, from 0 to 1."""
+    cumulative: bool
+    """Whether all layers up to and from each layer are moved as well."""
+    starts: tuple[tuple[int, tuple[int, ...]], ...]
+    """Epochs of A, each with the epochs of B to which paths go."""
+    own: bool
+    """Whether A and B are of one run."""
+
+    @property
+    def prefixes(self) -> dict[str, tuple[str, ...]]:
+        """Prefix → dims of its paths."""
+        wanted = ("", "whole_", "upto_", "from_")[: 4 if self.cumulative else 2]
+        return {prefix: PATHS[prefix] for prefix in wanted}
+
+    def cells(self, ends: Sequence[int]) -> list[_Cell]:
+        """List the points of the paths to some epochs, those of a layer together."""
+        found = []
+        for row, layer in enumerate(self.layers):
+            for prefix, dims in self.prefixes.items():
+                if "layer" in dims:
+                    moved = self._moved(prefix, layer)
+                    found += self._path(prefix, (row,), moved, ends)
+        return found + self._path("whole_", (), self.every, ends)
+
+    def _path(
+        self, prefix: str, place: tuple[int, ...], moved: tuple[str, ...], ends: Sequence[int]
+    ) -> list[_Cell]:
+        return [
+            _Cell(prefix, (*place, self.epochs.index(epoch), k), moved, epoch, share)
+            for epoch in ends
+            for k, share in enumerate(self.shares)
+        ]
+
+    def _moved(self, prefix: str, layer: str) -> tuple[str, ...]:
+        at = self.every.index(layer)
+        return {"upto_": self.every[: at + 1], "from_": self.every[at:]}.get(prefix, (layer,))
+
+    def put_in(self, cell: _Cell, begin: int) -> Intervention:
+        """Return the intervention of a point; the ends are A and B themselves."""
+        if cell.share == 0 or (self.own and cell.epoch == begin):
+            return Intervention(())
+        end = Epoch(cell.epoch)
+        source: Source = end if cell.share == 1 else Mixture(end, 1 - cell.share)
+        return Intervention(tuple((layer, source) for layer in cell.layers))
+
+
+def _grid(
+    stack: xr.DataTree,
+    other: xr.DataTree | None,
+    start: int | str | None,
+    epochs: Sequence[int] | None,
+    layers: Sequence[str] | None,
+    shares: int | Sequence[float],
+    cumulative: bool,
+) -> _Grid:
+    """Check what is asked for, and list it."""
+    every, own = layer_names(stack), epoch_numbers(stack)
+    there = own if other is None else epoch_numbers(other)
+    if start == "same":
+        if other is None:
+            raise UsageError(
+                "start='same' was given without another run.",
+                "Of one run, the paths from an epoch to itself are points.",
+                "Pass other=, or one epoch as start=.",
+            )
+        there = [epoch for epoch in there if epoch in own]
+    ends = tuple(chosen("epoch", epochs, there))
+    if start == "same":
+        starts = tuple((epoch, (epoch,)) for epoch in ends)
+    else:
+        (begin,) = chosen("epoch", None if start is None else [start], own)[-1:]
+        starts = ((begin, ends),)
+    moved = tuple(chosen("layer", layers, every))
+    return _Grid(tuple(every), moved, ends, _points(shares), cumulative, starts, own=other is None)
+
+
+def _points(shares: int | Sequence[float]) -> tuple[float, ...]:
+    if isinstance(shares, int):
+        shares = [k / (shares - 1) for k in range(shares)] if shares > 1 else []
+    values = sorted({float(share) for share in shares})
+    if not values or not all(0 <= share <= 1 for share in values):
+        raise UsageError(
+            f"The shares are {values}.",
+            "Fractions from 0 (A) to 1 (B), at least one, are needed.",
+            "Leave shares out to take 0, 0.1, …, 1.",
+        )
+    return tuple(sorted({0.0, *values, 1.0}))
+
+
+def _empty(grid: _Grid) -> xr.Dataset:
+    coords: dict[str, Any] = {
+        "layer": np.array(grid.layers, object),
+        "epoch": ("epoch", list(grid.epochs), {"long_name": "epoch of B"}),
+        "share": ("share", list(grid.shares), {"long_name": "λ, share of B"}),
+    }
+    sizes = {"layer": len(grid.layers), "epoch": len(grid.epochs), "share": len(grid.shares)}
+    variables: dict[str, Any] = {}
+    for prefix, dims in grid.prefixes.items():
+        shape = tuple(sizes[dim] for dim in dims)
+        for quantity in QUANTITIES:
+            variables[prefix + quantity] = (dims, np.full(shape, np.nan))
+        variables[f"{prefix}examples"] = (dims, np.zeros(shape, np.int64))
+        variables[f"{prefix}reason"] = (dims, np.full(shape, NOT_REACHED, object))
+    return xr.Dataset(variables, coords)
+
+
+def _record(result: xr.Dataset, cell: _Cell, outcome: Outcome) -> None:
+    reason = outcome if isinstance(outcome, str) else outcome.failure
+    result[f"{cell.prefix}reason"].values[cell.position] = reason
+    if isinstance(outcome, str) or reason:
+        return
+    for quantity in (*QUANTITIES, "examples"):
+        result[cell.prefix + quantity].values[cell.position] = getattr(outcome, quantity)
+
+
+def _origin(stack: xr.DataTree, other: xr.DataTree | None, start: int) -> dict[str, Any]:
+    """What the paths lead between; of A the epoch, or −1 where it is that of B."""
+    ends = stack if other is None else other
+    return {
+        "start": start,
+        "final_epoch": epoch_numbers(stack)[-1],
+        "content_hash": content_hash(stack),
+        "other": str(ends.attrs.get("name", "")),
+        "other_hash": content_hash(ends),
+    }
