@@ -71,17 +71,17 @@ class WeightsFile:
 
     def read_part(self, name: str, key: Sequence[Any]) -> Array:
         """Read one tensor where each of its axes is indexed by itself."""
-        opened = TorchCheckpoint(self.path())
-        names = {_DENSE.sub(r"\1", own): own for own in opened.specs()}
+        path = self.path()
+        names = _names(path)
         if name not in names and name.endswith("num_batches_tracked"):
             return np.zeros((), np.int64)  # not in files older than torch 0.4.1
         if name not in names:
             raise CheckpointError(
-                f"{self.path()} has no tensor {name}; it has {some_of(sorted(names))}.",
+                f"{path} has no tensor {name}; it has {some_of(sorted(names))}.",
                 "The network's tensors are needed.",
                 "Choose other weights of this network.",
             )
-        return opened.read_part(names[name], key)
+        return TorchCheckpoint(path).read_part(names[name], key)
 
     def path(self) -> Path:
         """Path of the file, which is downloaded and checked if need be."""
@@ -245,3 +245,9 @@ def _exactly(wanted: tuple[str, ...], names: Any) -> Mapping[str, str]:
 def _fetched(address: str, target: Path, digest: str) -> Path:
     """Download and check a file once per session."""
     return fetch([address], target, digest, algorithm="sha256")
+
+
+@functools.lru_cache(maxsize=2)
+def _names(path: Path) -> Mapping[str, str]:
+    """Name in today's network → name in a file, of all its tensors."""
+    return {_DENSE.sub(r"\1", own): own for own in TorchCheckpoint(path).specs()}
