@@ -14,6 +14,7 @@ import explorer as lx
 from explorer.api import save_netcdf
 from explorer.data.datasets import load_test_set
 from explorer.engine.effective import find_effective
+from explorer.engine.estimate import Estimate
 from explorer.engine.evaluator import Evaluator
 from explorer.engine.interventions import Epoch
 from explorer.errors import UnknownNameError, UsageError
@@ -248,3 +249,31 @@ def test_it_can_be_saved_and_read_back(found, tmp_path):
 def test_what_is_not_there_is_refused(bundled, options, error, match):
     with pytest.raises(error, match=match):
         lx.effective_parameters(bundled, device="cpu", progress=False, **options)
+
+
+def test_what_was_restored_early_is_reset_again_where_that_does_no_harm(bundled, monkeypatch):
+    """Errors by a table: layer 1 is restored first, and layer 4 alone leaves room for it."""
+    errors = {
+        (): 0,
+        ("layer3",): 5,
+        ("layer4",): 4,
+        ("layer1", "layer4"): 5,
+        ("layer3", "layer4"): 40,
+        ("layer2", "layer3", "layer4"): 50,
+    }
+
+    def measure(_evaluator, interventions):
+        for one in interventions:
+            yield {one: Estimate(100, 100, errors.get(one.layers, 90), 0.0, 0, 0)}
+
+    monkeypatch.setattr("explorer.engine.effective.measure", measure)
+    evaluator = Evaluator(bundled, device="cpu")
+    *_, found = find_effective(evaluator, dict.fromkeys(LAYERS, Epoch(0)), 0.1)
+    moves = [(one.direction, one.layer) for one in found.trials]
+    back = moves[moves.index(("backward", "")) :]
+    assert back == [
+        *(("backward", ""), ("backward", "layer1"), ("backward", "layer2"), ("backward", "layer3")),
+        *(("again", "layer1"), ("again", "layer2")),
+    ]
+    assert [one.within for one in found.trials[-3:]] == [True, True, False]
+    assert found.best.layers == ("layer1", "layer4")

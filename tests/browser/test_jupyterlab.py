@@ -224,7 +224,14 @@ def test_a_click_with_a_key_puts_two_layers_back_together(notebook):
 
 
 def test_nothing_in_the_explorer_is_out_of_reach_for_a_screen_reader(notebook):
-    for tab in ("What changed", "How far can we go?", "Measured", "Settings", "Export"):
+    for tab in (
+        "What changed",
+        "How far can we go?",
+        "How sure?",
+        "Measured",
+        "Settings",
+        "Export",
+    ):
         notebook.page.get_by_role("tab", name=tab).click()
         notebook.page.get_by_role("tab", name=tab, selected=True).wait_for()
         found = Axe().run(notebook.page, context=".layer-explorer")
