@@ -105,6 +105,7 @@ def of_float64(side):
     return torch.tensor(side, dtype=torch.float64)
 
 
+@pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")  # numpy's
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_float64_whose_squares_are_infinite_or_nothing_is_so_everywhere(implementation):
     huge = implementation(of_float64([1e200, 1.0]), of_float64([-1e200, 1.0]))
@@ -130,7 +131,7 @@ MEASURED = {
     "Inf": dict.fromkeys(MEASURES, math.nan),
     "-Inf": dict.fromkeys(MEASURES, math.nan),
 }
-"""What the distances are on such an input, by hand: 0 where nothing moved, NaN where none is."""
+"""What the distances are on such an input: 0 where nothing moved, NaN where there is none."""
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=on_gpu)])
@@ -142,6 +143,13 @@ def test_a_distance_of_a_degenerate_input_is_defined(name, device):
     assert found["nonfinite"] == bad
     for key, expected in MEASURED[name].items():
         assert found[key] == pytest.approx(expected, rel=1e-6, abs=1e-12, nan_ok=True), key
+
+
+def test_a_distance_whose_square_is_no_float64_is_nan_and_no_infinity():
+    found = measure({"w": of_float64([1e200])}, {"w": of_float64([-1e200])}, {"w": 1})
+    assert (found["l1"], found["linf"], found["nonfinite"]) == (2e200, 2e200, 0)
+    assert math.isnan(found["l2"])
+    assert not any(math.isinf(value) for value in found.values())
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)

@@ -281,8 +281,8 @@ def _chunks(address: str, progress: bool) -> Generator[bytes, None, None]:
     try:
         with urllib.request.urlopen(address, timeout=TIMEOUT) as answer:
             announced = answer.length
-            bar = tqdm(total=announced, unit="B", unit_scale=True, disable=not progress)
-            with bar:
+            unit = {"unit": "B", "unit_scale": True}
+            with tqdm(total=announced, desc=address, disable=not progress, **unit) as bar:
                 while chunk := answer.read(CHUNK):
                     bar.update(len(chunk))
                     yield chunk

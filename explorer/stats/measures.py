@@ -42,7 +42,8 @@ def layer_measures(
     Returns
     -------
     dict
-        A number for each of `MEASURES`, NaN where a weight is not finite, and ``nonfinite``.
+        A number for each of `MEASURES`, and ``nonfinite``; NaN where a weight is not finite, or
+        where squares are larger than a float64.
     """
     rows = {name: dict(zip(STATISTICS, totals[name].tolist(), strict=True)) for name in totals}
     total = {key: sum(row[key] for row in rows.values()) for key in STATISTICS}
@@ -60,7 +61,8 @@ def layer_measures(
         "cosine": _cosine_distance(total),
     }
     bad = int(total["bad"])
-    measured = {key: float("nan") if bad else float(value) for key, value in values.items()}
+    known = {key: not bad and np.isfinite(value) for key, value in values.items()}
+    measured = {key: float(value) if known[key] else float("nan") for key, value in values.items()}
     return {**measured, "nonfinite": bad}
 
 
@@ -78,13 +80,15 @@ def _cosine_distance(total: Mapping[str, float]) -> float:
     if total["l2_squared"] == 0.0:
         return 0.0
     r, c = np.sqrt(total["reference_squared"]), np.sqrt(total["current_squared"])
-    if r == 0.0 or c == 0.0:
+    if r == 0.0 or c == 0.0 or not np.isfinite(total["l2_squared"] + r + c):
         return float("nan")
     return float(np.clip((total["l2_squared"] - (c - r) ** 2) / (2 * r * c), 0.0, 2.0))
 
 
 def _ratio(top: float, bottom: float) -> float:
     """Quotient; 0/0 is 0 (nothing moved), anything else over 0 is NaN."""
+    if not np.isfinite(top + bottom):
+        return float("nan")
     if bottom == 0.0:
         return 0.0 if top == 0.0 else float("nan")
     return top / bottom
