@@ -11,7 +11,7 @@ import xarray as xr
 from torch import Tensor, nn
 
 from explorer.errors import ExplorerError, StackError, UsageError
-from explorer.inventory.store import placed
+from explorer.inventory.placing import placed
 from explorer.stats.distances import stack_distances, state_distances
 from explorer.weights.families.known import FAMILIES, build_network
 from explorer.weights.fresh import fresh_layer

@@ -27,7 +27,9 @@ from explorer.inventory.hub_client import (
     explained,
     load_client,
 )
-from explorer.inventory.store import cache_folder, placed
+from explorer.inventory.locks import locked
+from explorer.inventory.placing import placed
+from explorer.inventory.store import cache_folder
 
 BUDGET_GB = 20.0
 """Where nothing else is said. One checkpoint of a model of 7 billion weights has about 14 GB."""
@@ -222,7 +224,8 @@ class Hub:
             if found is None:
                 if self.offline:
                     raise _not_here(revision, path)
-                self._make_room(revision, known)
+                with locked(self.folder / ".explorer" / "room.lock"):
+                    self._make_room(revision, known)
                 found = self._download(revision, path)
             self._check(found, known, revision)
             self._mark_used(revision)

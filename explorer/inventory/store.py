@@ -1,4 +1,4 @@
-"""Local files that can be trusted: where they are, that they are whole, how they are written.
+"""Local files that can be trusted: where they are, and that they are whole.
 
 With `hub_client`, the only module that may use the network. Data sets and weights are fetched only
 when somebody asks for it; every stack of the catalog is bundled.
@@ -12,9 +12,8 @@ import hashlib
 import http.client
 import os
 import re
-import secrets
 import urllib.request
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -22,6 +21,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from explorer.errors import CheckpointError, DataError, ManifestError
+from explorer.inventory.placing import placed
 
 CATALOG_FOLDER = Path(__file__).parent
 BUNDLED_FOLDER = CATALOG_FOLDER / "bundled"
@@ -135,37 +135,6 @@ def _sha256(path: Path, size: int, mtime_ns: int) -> str:
     """Hash of a file; size and time of change only make the remembered value expire."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-@contextlib.contextmanager
-def placed(target: Path) -> Iterator[Path]:
-    """Write a file as a whole or not at all.
-
-    Yields a temporary path beside the target; on success it is flushed to the disk and renamed
-    over the target, on failure it is removed and an older target stays as it was.
-
-    Raises
-    ------
-    CheckpointError
-        The folder cannot be written to, or the disk is full.
-    """
-    temporary = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary.touch(exist_ok=False)
-        yield temporary
-        with temporary.open("rb+") as stream:
-            os.fsync(stream.fileno())
-        temporary.replace(target)
-    except OSError as error:
-        raise CheckpointError(
-            f"{target} could not be written: {error.strerror or error}.",
-            "A folder that you may write to, on a disk with room, is needed.",
-            "Choose another folder, or correct its permissions.",
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):  # the folder itself may be what cannot be used
-            temporary.unlink(missing_ok=True)
 
 
 # --- data sets -------------------------------------------------------------------------------

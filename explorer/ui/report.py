@@ -16,7 +16,7 @@ from bokeh.resources import Resources
 
 from explorer.colours import BLUES, REDS
 from explorer.engine.verdicts import DEFAULT_THRESHOLD, verdicts
-from explorer.inventory.store import placed
+from explorer.inventory.placing import placed
 from explorer.ui.grid import FRESH, WHOLE_NETWORK, Grid, Unit, unit_of
 from explorer.ui.painting import distance_columns, distance_reading, error_columns, error_scale
 from explorer.ui.results import Reading, from_sweep, readings

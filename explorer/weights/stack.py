@@ -18,6 +18,7 @@ from xarray.core import indexing
 from explorer.errors import CheckpointError, StackError, UnknownNameError, unknown_name
 from explorer.inventory.entries import StackEntry
 from explorer.inventory.manifest import load_manifest
+from explorer.inventory.placing import put_back
 from explorer.inventory.store import STACK_FILE
 from explorer.weights.checkpoints import (
     Array,
@@ -127,6 +128,8 @@ def open_stack(
     """
     if isinstance(source, xr.DataTree):
         return _part_of(source, every, only)
+    if isinstance(source, (str, Path)):
+        put_back(Path(source))
     if isinstance(source, (str, Path)) and is_labelled(Path(source)):
         asked = {"model": model, "layers": layers, "epochs": epochs, "reader": reader}
         check_as_saved(source, **asked, key=key, unit=unit)
