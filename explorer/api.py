@@ -198,5 +198,5 @@ def save_netcdf(dataset: xr.Dataset, path: str | Path) -> Path:
     """
     target = Path(path)
     with placed(target) as temporary:
-        dataset.to_netcdf(temporary, engine="h5netcdf")
+        temporary.write_bytes(dataset.to_netcdf(engine="h5netcdf"))
     return target

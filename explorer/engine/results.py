@@ -11,6 +11,7 @@ import xarray as xr
 
 from explorer.engine.overview import is_sweep, sweep_page
 from explorer.errors import unknown_name
+from explorer.inventory.hdf5 import check_hdf5
 from explorer.inventory.manifest import bundled_sweep, load_manifest
 
 DIMS: Mapping[str, tuple[str, ...]] = {
@@ -114,6 +115,7 @@ def open_sweep(source: str | Path) -> Sweep:
 
 def read_sweep(path: Path) -> Sweep:
     """Read the netCDF file of a sweep into memory."""
+    check_hdf5(path)
     with xr.open_dataset(path, engine="h5netcdf") as opened:
         loaded = opened.load()
         return Sweep(loaded.data_vars, loaded.coords, loaded.attrs)

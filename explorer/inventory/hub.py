@@ -12,6 +12,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 import threading
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,8 +29,11 @@ from explorer.inventory.hub_client import (
     load_client,
 )
 from explorer.inventory.locks import locked
+from explorer.inventory.names import unsafe
 from explorer.inventory.placing import placed
 from explorer.inventory.store import cache_folder
+
+_HASH = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
 
 BUDGET_GB = 20.0
 """Where nothing else is said. One checkpoint of a model of 7 billion weights has about 14 GB."""
@@ -127,7 +131,7 @@ class Hub:
         with explained(repository, StackError):
             refs = self._api.list_repo_refs(repository)
         names = {ref.name: ref.target_commit for ref in (*refs.tags, *refs.branches)}
-        found = [Revision(repository, name, commit) for name, commit in names.items()]
+        found = [_revision(repository, name, commit) for name, commit in names.items()]
         self._note(repository, "revisions", [asdict(one) for one in found])
         return found
 
@@ -145,7 +149,7 @@ class Hub:
         with explained(f"{owner}/{beginning}*", StackError):
             models = self._api.list_models(author=owner, search=beginning, expand=["sha"])
             found = [
-                Revision(model.id, "main", model.sha or self._api.model_info(model.id).sha)
+                _revision(model.id, "main", model.sha or self._api.model_info(model.id).sha)
                 for model in models
                 if model.id.startswith(f"{owner}/{beginning}")
             ]
@@ -171,6 +175,10 @@ class Hub:
             for one in tree
             if hasattr(one, "blob_id")  # a folder has none
         }
+        for name, one in found.items():
+            reason = unsafe(name) or ("" if _HASH.fullmatch(one.digest) else "has no hash")
+            if reason:
+                raise _not_trusted(f"the file {name!r} of {revision}, which {reason}")
         self._note(*_tree_note(revision), [asdict(one) for one in found.values()])
         return found
 
@@ -371,6 +379,21 @@ def _budget_bytes(budget: float | None) -> float:
             f"Set {BUDGET_VARIABLE}=50, for example, or leave it out for {BUDGET_GB:g}.",
         )
     return number * 1e9
+
+
+def _revision(repository: str, name: str, commit: object) -> Revision:
+    """A revision as the hub gives it; commits become parts of paths, so they have to be hashes."""
+    if not isinstance(commit, str) or not re.fullmatch("[0-9a-f]{40}", commit):
+        raise _not_trusted(f"the commit {commit!r} for {repository}@{name}")
+    return Revision(repository, name, commit)
+
+
+def _not_trusted(what: str) -> CheckpointError:
+    return CheckpointError(
+        f"The hub names {what}.",
+        "Names that stay in the cache, and hashes, are accepted from a hub.",
+        "Do not trust this hub; check HF_ENDPOINT.",
+    )
 
 
 def _tree_note(revision: Revision) -> tuple[str, str]:

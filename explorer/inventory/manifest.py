@@ -30,6 +30,9 @@ from explorer.inventory.store import (
 if TYPE_CHECKING:
     import pandas as pd
 
+LONGEST = 25_000_000
+"""Bytes of a manifest; reading JSON takes many times its size of memory."""
+
 SCHEMA_FILE = CATALOG_FOLDER / "pretrained_manifest.schema.json"
 
 
@@ -164,6 +167,12 @@ def _parsed(text: str, path: Path, root: Path, own: bool) -> Manifest:
 
 def _read(path: Path) -> str:
     try:
+        if path.stat().st_size > LONGEST:
+            raise ManifestError(
+                f"{path} has {path.stat().st_size} bytes.",
+                f"A manifest has {LONGEST} bytes at most; one of 1000 checkpoints has a tenth.",
+                "Divide the stack, or open its files without the manifest.",
+            )
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ManifestError(

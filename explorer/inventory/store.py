@@ -15,12 +15,13 @@ import re
 import urllib.request
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 from tqdm.auto import tqdm
 
 from explorer.errors import CheckpointError, DataError, ManifestError
+from explorer.inventory.names import link_out_of, unsafe
 from explorer.inventory.placing import placed
 
 CATALOG_FOLDER = Path(__file__).parent
@@ -73,11 +74,11 @@ def is_checkpoint_file(name: str) -> bool:
 
 
 def check_relative(path: str, where: str) -> None:
-    """Refuse a path that is absolute or could leave its folder, on any operating system."""
-    posix, windows = PurePosixPath(path), PureWindowsPath(path)
-    if posix.is_absolute() or windows.drive or windows.root or ".." in windows.parts:
+    """Refuse a path that could leave the stack's folder, or be a device, on any system."""
+    reason = unsafe(path)
+    if reason:
         raise ManifestError(
-            f"{where} is {path!r}, which leaves the stack's folder.",
+            f"{where} is {path!r}, which {reason}.",
             "Relative paths below the folder are accepted, for example 'epoch-0000.safetensors'.",
             "Correct the manifest; if it came from somebody else, do not trust its files.",
         )
@@ -97,30 +98,48 @@ def verified(record: FileRecord) -> Path:
     Raises
     ------
     CheckpointError
-        The file is missing, or its size or sha256 differs.
+        The file is missing, is a link that leaves its folder, or its size or sha256 differs.
     """
+    outside = link_out_of(record.folder, record.path)
+    if outside is not None:
+        raise CheckpointError(
+            f"{record.path} is a link that leaves its folder, to {outside}.",
+            "Files in the folder of their stack.json, and links among them, are accepted.",
+            "Copy the file itself into the folder, if you know where it comes from.",
+        )
     try:
         status = record.path.stat()
     except OSError as error:
         raise CheckpointError(
             f"{record.path} cannot be read: {error.strerror}.",
             f"A file of {record.bytes} bytes with sha256 {record.sha256} is expected there.",
-            "Put the file back (a bundled one: reinstall, or `git restore` in a checkout).",
+            _again(record),
         ) from error
     if status.st_size != record.bytes:
         raise CheckpointError(
             f"{record.path} has {status.st_size} bytes.",
             f"{record.bytes} bytes with sha256 {record.sha256} are expected.",
-            "Put the original file back; other epochs of the stack stay usable.",
+            _again(record),
         )
     found = _sha256(record.path, status.st_size, status.st_mtime_ns)
     if found != record.sha256:
         raise CheckpointError(
             f"{record.path} has been altered: sha256 {found}.",
             f"Expected sha256 {record.sha256}.",
-            "Put the original file back; other epochs of the stack stay usable.",
+            _again(record),
         )
     return record.path
+
+
+def _again(record: FileRecord) -> str:
+    """How a file that is missing or altered is to be had again."""
+    if record.folder.is_relative_to(BUNDLED_FOLDER):
+        how = "Put the file back: `pip install --force-reinstall --no-deps layer-explorer`, or "
+        how += f"`git restore {record.path}` in a checkout"
+    else:
+        how = f"Put the file back: copy {record.file} again from where the stack was made, or make "
+        how += "it anew (`explorer train … --restart`, explorer.save_stack)"
+    return f"{how}; other checkpoints of the stack stay usable."
 
 
 def record_of(folder: Path, file: str) -> FileRecord:

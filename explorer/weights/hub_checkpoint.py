@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
 from explorer.errors import CheckpointError
 from explorer.inventory.hub import Hub, Revision
-from explorer.weights.checkpoints import NUMPY_DTYPES, Array, ArraySpec, snapshot
+from explorer.weights.checkpoints import NUMPY_DTYPES, Array, ArraySpec
 from explorer.weights.hub_revisions import some_of
+from explorer.weights.readers.parts import open_file, pieces_in
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 """Files of weights, the better one first; each may be in pieces that FILE.index.json lists."""
@@ -65,8 +62,11 @@ class HubCheckpoint:
         if file.endswith(".safetensors"):
             header = self.hub.header(self.revision, file)
             return {name: _spec(name, dtype, shape) for name, (dtype, shape) in header.items()}
-        arrays = snapshot(load_torch(self.hub.fetch(self.revision, file)), file)
-        return {name: ArraySpec(_widened(a).dtype, a.shape) for name, a in arrays.items()}
+        found = open_file(self.hub.fetch(self.revision, file)).specs()
+        half, single = np.dtype(np.float16), np.dtype(np.float32)
+        return {
+            n: ArraySpec(single if s.dtype == half else s.dtype, s.shape) for n, s in found.items()
+        }
 
 
 def read_tensor(path: Path, name: str) -> Array:
@@ -75,62 +75,13 @@ def read_tensor(path: Path, name: str) -> Array:
     Raises
     ------
     CheckpointError
-        The file cannot be read, or holds anything but tensors.
+        The file cannot be read, or would run code.
     """
-    if path.suffix != ".safetensors":
-        return _widened(snapshot({name: load_torch(path)[name]}, str(path))[name])
-    try:
-        with safe_open(path, framework="numpy") as file:
-            if file.get_slice(name).get_dtype() != "BF16":
-                return _widened(file.get_tensor(name))
-        return _bfloat16(path, name)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{name} cannot be read from {path}: {error}",
-            "A whole safetensors file with this tensor is needed.",
-            "Remove the file, so that it is downloaded anew; other checkpoints stay usable.",
-        ) from error
+    return _widened(open_file(path).read(name))
 
 
 def _widened(array: Array) -> Array:
     return array.astype(np.float32) if array.dtype == np.float16 else array
-
-
-def _bfloat16(path: Path, name: str) -> Array:
-    """Read bfloat16 without torch: the upper half of a float32."""
-    with path.open("rb") as stream:
-        start = int.from_bytes(stream.read(8), "little")
-        about = json.loads(stream.read(start))[name]
-        begin, end = about["data_offsets"]
-        stream.seek(8 + start + begin)
-        upper = np.frombuffer(stream.read(end - begin), "<u2")
-    return (upper.astype("<u4") << 16).view("<f4").reshape(about["shape"])
-
-
-def load_torch(path: Path) -> Mapping[str, Any]:
-    """Tensors in a file of torch.save, mapped into memory where its format allows that.
-
-    Raises
-    ------
-    CheckpointError
-        The file is damaged, or holds anything but tensors.
-    """
-    import pickle  # only for the class of the error that torch raises
-
-    import torch  # slow to import and not needed for safetensors
-
-    try:
-        state: Mapping[str, Any] = torch.load(
-            path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
-        )
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(
-            f"{path} cannot be read as a checkpoint: {first}",
-            "A file of torch.save with nothing but tensors is needed; no code is run from it.",
-            "Ask its owner for safetensors; other checkpoints stay usable.",
-        ) from error
-    return state
 
 
 def _spec(name: str, dtype: str, shape: tuple[int, ...]) -> ArraySpec:
@@ -152,11 +103,17 @@ def files_of_tensors(hub: Hub, revision: Revision) -> dict[str, str]:
         if single in there:
             if single.endswith(".safetensors"):
                 return dict.fromkeys(hub.header(revision, single), single)
-            return dict.fromkeys(load_torch(hub.fetch(revision, single)), single)
+            return dict.fromkeys(open_file(hub.fetch(revision, single)).specs(), single)
         index = f"{single}.index.json"
         if index in there:
-            text = hub.fetch(revision, index).read_text(encoding="utf-8")
-            pieces: dict[str, str] = json.loads(text)["weight_map"]
+            pieces = pieces_in(hub.fetch(revision, index))
+            absent = [file for file in pieces.values() if file not in there]
+            if absent:
+                raise CheckpointError(
+                    f"{index} of {revision} names {absent[0]!r}, which is not there.",
+                    f"There are {some_of(sorted(there))}.",
+                    "Leave this revision out with only=; the others stay usable.",
+                )
             return pieces
     raise CheckpointError(
         f"{revision} has no weights that can be read; it has {some_of(sorted(there))}.",

@@ -25,11 +25,12 @@ import numpy as np
 from explorer.errors import CheckpointError, DataError, StackError, UnknownNameError, unknown_name
 from explorer.inventory.hub import Hub, Revision, sizes
 from explorer.inventory.store import fetch, torch_weights_folder
-from explorer.weights.checkpoints import Array, ArraySpec, snapshot
-from explorer.weights.hub_checkpoint import HubCheckpoint, load_torch
+from explorer.weights.checkpoints import Array, ArraySpec
+from explorer.weights.hub_checkpoint import HubCheckpoint
 from explorer.weights.hub_revisions import ONLY, some_of
 from explorer.weights.hub_stack import Parts
 from explorer.weights.layers import LayerScheme, group_layers
+from explorer.weights.readers.parts import open_file
 
 TORCHVISION, TIMM = "torchvision/", "timm/"
 
@@ -64,7 +65,7 @@ class WeightsFile:
         CheckpointError
             The file cannot be downloaded, has another hash, or lacks the tensor.
         """
-        state = _state(self.path())
+        state = _names(self.path())
         if name not in state and name.endswith("num_batches_tracked"):
             return np.zeros((), np.int64)  # not in files older than torch 0.4.1
         if name not in state:
@@ -73,7 +74,7 @@ class WeightsFile:
                 "The network's tensors are needed.",
                 "Choose other weights of this network.",
             )
-        return snapshot({name: state[name]}, self.address)[name]
+        return open_file(self.path()).read(state[name])
 
     def path(self) -> Path:
         """Path of the file, which is downloaded and checked if need be."""
@@ -240,6 +241,6 @@ def _fetched(address: str, target: Path, digest: str) -> Path:
 
 
 @functools.lru_cache(maxsize=2)
-def _state(path: Path) -> Mapping[str, Any]:
-    """Tensors of a file, mapped into memory where its format allows that."""
-    return {_DENSE.sub(r"\1", name): tensor for name, tensor in load_torch(path).items()}
+def _names(path: Path) -> Mapping[str, str]:
+    """Today's name of a tensor → its name in a file."""
+    return {_DENSE.sub(r"\1", name): name for name in open_file(path).specs()}

@@ -28,7 +28,9 @@ from explorer.weights.checkpoints import (
     widened,
 )
 from explorer.weights.readers.pickled import (
+    LONGEST,
     PickleError,
+    RefusedError,
     Storage,
     StoredTensor,
     read_pickle,
@@ -102,6 +104,14 @@ def _told(path: Path) -> Iterator[None]:
         yield
     except CheckpointError:  # it does so already
         raise
+    except RefusedError as error:
+        raise CheckpointError(
+            f"{path} cannot be read as a checkpoint: {error}.",
+            "A file with nothing but tensors, and plain values beside them, is read; no code is "
+            "run from it.",
+            "Ask its maker for safetensors. If you trust the file, choose to run its code: "
+            "reader=lambda path: torch.load(path, weights_only=False)['state_dict'].",
+        ) from error
     except (PickleError, OSError) as error:
         raise unreadable(path, error) from error
 
@@ -139,7 +149,10 @@ class ZipFormat:
                 self.records = {info.filename: info for info in infos}
                 self.top = next((n[:-8] for n in self.records if n.endswith("data.pkl")), None)
                 self._check(infos)
-                self.content = unpickled(archive.read(self._record("data.pkl")))
+                pickle = self._record("data.pkl")
+                if pickle.file_size > LONGEST:
+                    raise PickleError(f"its pickle has {pickle.file_size} bytes, over {LONGEST}")
+                self.content = unpickled(archive.read(pickle))
                 order = f"{self.top}byteorder"
                 big = order in self.records and archive.read(self._record("byteorder")) == b"big"
         except (zipfile.BadZipFile, NotImplementedError, struct.error) as error:
