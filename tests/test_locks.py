@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -126,6 +127,21 @@ def test_of_many_threads_one_at_a_time_is_inside(lock, stale):
     assert most == 1
 
 
+def test_a_file_system_without_links_has_locks_too(lock, monkeypatch):
+    def refused(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refused)
+    with locked(lock):
+        assert lock.read_text().startswith(f"{os.getpid()} ")
+        with (
+            pytest.raises(CheckpointError, match=f"by process {os.getpid()}"),
+            locked(lock, wait=0),
+        ):
+            pass
+    assert os.listdir(lock.parent) == []
+
+
 def test_a_folder_that_cannot_be_written_to_is_told(tmp_path):
     (tmp_path / "file").write_text("")
     with (
@@ -178,7 +194,7 @@ def test_a_journal_that_cannot_be_written_to_is_read_all_the_same(tmp_path, monk
     def refused(*_, **__):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(os, "open", refused)
+    monkeypatch.setattr(Path, "write_text", refused)
     assert list(Journal(path, {"content_hash": "abc"}).finished.values()) == [one]
     with pytest.raises(CheckpointError, match=r"cells.jsonl cannot be used: .*Permission denied"):
         Journal(path, {"content_hash": "abc"}).add({Intervention(()): one})

@@ -1,11 +1,13 @@
 """Locks between processes, which hold on network file systems too, where ``flock`` may not.
 
-A lock is a file of its own, made by one step that succeeds for one process only.
+A lock is a file of its own, made by one step that succeeds for one process only: a link or, where
+there are none, a file that must not exist.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import math
 import os
@@ -27,6 +29,9 @@ BEAT = 2.0
 
 LOOK = 1.0
 """Seconds between two looks at whether the holder of a lock still lives."""
+
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL)
+"""How file systems answer that have no second names for a file, such as FAT."""
 
 PATIENCE = 60.0
 """Seconds for which a lock is waited for, where nothing else is said."""
@@ -105,21 +110,36 @@ def _busy(lock: Path, wait: float) -> CheckpointError:
 
 
 def _made(lock: Path, token: str) -> bool:
-    """Make the file of a lock, unless it is there: one step, in which one process succeeds."""
+    """Make the file of a lock, unless it is there: one step, in which one process succeeds.
+
+    The step is a second name for a file that says already who holds it, so that a process that is
+    killed never leaves a lock of which nobody knows whose it is.
+    """
+    if lock.exists():
+        return False
+    aside = beside(lock)
+    try:
+        aside.write_text(token, encoding="utf-8")
+        os.link(aside, lock)
+        return True
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno in _NO_LINKS:
+            return _made_without_links(lock, token)
+        raise
+    finally:
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
+
+
+def _made_without_links(lock: Path, token: str) -> bool:
     try:
         handle = os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
     except FileExistsError:
         return False
-    except PermissionError:
-        if os.name == "nt" and lock.exists():
-            return False  # Windows says so while it is being removed
-        raise
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(token)
-    except OSError:
-        lock.unlink(missing_ok=True)
-        raise
+    with os.fdopen(handle, "w", encoding="utf-8") as stream:
+        stream.write(token)
     return True
 
 
