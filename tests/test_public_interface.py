@@ -19,7 +19,7 @@ NAMES = {
     "evaluate": "(stack, intervention, *",
     "open_stack": "(source, *, model=None, layers=None, epochs=None, reader=None, key=None, "
     "unit=None, every=1, only=None, hub=None)",
-    "open_sweep": "(source)",
+    "open_sweep": "(source, stack=None)",
     "predictions": "(stack, intervention, *, model=None, data=None, device='auto', "
     "batch_size=None, batchnorm='with_layer', screen=False, memory=None, calibration=None)",
     "readers": "()",

@@ -21,6 +21,7 @@ from explorer.inventory.entries import (
 from explorer.inventory.store import (
     BUNDLED_FOLDER,
     CATALOG_FOLDER,
+    VERIFIED,
     FileRecord,
     check_relative,
     manifest_path,
@@ -111,8 +112,8 @@ def catalog() -> pd.DataFrame:
     pandas.DataFrame
         One row per stack, indexed by name: title, kind (``"stack"``, or ``"recipe"`` for what
         `explorer.train` makes), family, dataset, number of checkpoints, parameters, size in MB,
-        final train and test error (fractions), folder; what a recipe does not have yet is
-        missing.
+        final train and test error (fractions), folder, integrity (``"sha256"``: every file is
+        compared with its hash before it is used); what a recipe does not have yet is missing.
     """
     import pandas as pd  # slow to import, and only this function needs it
 
@@ -147,6 +148,7 @@ def _row(entry: StackEntry) -> dict[str, Any]:
         "train_error": entry.train_error,
         "test_error": entry.test_error,
         "folder": str(entry.folder),
+        "integrity": VERIFIED,
     }
 
 

@@ -38,6 +38,10 @@ _DIGITS = {"epoch": 4, "step": 6}
 """What a checkpoint's number counts → least digits of it in a file's name."""
 
 
+VERIFIED, UNVERIFIED = "sha256", "unverified"
+"""What is known of a stack's files: the hash of each, which is compared before use, or none."""
+
+
 @dataclass(frozen=True)
 class FileRecord:
     """A file that a manifest vouches for."""
@@ -140,6 +144,15 @@ def _again(record: FileRecord) -> str:
         how = f"Put the file back: copy {record.file} again from where the stack was made, or make "
         how += "it anew (`explorer train … --restart`, explorer.save_stack)"
     return f"{how}; other checkpoints of the stack stay usable."
+
+
+def plainly_wrong(record: FileRecord) -> str:
+    """Say what a look at the size of a file shows, without reading it; empty if nothing."""
+    try:
+        size = record.path.stat().st_size
+    except OSError as error:
+        return f"{record.path} cannot be read: {error.strerror}."
+    return "" if size == record.bytes else f"{record.path} has {size} bytes, not {record.bytes}."
 
 
 def record_of(folder: Path, file: str) -> FileRecord:

@@ -19,6 +19,7 @@ import xarray as xr
 from explorer.errors import CheckpointError, StackError, UsageError
 from explorer.inventory.hdf5 import check_declared, check_hdf5, full_disk_told
 from explorer.inventory.names import link_out_of
+from explorer.inventory.store import UNVERIFIED
 from explorer.weights.readers.parts import read_json
 
 ZARR = ".zarr"
@@ -109,7 +110,7 @@ def open_labelled(path: Path) -> xr.DataTree:
         for array in node.data_vars.values():
             array.attrs["buffer"] = bool(array.attrs["buffer"])
             array.attrs["fan_in"] = int(array.attrs["fan_in"])
-    tree.attrs["content_hash"] = ""
+    tree.attrs |= {"content_hash": "", "integrity": UNVERIFIED}
     return tree
 
 

@@ -29,6 +29,9 @@ FORMS = ("folder", "zarr", "netcdf")
 _IN_THEIR_OWN_PLACE = ("name", "title", "family", "sizes", "dataset", "checkpoint_unit", "layers")
 """Attributes of a stack that a manifest has keys for."""
 
+_OF_THE_FILES = ("content_hash", "integrity", "unreadable")
+"""Attributes that say what the files of a stack are; its copy has files of its own."""
+
 
 def save_stack(stack: xr.DataTree, path: str | Path, *, form: str | None = None) -> Path:
     """Write a copy of a stack that `open_stack` reads again, without loss.
@@ -119,7 +122,7 @@ def _write_folder(stack: xr.DataTree, folder: Path) -> None:
         "attributes": {
             key: value
             for key, value in known.items()
-            if key not in (*_IN_THEIR_OWN_PLACE, "content_hash")
+            if key not in (*_IN_THEIR_OWN_PLACE, *_OF_THE_FILES)
         },
     }
     for epoch in epoch_numbers(stack):

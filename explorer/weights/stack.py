@@ -19,7 +19,7 @@ from explorer.errors import CheckpointError, StackError, UnknownNameError, unkno
 from explorer.inventory.entries import StackEntry
 from explorer.inventory.manifest import load_manifest
 from explorer.inventory.placing import put_back
-from explorer.inventory.store import STACK_FILE
+from explorer.inventory.store import STACK_FILE, UNVERIFIED, VERIFIED, plainly_wrong
 from explorer.weights.checkpoints import (
     Array,
     ArraySpec,
@@ -108,7 +108,9 @@ def open_stack(
     xarray.DataTree
         Coordinate ``epoch`` at the root; one node per layer; one variable per parameter or buffer
         with dims (epoch, …own dims…). Attributes: name, title, family, sizes, dataset, layers,
-        content_hash, checkpoint_unit. The last says what the numbers of ``epoch`` count:
+        content_hash, integrity, checkpoint_unit. ``integrity`` is ``"sha256"`` where the hash of
+        every file is known and compared before the file is used, ``"hashes of the hub"``, or
+        ``"unverified"``, where none is known. The last says what the numbers of ``epoch`` count:
         ``"epoch"`` completed passes or, where checkpoints lie within an epoch, ``"step"``
         optimiser steps; the dimension has one name for both. ``"checkpoint"``: there is only one,
         the trained network. Of files and state dicts also reader and notes (sentences on what was
@@ -288,9 +290,9 @@ def _from_manifest(entry: StackEntry, layers: LayerScheme) -> xr.DataTree:
         name: ArraySpec(numpy_dtype(spec.dtype, name), spec.shape)
         for name, spec in entry.tensors.items()
     }
-    digest = hashlib.sha256()
-    for checkpoint in entry.checkpoints:
-        digest.update(f"{checkpoint.epoch} {checkpoint.record.sha256}\n".encode())
+    unreadable = {str(c.epoch): why for c in entry.checkpoints if (why := plainly_wrong(c.record))}
+    for number, why in unreadable.items():
+        logger.warning("%s %s cannot be used: %s", entry.unit, number, why)
     return _tree(
         [SafetensorsCheckpoint(c.record) for c in entry.checkpoints],
         [c.epoch for c in entry.checkpoints],
@@ -298,14 +300,16 @@ def _from_manifest(entry: StackEntry, layers: LayerScheme) -> xr.DataTree:
         group_layers(list(specs), layers, entry.layers),
         {name: spec.buffer for name, spec in entry.tensors.items()},
         {
+            **entry.attributes,
             "name": entry.name,
             "title": entry.title,
             "family": entry.family,
             "sizes": dict(entry.sizes),
             "dataset": entry.dataset,
-            "content_hash": digest.hexdigest(),
+            "content_hash": entry.content_hash,
+            "integrity": VERIFIED,
             "checkpoint_unit": entry.unit,
-            **entry.attributes,
+            **({"unreadable": unreadable} if unreadable else {}),
         },
     )
 
@@ -343,6 +347,7 @@ def _from_checkpoints(collected: Collected, model: Any, layers: LayerScheme | No
         {
             **{"name": collected.name, "title": collected.name},
             **{"family": "", "sizes": {}, "dataset": "", "content_hash": ""},
+            "integrity": UNVERIFIED,
             **{"checkpoint_unit": collected.unit, "reader": collected.reader, "notes": notes},
             **{key: value for key, value in particular.items() if value},
         },
