@@ -12,7 +12,7 @@ import xarray as xr
 from torch import Tensor, nn
 
 from explorer.errors import ExplorerError, StackError, UsageError
-from explorer.inventory.store import placed
+from explorer.inventory.placing import placed
 from explorer.stats.distances import stack_distances, state_distances
 from explorer.weights.families.known import FAMILIES, build_network
 from explorer.weights.fresh import fresh_layer
@@ -218,5 +218,5 @@ def save_netcdf(dataset: xr.Dataset, path: str | Path) -> Path:
     """
     target = Path(path)
     with placed(target) as temporary:
-        dataset.to_netcdf(temporary, engine="h5netcdf")
+        temporary.write_bytes(dataset.to_netcdf(engine="h5netcdf"))
     return target

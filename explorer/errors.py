@@ -1,4 +1,4 @@
-"""Every exception that Explorer raises on purpose.
+"""Every exception that Explorer raises on purpose, and what it warns of.
 
 Each message has three parts: what came, what would have been accepted, what to do.
 There is one class per border, and each is also the builtin a caller would expect.
@@ -71,6 +71,10 @@ class UsageError(ExplorerError, ValueError):
 
 class NumbersWarning(UserWarning):
     """Numbers that are not to be trusted: the trained network has not the error it is known for."""
+
+
+class ChangedStackWarning(UserWarning):
+    """Results that were computed from other checkpoints than those they are opened with."""
 
 
 def unknown_name(kind: str, name: object, known: Iterable[object]) -> UnknownNameError:

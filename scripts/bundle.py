@@ -13,7 +13,8 @@ import sys
 
 from explorer.api import save_netcdf
 from explorer.engine.sweep import sweep
-from explorer.inventory.store import BUNDLED_FOLDER, STACK_FILE, manifest_path, placed
+from explorer.inventory.placing import placed
+from explorer.inventory.store import BUNDLED_FOLDER, STACK_FILE, manifest_path
 from explorer.training.recipes import BUNDLED, EXPERIMENTS, Experiment
 from explorer.training.train import CITATION, train
 from explorer.weights.families.known import find_family

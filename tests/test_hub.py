@@ -205,6 +205,37 @@ def test_code_in_a_file_of_torch_is_not_run(server, opened, tmp_path):
     assert not ran.exists()
 
 
+@pytest.mark.parametrize("name", ["../../evil.bin", "..\\evil.bin", "C:\\evil.bin", "NUL.bin"])
+def test_an_index_on_the_hub_cannot_lead_out_of_the_cache(server, opened, tmp_path, name):
+    index = {"weight_map": {"w": name}}
+    server.put("a/evil", "step0", {"pytorch_model.bin.index.json": json.dumps(index).encode()})
+    with pytest.raises(CheckpointError, match=r"index.json names .*, which (leaves|names the)"):
+        open_tiny(opened(), "hub:a/evil")
+    assert not list(tmp_path.rglob("evil*"))
+
+
+def test_an_index_on_the_hub_that_names_what_is_not_there_is_told(server, opened):
+    index = {"weight_map": {"w": "absent.bin"}}
+    server.put("a/half", "step0", {"pytorch_model.bin.index.json": json.dumps(index).encode()})
+    with pytest.raises(CheckpointError, match=r"names 'absent.bin', which is not there"):
+        open_tiny(opened(), "hub:a/half")
+
+
+def test_a_hub_that_lists_a_file_elsewhere_is_not_trusted(server, opened, tmp_path):
+    server.put("a/evil", "step0", {"model.safetensors": save({"w": np.ones(1)}), "../evil": b"x"})
+    with pytest.raises(CheckpointError, match=r"hub names the file '../evil'.*leaves its folder"):
+        open_tiny(opened(), "hub:a/evil")
+    assert not list(tmp_path.rglob("evil"))
+
+
+def test_what_would_fill_the_memory_is_refused_from_the_hub_too(server, opened):
+    stream = io.BytesIO()
+    torch.save({"w": torch.ones(1).expand(10**12)}, stream)
+    server.put("a/wide", "step0", {"pytorch_model.bin": stream.getvalue()})
+    with pytest.raises(CheckpointError, match=r"w declares 1000000000000 elements"):
+        open_tiny(opened(), "hub:a/wide")
+
+
 def test_a_revision_without_weights_says_what_it_has(server, opened):
     server.put("a/empty", "step0", {"flax_model.msgpack": b"x"})
     with pytest.raises(CheckpointError, match=r"no weights that can be read; it has flax_model"):

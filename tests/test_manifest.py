@@ -114,7 +114,15 @@ def test_an_unknown_stack_is_refused_with_the_nearest_name():
         ),
         (
             lambda s: s["checkpoints"][0].update(file="a\\..\\..\\x"),
-            r"which leaves the stack's folder",
+            r"which leaves its folder",
+        ),
+        (
+            lambda s: s["checkpoints"][0].update(file="con.safetensors"),
+            r"checkpoints\[0\].file is 'con.safetensors', which names the Windows device",
+        ),
+        (
+            lambda s: s["sweep"].update(file="sweep.nc:stream"),
+            r"stacks\[0\].sweep.file is 'sweep.nc:stream', which has a colon",
         ),
         (lambda s: s.update(folder="../up"), r"stacks\[0\].folder is '../up', which leaves"),
         (

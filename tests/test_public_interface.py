@@ -27,7 +27,7 @@ NAMES = {
     "motion": "(stack, *, sweep=None, progress=True)",
     "open_stack": "(source, *, model=None, layers=None, epochs=None, reader=None, key=None, "
     "unit=None, every=1, only=None, hub=None)",
-    "open_sweep": "(source)",
+    "open_sweep": "(source, stack=None)",
     "outputs": "(stack, *, layers=None, epochs=None, draws=0, seed=0, model=None, data=None, "
     "device='auto', batch_size=None, batchnorm='with_layer', progress=True)",
     "paths": "(stack, *, other=None, start=None, epochs=None, layers=None, shares=11, "

@@ -7,7 +7,8 @@ import os
 import pytest
 
 from explorer.errors import CheckpointError
-from explorer.inventory.store import FileRecord, placed, record_of, verified
+from explorer.inventory.placing import placed
+from explorer.inventory.store import FileRecord, record_of, verified
 
 
 @pytest.fixture

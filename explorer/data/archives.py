@@ -24,7 +24,8 @@ import torch
 from torch import Tensor
 
 from explorer.errors import DataError
-from explorer.inventory.store import DATA_VARIABLE, fetch, md5_of, placed
+from explorer.inventory.placing import placed
+from explorer.inventory.store import DATA_VARIABLE, fetch, md5_of
 
 
 class ImageFiles(Protocol):

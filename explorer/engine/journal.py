@@ -2,13 +2,14 @@
 
 A journal is a text file of one JSON object a line: first what the numbers were computed from, then
 one finished cell after the other. Only whole lines count; a line that a crash cut short is dropped.
+Several processes may add to one journal: each holds a lock while it writes its lines.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ from typing import Any
 from explorer.engine.estimate import Estimate
 from explorer.engine.interventions import Intervention
 from explorer.errors import CheckpointError, UsageError
+from explorer.inventory.disk import append_lines
+from explorer.inventory.locks import locked
+from explorer.inventory.placing import placed
 
 FORMAT = "layer-explorer sweep 2"
 
@@ -41,10 +45,9 @@ class Journal:
     def __init__(self, path: Path, origin: Mapping[str, Any]) -> None:
         self.path = path
         self._header = {"format": FORMAT, **origin}
-        try:
+        self._lock = path.with_name(f".{path.name}.lock")
+        with self._told():
             self.finished = self._read()
-        except OSError as error:
-            raise self._unusable(error) from error
 
     def get(self, intervention: Intervention) -> Estimate | None:
         """Counts under an intervention, where they are known."""
@@ -57,16 +60,15 @@ class Journal:
             for intervention, estimate in outcomes.items()
         ]
         self.finished.update({key(i): e for i, e in outcomes.items()})
-        try:
-            self._append(lines)
-        except OSError as error:
-            raise self._unusable(error) from error
+        with self._told(), locked(self._lock):
+            append_lines(self.path, _text(lines))
 
     def _read(self) -> dict[str, Estimate]:
-        if not self.path.exists() or not self.path.stat().st_size:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._append([self._header])
-            return {}
+        if self._is_new():
+            with locked(self._lock):
+                if self._is_new():  # nobody else was faster
+                    with placed(self.path) as temporary:
+                        temporary.write_text(_text([self._header]), encoding="utf-8")
         content = self.path.read_bytes()
         whole = content[: content.rfind(b"\n") + 1]
         try:
@@ -74,8 +76,6 @@ class Journal:
         except ValueError:  # not JSON, or nothing whole
             header, cells = None, []
         self._check(header)
-        if len(whole) < len(content):
-            os.truncate(self.path, len(whole))
         return {cell.pop("cell"): Estimate(**cell) for cell in cells}
 
     def _check(self, found: Any) -> None:
@@ -94,18 +94,24 @@ class Journal:
                 "Give store= another path, or remove the file to measure all cells anew.",
             )
 
-    def _append(self, lines: list[dict[str, Any]]) -> None:
-        with self.path.open("ab") as stream:
-            stream.write("".join(json.dumps(line) + "\n" for line in lines).encode())
-            stream.flush()
-            os.fsync(stream.fileno())
+    def _is_new(self) -> bool:
+        return not self.path.exists() or not self.path.stat().st_size
 
-    def _unusable(self, error: OSError) -> CheckpointError:
-        return CheckpointError(
-            f"{self.path} cannot be used: {error.strerror}.",
-            "A file in a folder that you may write to, on a disk with room, is needed.",
-            "Give store= another path; what is in the file is kept.",
-        )
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            reason = error.came if isinstance(error, CheckpointError) else f"{error.strerror}."
+            raise CheckpointError(
+                f"{self.path} cannot be used: {reason}",
+                "A file in a folder that you may write to, on a disk with room, is needed.",
+                "Give store= another path; what is in the file is kept.",
+            ) from error
+
+
+def _text(lines: list[dict[str, Any]]) -> str:
+    return "".join(json.dumps(line) + "\n" for line in lines)
 
 
 def key(intervention: Intervention) -> str:

@@ -21,6 +21,7 @@ from explorer.tables import (
     table_html,
     without_code,
 )
+from explorer.weights.overview import integrity
 
 FRESH, WHOLE_NETWORK = "ReRnd", "fullmodel"
 """The paper's names of the column of fresh draws and of the row of the whole network."""
@@ -130,6 +131,7 @@ def sweep_page(sweep: xr.Dataset) -> str:
         "dataset": str(attrs.get("dataset", "")),
         "fresh draws": str(sweep.sizes["draw"]),
         "seed": str(attrs.get("seed", "")),
+        "integrity": integrity(attrs),
         "BatchNorm": str(attrs.get("batchnorm", "")),
         "device": str(attrs.get("device", "")),
     }

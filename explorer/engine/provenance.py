@@ -13,6 +13,7 @@ from explorer.engine.evaluator import Evaluator
 from explorer.engine.intact import recorded_error
 from explorer.engine.journal import Journal
 from explorer.engine.network import FLOAT32_SETTINGS
+from explorer.inventory.store import UNVERIFIED
 from explorer.weights.stack import content_hash, layers_hash
 
 ORIGIN = (
@@ -39,6 +40,7 @@ def provenance_of(evaluator: Evaluator) -> dict[str, Any]:
         "checkpoint_unit": str(stack.attrs.get("checkpoint_unit", "epoch")),
         "content_hash": content_hash(stack),
         "layers_hash": layers_hash(stack),
+        "integrity": str(stack.attrs.get("integrity", UNVERIFIED)),
         "dataset": evaluator.dataset,
         "dataset_hash": evaluator.dataset_hash,
         "examples": evaluator.total,

@@ -11,8 +11,10 @@ import numpy as np
 import xarray as xr
 
 from explorer.engine.overview import is_sweep, sweep_page
-from explorer.errors import unknown_name
+from explorer.errors import ChangedStackWarning, unknown_name
+from explorer.inventory.hdf5 import check_hdf5
 from explorer.inventory.manifest import bundled_sweep, load_manifest
+from explorer.weights.stack import content_hash
 
 DIMS: Mapping[str, tuple[str, ...]] = {
     "": ("layer", "epoch"),
@@ -115,13 +117,15 @@ def only_finite(sweep: xr.Dataset) -> xr.Dataset:
     return sweep.assign(changed) if changed else sweep
 
 
-def open_sweep(source: str | Path) -> Sweep:
+def open_sweep(source: str | Path, stack: xr.DataTree | None = None) -> Sweep:
     """Read a sweep: the one that comes with a bundled stack, or a file that was saved.
 
     Parameters
     ----------
     source : str or Path
         Name of a stack, or path of a netCDF file.
+    stack : xarray.DataTree, optional
+        The stack that it is to be of, as `explorer.open_stack` returns it.
 
     Returns
     -------
@@ -133,17 +137,51 @@ def open_sweep(source: str | Path) -> Sweep:
     UnknownNameError
         There is neither a stack of this name with a sweep nor such a file.
     CheckpointError
-        The bundled file is missing or altered.
+        The bundled file is missing or altered, or the file leads elsewhere.
+
+    Warns
+    -----
+    ChangedStackWarning
+        It was computed from other checkpoints than those of `stack` or of the catalog.
     """
     path = bundled_sweep(str(source)) or Path(source)
     if not path.is_file():
         stacks = load_manifest().stacks.values()
         raise unknown_name("sweep", str(source), [entry.name for entry in stacks if entry.sweep])
-    return read_sweep(path)
+    sweep = read_sweep(path)
+    entry = load_manifest().stacks.get(str(source))
+    now = content_hash(stack) if stack is not None else entry.content_hash if entry else ""
+    warn_if_changed(sweep.attrs, now, str(source))
+    return sweep
+
+
+def warn_if_changed(attrs: Mapping[Any, Any], now: str, what: str) -> bool:
+    """Warn of results that were computed from other checkpoints; returns whether they were.
+
+    Parameters
+    ----------
+    attrs : mapping
+        Attributes of the results.
+    now : str
+        Content hash of the stack as it is now; empty where it is not known.
+    what : str
+        How to call the results.
+    """
+    then = str(attrs.get("content_hash", ""))
+    changed = bool(then and now and then != now)
+    if changed:
+        warnings.warn(
+            f"{what} was computed from other checkpoints (content hash {then[:12]}…) than those "
+            f"that are open ({now[:12]}…). Measure it again, or open the checkpoints it is of.",
+            ChangedStackWarning,
+            stacklevel=3,
+        )
+    return changed
 
 
 def read_sweep(path: Path) -> Sweep:
     """Read the netCDF file of a sweep into memory."""
+    check_hdf5(path)
     # xarray adds a filter of warnings whenever it opens something
     with warnings.catch_warnings(), xr.open_dataset(path, engine="h5netcdf") as opened:
         loaded = only_finite(opened.load())

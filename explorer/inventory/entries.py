@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -86,6 +87,14 @@ class StackEntry:
     """What the checkpoints' numbers count: ``"epoch"`` or ``"step"`` (optimiser steps)."""
     attributes: Mapping[str, Any] = field(default_factory=dict)
     """Further attributes that its open stack is to have."""
+
+    @property
+    def content_hash(self) -> str:
+        """Hash of all its checkpoints, from theirs; no file is read."""
+        digest = hashlib.sha256()
+        for checkpoint in self.checkpoints:
+            digest.update(f"{checkpoint.epoch} {checkpoint.record.sha256}\n".encode())
+        return digest.hexdigest()
 
 
 @dataclass(frozen=True)

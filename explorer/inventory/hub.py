@@ -11,6 +11,7 @@ import contextlib
 import functools
 import hashlib
 import os
+import re
 import threading
 from dataclasses import asdict
 from pathlib import Path
@@ -21,7 +22,11 @@ from tqdm.auto import tqdm
 from explorer.errors import CheckpointError, StackError
 from explorer.inventory.hub_client import FOLDER_VARIABLE, OTHERS_STAY, explained, load_client
 from explorer.inventory.hub_folder import HubFile, HubFolder, Revision, budget_bytes
+from explorer.inventory.locks import locked
+from explorer.inventory.names import unsafe
 from explorer.inventory.store import cache_folder
+
+_HASH = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
 
 
 class Hub:
@@ -94,7 +99,7 @@ class Hub:
         with explained(repository, StackError):
             refs = self._api.list_repo_refs(repository)
         names = {ref.name: ref.target_commit for ref in (*refs.tags, *refs.branches)}
-        found = [Revision(repository, name, commit) for name, commit in names.items()]
+        found = [_revision(repository, name, commit) for name, commit in names.items()]
         self._kept.note(repository, "revisions", [asdict(one) for one in found])
         return found
 
@@ -112,7 +117,7 @@ class Hub:
         with explained(f"{owner}/{beginning}*", StackError):
             models = self._api.list_models(author=owner, search=beginning, expand=["sha"])
             found = [
-                Revision(model.id, "main", model.sha or self._api.model_info(model.id).sha)
+                _revision(model.id, "main", model.sha or self._api.model_info(model.id).sha)
                 for model in models
                 if model.id.startswith(f"{owner}/{beginning}")
             ]
@@ -138,6 +143,10 @@ class Hub:
             for one in tree
             if hasattr(one, "blob_id")  # a folder has none
         }
+        for name, one in found.items():
+            reason = unsafe(name) or ("" if _HASH.fullmatch(one.digest) else "has no hash")
+            if reason:
+                raise _not_trusted(f"the file {name!r} of {revision}, which {reason}")
         self._kept.note(*_tree_note(revision), [asdict(one) for one in found.values()])
         return found
 
@@ -191,7 +200,8 @@ class Hub:
             if found is None:
                 if self.offline:
                     raise _not_here(revision, path)
-                self._kept.make_room(revision, known)
+                with locked(self.folder / ".explorer" / "room.lock"):
+                    self._kept.make_room(revision, known)
                 found = self._download(revision, path)
             self._check(found, known, revision)
             self._kept.mark_used(revision)
@@ -255,6 +265,21 @@ class _NoBar(tqdm):  # type: ignore[misc]  # tqdm has no types
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{**kwargs, "disable": True, "name": None})
+
+
+def _revision(repository: str, name: str, commit: object) -> Revision:
+    """A revision as the hub gives it; commits become parts of paths, so they have to be hashes."""
+    if not isinstance(commit, str) or not re.fullmatch("[0-9a-f]{40}", commit):
+        raise _not_trusted(f"the commit {commit!r} for {repository}@{name}")
+    return Revision(repository, name, commit)
+
+
+def _not_trusted(what: str) -> CheckpointError:
+    return CheckpointError(
+        f"The hub names {what}.",
+        "Names that stay in the cache, and hashes, are accepted from a hub.",
+        "Do not trust this hub; check HF_ENDPOINT.",
+    )
 
 
 def _tree_note(revision: Revision) -> tuple[str, str]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from explorer.errors import CheckpointError, UsageError
 from explorer.inventory.hub_client import BUDGET_VARIABLE, OTHERS_STAY
-from explorer.inventory.store import placed
+from explorer.inventory.placing import placed
 
 BUDGET_GB = 20.0
 """Where nothing else is said. One checkpoint of a model of 7 billion weights has about 14 GB."""

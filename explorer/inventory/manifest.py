@@ -21,6 +21,7 @@ from explorer.inventory.entries import (
 from explorer.inventory.store import (
     BUNDLED_FOLDER,
     CATALOG_FOLDER,
+    VERIFIED,
     FileRecord,
     check_relative,
     manifest_path,
@@ -29,6 +30,9 @@ from explorer.inventory.store import (
 
 if TYPE_CHECKING:
     import pandas as pd
+
+LONGEST = 25_000_000
+"""Bytes of a manifest; reading JSON takes many times its size of memory."""
 
 SCHEMA_FILE = CATALOG_FOLDER / "pretrained_manifest.schema.json"
 
@@ -108,8 +112,8 @@ def catalog() -> pd.DataFrame:
     pandas.DataFrame
         One row per stack, indexed by name: title, kind (``"stack"``, or ``"recipe"`` for what
         `explorer.train` makes), family, dataset, number of checkpoints, parameters, size in MB,
-        final train and test error (fractions), folder; what a recipe does not have yet is
-        missing.
+        final train and test error (fractions), folder, integrity (``"sha256"``: every file is
+        compared with its hash before it is used); what a recipe does not have yet is missing.
     """
     import pandas as pd  # slow to import, and only this function needs it
 
@@ -144,6 +148,7 @@ def _row(entry: StackEntry) -> dict[str, Any]:
         "train_error": entry.train_error,
         "test_error": entry.test_error,
         "folder": str(entry.folder),
+        "integrity": VERIFIED,
     }
 
 
@@ -164,6 +169,12 @@ def _parsed(text: str, path: Path, root: Path, own: bool) -> Manifest:
 
 def _read(path: Path) -> str:
     try:
+        if path.stat().st_size > LONGEST:
+            raise ManifestError(
+                f"{path} has {path.stat().st_size} bytes.",
+                f"A manifest has {LONGEST} bytes at most; one of 1000 checkpoints has a tenth.",
+                "Divide the stack, or open its files without the manifest.",
+            )
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ManifestError(

@@ -1,4 +1,4 @@
-"""Local files that can be trusted: where they are, that they are whole, how they are written.
+"""Local files that can be trusted: where they are, and that they are whole.
 
 With `hub_client`, the only module that may use the network. Data sets and weights are fetched only
 when somebody asks for it; every stack of the catalog is bundled.
@@ -12,16 +12,17 @@ import hashlib
 import http.client
 import os
 import re
-import secrets
 import urllib.request
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 from tqdm.auto import tqdm
 
 from explorer.errors import CheckpointError, DataError, ManifestError
+from explorer.inventory.names import link_out_of, unsafe
+from explorer.inventory.placing import placed
 
 CATALOG_FOLDER = Path(__file__).parent
 BUNDLED_FOLDER = CATALOG_FOLDER / "bundled"
@@ -35,6 +36,10 @@ TIMEOUT = 30.0
 
 _DIGITS = {"epoch": 4, "step": 6}
 """What a checkpoint's number counts → least digits of it in a file's name."""
+
+
+VERIFIED, UNVERIFIED = "sha256", "unverified"
+"""What is known of a stack's files: the hash of each, which is compared before use, or none."""
 
 
 @dataclass(frozen=True)
@@ -73,11 +78,11 @@ def is_checkpoint_file(name: str) -> bool:
 
 
 def check_relative(path: str, where: str) -> None:
-    """Refuse a path that is absolute or could leave its folder, on any operating system."""
-    posix, windows = PurePosixPath(path), PureWindowsPath(path)
-    if posix.is_absolute() or windows.drive or windows.root or ".." in windows.parts:
+    """Refuse a path that could leave the stack's folder, or be a device, on any system."""
+    reason = unsafe(path)
+    if reason:
         raise ManifestError(
-            f"{where} is {path!r}, which leaves the stack's folder.",
+            f"{where} is {path!r}, which {reason}.",
             "Relative paths below the folder are accepted, for example 'epoch-0000.safetensors'.",
             "Correct the manifest; if it came from somebody else, do not trust its files.",
         )
@@ -97,30 +102,57 @@ def verified(record: FileRecord) -> Path:
     Raises
     ------
     CheckpointError
-        The file is missing, or its size or sha256 differs.
+        The file is missing, is a link that leaves its folder, or its size or sha256 differs.
     """
+    outside = link_out_of(record.folder, record.path)
+    if outside is not None:
+        raise CheckpointError(
+            f"{record.path} is a link that leaves its folder, to {outside}.",
+            "Files in the folder of their stack.json, and links among them, are accepted.",
+            "Copy the file itself into the folder, if you know where it comes from.",
+        )
     try:
         status = record.path.stat()
     except OSError as error:
         raise CheckpointError(
             f"{record.path} cannot be read: {error.strerror}.",
             f"A file of {record.bytes} bytes with sha256 {record.sha256} is expected there.",
-            "Put the file back (a bundled one: reinstall, or `git restore` in a checkout).",
+            _again(record),
         ) from error
     if status.st_size != record.bytes:
         raise CheckpointError(
             f"{record.path} has {status.st_size} bytes.",
             f"{record.bytes} bytes with sha256 {record.sha256} are expected.",
-            "Put the original file back; other epochs of the stack stay usable.",
+            _again(record),
         )
     found = _sha256(record.path, status.st_size, status.st_mtime_ns)
     if found != record.sha256:
         raise CheckpointError(
             f"{record.path} has been altered: sha256 {found}.",
             f"Expected sha256 {record.sha256}.",
-            "Put the original file back; other epochs of the stack stay usable.",
+            _again(record),
         )
     return record.path
+
+
+def _again(record: FileRecord) -> str:
+    """How a file that is missing or altered is to be had again."""
+    if record.folder.is_relative_to(BUNDLED_FOLDER):
+        how = "Put the file back: `pip install --force-reinstall --no-deps layer-explorer`, or "
+        how += f"`git restore {record.path}` in a checkout"
+    else:
+        how = f"Put the file back: copy {record.file} again from where the stack was made, or make "
+        how += "it anew (`explorer train … --restart`, explorer.save_stack)"
+    return f"{how}; other checkpoints of the stack stay usable."
+
+
+def plainly_wrong(record: FileRecord) -> str:
+    """Say what a look at the size of a file shows, without reading it; empty if nothing."""
+    try:
+        size = record.path.stat().st_size
+    except OSError as error:
+        return f"{record.path} cannot be read: {error.strerror}."
+    return "" if size == record.bytes else f"{record.path} has {size} bytes, not {record.bytes}."
 
 
 def record_of(folder: Path, file: str) -> FileRecord:
@@ -135,37 +167,6 @@ def _sha256(path: Path, size: int, mtime_ns: int) -> str:
     """Hash of a file; size and time of change only make the remembered value expire."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-@contextlib.contextmanager
-def placed(target: Path) -> Iterator[Path]:
-    """Write a file as a whole or not at all.
-
-    Yields a temporary path beside the target; on success it is flushed to the disk and renamed
-    over the target, on failure it is removed and an older target stays as it was.
-
-    Raises
-    ------
-    CheckpointError
-        The folder cannot be written to, or the disk is full.
-    """
-    temporary = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary.touch(exist_ok=False)
-        yield temporary
-        with temporary.open("rb+") as stream:
-            os.fsync(stream.fileno())
-        temporary.replace(target)
-    except OSError as error:
-        raise CheckpointError(
-            f"{target} could not be written: {error.strerror or error}.",
-            "A folder that you may write to, on a disk with room, is needed.",
-            "Choose another folder, or correct its permissions.",
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):  # the folder itself may be what cannot be used
-            temporary.unlink(missing_ok=True)
 
 
 # --- data sets -------------------------------------------------------------------------------

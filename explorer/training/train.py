@@ -28,6 +28,7 @@ from explorer.weights.folder import (
     save_checkpoint,
     save_log,
     save_state,
+    training_lock,
 )
 
 CITATION = "Zhang, Bengio, Singer: Are All Layers Created Equal? JMLR 23(67), 2022."
@@ -94,26 +95,35 @@ def train(
     TrainingError
         `out` holds another experiment, or the loss became NaN or infinite.
     CheckpointError
-        `out` cannot be written to, or the state in it is damaged.
+        `out` cannot be written to, another process trains there, or the state in it is damaged.
     """
     chosen = {**(settings or {}), **({} if epochs is None else {"epochs": epochs})}
     run = _settled(find_experiment(name) if isinstance(name, str) else name, chosen, seed)
     folder = Path(out)
     place = pick_device(device)
     check_precision(run.recipe.precision, place)
-    done = finished(folder) if resume else None
-    if done is not None:
-        per_epoch = done.checkpoints[-1].epoch // run.recipe.epochs
-        theirs = {**about_of(done), "recipe": Recipe.from_json(done.recipe).as_json()}
-        _check_same(_about(run, per_epoch), theirs, folder)
+    if resume and _is_done(run, folder):
         return folder
     with threads(run.recipe.threads):
         trainer = Trainer(run, place, None if data is None else Path(data))
         _check_steps(run, trainer.steps)
-        if not resume:
-            clear(folder)
-        _Run(run, folder, trainer).go(progress)
+        with training_lock(folder):
+            if not resume:
+                clear(folder)
+            if not _is_done(run, folder):  # by another process meanwhile
+                _Run(run, folder, trainer).go(progress)
     return folder
+
+
+def _is_done(run: Experiment, folder: Path) -> bool:
+    """Whether this very run has ended here; that of another experiment is refused."""
+    done = finished(folder)
+    if done is None:
+        return False
+    per_epoch = done.checkpoints[-1].epoch // run.recipe.epochs
+    theirs = {**about_of(done), "recipe": Recipe.from_json(done.recipe).as_json()}
+    _check_same(_about(run, per_epoch), theirs, folder)
+    return True
 
 
 class _Run:

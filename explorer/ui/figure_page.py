@@ -8,7 +8,7 @@ from typing import Any
 from bokeh.embed import file_html
 from bokeh.resources import INLINE
 
-from explorer.inventory.store import placed
+from explorer.inventory.placing import placed
 
 
 def write_figure(figure: Any, title: str, path: Path) -> Path:

@@ -16,8 +16,9 @@ from bokeh.resources import Resources
 
 from explorer.colours import BLUES, REDS
 from explorer.engine.intact import doubt_about
+from explorer.engine.results import warn_if_changed
 from explorer.engine.verdicts import DEFAULT_THRESHOLD, verdicts
-from explorer.inventory.store import placed
+from explorer.inventory.placing import placed
 from explorer.ui.grid import FRESH, WHOLE_NETWORK, Grid, Unit, unit_of
 from explorer.ui.painting import distance_columns, distance_reading, error_columns, error_scale
 from explorer.ui.panes import alert
@@ -60,8 +61,14 @@ def write_report(sweep: xr.Dataset, distances: xr.Dataset, path: str | Path) -> 
     ------
     CheckpointError
         The folder cannot be written to.
+
+    Warns
+    -----
+    ChangedStackWarning
+        The distances were computed from other checkpoints than the sweep.
     """
     target = Path(path)
+    warn_if_changed(distances.attrs, str(sweep.attrs.get("content_hash", "")), "These distances")
     page = report_page(sweep, distances)
     with placed(target) as temporary:
         temporary.write_text(page, encoding="utf-8")

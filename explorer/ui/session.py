@@ -19,7 +19,7 @@ import xarray as xr
 
 from explorer.engine.intact import recorded_error
 from explorer.engine.interventions import BatchNormPolicy
-from explorer.engine.results import read_sweep
+from explorer.engine.results import read_sweep, warn_if_changed
 from explorer.inventory.manifest import bundled_sweep
 from explorer.ui import background, jobs
 from explorer.ui.background import Evaluates
@@ -315,6 +315,7 @@ def known_results(stack: xr.DataTree, grid: Grid, settings: Settings) -> xr.Data
         "stack_title": str(stack.attrs.get("title", "")),
         "checkpoint_unit": grid.unit,
         "content_hash": str(stack.attrs.get("content_hash", "")),
+        "integrity": str(stack.attrs.get("integrity", "")),
         "batchnorm": settings.batchnorm,
         "seed": settings.seed,
         **recorded_error(stack.attrs, grid.epochs[-1]),
@@ -324,6 +325,7 @@ def known_results(stack: xr.DataTree, grid: Grid, settings: Settings) -> xr.Data
     if path is None:
         return blank(grid, attrs)
     sweep = read_sweep(path)
+    warn_if_changed(sweep.attrs, attrs["content_hash"], f"The bundled sweep of {attrs['stack']}")
     same = all(sweep.attrs[name] == attrs[name] for name in ("content_hash", "batchnorm"))
     if not same or tuple(str(layer) for layer in sweep["layer"].values) != grid.layers:
         return blank(grid, attrs)

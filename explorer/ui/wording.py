@@ -179,8 +179,7 @@ def complaint(error: BaseException) -> str:
 
 
 def title_of(attrs: Mapping[Any, Any]) -> str:
-    """Return the title of a stack or sweep from its attributes."""
-    for key in ("stack_title", "title", "stack", "name"):
-        if attrs.get(key):
-            return str(attrs[key])
-    return "this network"
+    """Return the title of a stack or sweep from its attributes; that no hash is known is in it."""
+    keys = ("stack_title", "title", "stack", "name")
+    title = next((str(attrs[key]) for key in keys if attrs.get(key)), "this network")
+    return f"{title} (unverified)" if attrs.get("integrity") == "unverified" else title

@@ -6,7 +6,9 @@ stack opens at once.
 
 from __future__ import annotations
 
+import errno
 import functools
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,10 +16,12 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from explorer.errors import CheckpointError
-from explorer.inventory.store import FileRecord, placed, verified
+from explorer.inventory.placing import placed
+from explorer.inventory.store import FileRecord, verified
 from explorer.weights.safetensors_file import (
     Layout,
     find_entry,
@@ -191,8 +195,23 @@ def write_checkpoint(
         The folder cannot be written to, or the disk is full.
     """
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    write_tensors(path, contiguous, {unit: str(number)})
+
+
+def write_tensors(path: Path, arrays: Mapping[str, Array], notes: Mapping[str, str]) -> None:
+    """Write arrays that lie in one piece as a safetensors file, whole or not at all.
+
+    Raises
+    ------
+    CheckpointError
+        The folder cannot be written to, or the disk is full.
+    """
     with placed(path) as temporary:
-        save_file(contiguous, temporary, metadata={unit: str(number)})
+        try:
+            save_file(dict(arrays), temporary, metadata=dict(notes))
+        except SafetensorError as error:  # what the library makes of a full disk, too
+            number = re.search(r"os error (\d+)", str(error))
+            raise OSError(int(number[1]) if number else errno.EIO, str(error)) from error
 
 
 def array_spec(dtype: str, shape: tuple[int, ...], tensor: str) -> ArraySpec:

@@ -6,21 +6,22 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from explorer.errors import CheckpointError, StackError
 from explorer.inventory.entries import StackEntry
+from explorer.inventory.locks import STALE_AGE, locked
 from explorer.inventory.manifest import load_manifest, parse_manifest
+from explorer.inventory.placing import placed
 from explorer.inventory.store import (
     STACK_FILE,
     checkpoint_file,
     is_checkpoint_file,
-    placed,
     record_of,
 )
 from explorer.weights.checkpoints import (
@@ -29,16 +30,23 @@ from explorer.weights.checkpoints import (
     ArraySpec,
     SafetensorsCheckpoint,
     write_checkpoint,
+    write_tensors,
 )
 
 STATE_FILE = ".training-state.safetensors"
 """What is needed to go on; hidden, so that it is not taken for a checkpoint."""
 LOG_FILE = "log.csv"
+LOCK_FILE = ".training.lock"
 
 
 def seed_folder(folder: Path, seed: int) -> Path:
     """Where one of several runs lies that differ in their seed only."""
     return folder / f"seed-{seed}"
+
+
+def training_lock(folder: Path) -> AbstractContextManager[None]:
+    """Keep other processes from training here; one that was killed is waited for, not for ever."""
+    return locked(folder / LOCK_FILE, wait=2 * STALE_AGE)
 
 
 def save_checkpoint(folder: Path, number: int, arrays: Mapping[str, Array], unit: str) -> None:
@@ -49,14 +57,13 @@ def save_checkpoint(folder: Path, number: int, arrays: Mapping[str, Array], unit
 def save_copied(folder: Path, number: int, arrays: Mapping[str, Array], unit: str) -> None:
     """Write one checkpoint exactly as it is, single numbers as single numbers."""
     laid_out = {name: np.asarray(array, order="C") for name, array in arrays.items()}
-    with placed(folder / checkpoint_file(number, unit)) as temporary:
-        save_file(laid_out, temporary, metadata={unit: str(number)})
+    write_tensors(folder / checkpoint_file(number, unit), laid_out, {unit: str(number)})
 
 
 def save_state(folder: Path, arrays: Mapping[str, Array], notes: Mapping[str, Any]) -> None:
     """Write where training stands: tensors, and notes that JSON can hold."""
-    with placed(folder / STATE_FILE) as temporary:
-        save_file(_contiguous(arrays), temporary, metadata={"notes": json.dumps(dict(notes))})
+    text = json.dumps(dict(notes))
+    write_tensors(folder / STATE_FILE, _contiguous(arrays), {"notes": text})
 
 
 def load_state(folder: Path) -> tuple[dict[str, Array], dict[str, Any]] | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -21,7 +20,7 @@ from explorer.weights.checkpoints import (
     spec_of,
 )
 from explorer.weights.hub_revisions import some_of
-from explorer.weights.readers.parts import open_file
+from explorer.weights.readers.parts import open_file, pieces_in
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 """Files of weights, the better one first; each may be in pieces that FILE.index.json lists."""
@@ -119,8 +118,14 @@ def files_of_tensors(hub: Hub, revision: Revision) -> dict[str, str]:
             return dict.fromkeys(open_file(hub.fetch(revision, single)).specs(), single)
         index = f"{single}.index.json"
         if index in there:
-            text = hub.fetch(revision, index).read_text(encoding="utf-8")
-            pieces: dict[str, str] = json.loads(text)["weight_map"]
+            pieces = pieces_in(hub.fetch(revision, index))
+            absent = [file for file in pieces.values() if file not in there]
+            if absent:
+                raise CheckpointError(
+                    f"{index} of {revision} names {absent[0]!r}, which is not there.",
+                    f"There are {some_of(sorted(there))}.",
+                    "Leave this revision out with only=; the others stay usable.",
+                )
             return pieces
     raise CheckpointError(
         f"{revision} has no weights that can be read; it has {some_of(sorted(there))}.",

@@ -102,6 +102,7 @@ def hub_parts(
         "sizes": settings,
         "dataset": "",
         "content_hash": hashlib.sha256(commits.encode()).hexdigest(),
+        "integrity": "hashes of the hub",
         "checkpoint_unit": "checkpoint" if "@" in name else "step",
         "download_bytes": cost,
         "revisions_left_out": left_out,

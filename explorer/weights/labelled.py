@@ -6,6 +6,7 @@ tensor, cut into chunks of one epoch each, so that they are written and read a c
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import warnings
@@ -17,6 +18,10 @@ import numpy as np
 import xarray as xr
 
 from explorer.errors import CheckpointError, StackError, UsageError
+from explorer.inventory.hdf5 import check_declared, check_hdf5, full_disk_told
+from explorer.inventory.names import link_out_of
+from explorer.inventory.store import UNVERIFIED
+from explorer.weights.readers.parts import read_json
 
 ZARR = ".zarr"
 NETCDF = (".nc", ".nc4", ".netcdf")
@@ -32,6 +37,17 @@ ATTRIBUTES = "explorer_stack"
 
 ORDER = "tensors"
 """Attribute of a zarr group: names of its arrays in their order, which zarr does not keep."""
+
+
+_CODECS = {
+    *("bytes", "blosc", "zstd", "gzip", "crc32c", "transpose", "sharding_indexed"),
+    *("zlib", "lz4", "bz2", "lzma", "shuffle", "crc32", "vlen-utf8"),
+}
+"""How zarr's chunks may be written: what compresses, sorts or checks bytes, and nothing else."""
+
+
+_DAMAGED = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError)
+"""What the libraries raise for files that are not what they seem; nesting without end, too."""
 
 
 def is_labelled(path: Path) -> bool:
@@ -64,9 +80,15 @@ def open_labelled(path: Path) -> xr.DataTree:
     else:
         engine = {"engine": "h5netcdf"}
     try:
+        if path.is_dir():
+            _check_zarr(path)
+        else:
+            check_hdf5(path)
         with warnings.catch_warnings():  # xarray adds a filter whenever it opens something
             tree = xr.open_datatree(path, cache=False, **engine)
-    except (OSError, ValueError, KeyError) as error:
+    except CheckpointError:
+        raise
+    except _DAMAGED as error:
         raise CheckpointError(
             f"{path} cannot be read as {'zarr' if path.is_dir() else 'netCDF'}: {error}",
             "A whole stack as explorer.save_stack writes it is expected.",
@@ -90,7 +112,7 @@ def open_labelled(path: Path) -> xr.DataTree:
         for array in node.data_vars.values():
             array.attrs["buffer"] = bool(array.attrs["buffer"])
             array.attrs["fan_in"] = int(array.attrs["fan_in"])
-    tree.attrs["content_hash"] = ""
+    tree.attrs |= {"content_hash": "", "integrity": UNVERIFIED}
     return tree
 
 
@@ -143,7 +165,7 @@ def write_netcdf(stack: xr.DataTree, file: Path) -> None:
     """
     import h5netcdf  # brings HDF5, which only this form needs
 
-    with h5netcdf.File(file, "w") as root:
+    with full_disk_told(file) as stream, h5netcdf.File(stream, "w") as root:
         root.attrs[ATTRIBUTES] = json.dumps(plain(stack.attrs))
         epochs = stack.coords["epoch"].values
         root.dimensions["epoch"] = len(epochs)
@@ -165,6 +187,7 @@ def write_netcdf(stack: xr.DataTree, file: Path) -> None:
                 if array.dtype == bool:
                     written.attrs["dtype"] = "bool"  # as xarray writes and reads it
                 _copy(array, written)
+                stream.check()
 
 
 def plain(attributes: Mapping[Any, Any]) -> dict[str, Any]:
@@ -209,6 +232,42 @@ def _netcdf_dtype(array: xr.DataArray) -> np.dtype[Any]:
             "Save the stack as a folder or as .zarr, which keep float16.",
         )
     return np.dtype(np.int8) if array.dtype == bool else array.dtype
+
+
+def _check_zarr(folder: Path) -> None:
+    """Refuse arrays that run code, declare too much, or lead elsewhere; only metadata is read."""
+    declared = there = 0
+    for path in folder.rglob("*"):
+        outside = link_out_of(folder, path) if path.is_symlink() else None
+        if outside is not None:
+            raise CheckpointError(
+                f"{path} is a link that leaves {folder}, to {outside}.",
+                "A stack whose files lie in its folder is expected.",
+                "Copy the files themselves into the folder, if you know where they come from.",
+            )
+        there += path.stat().st_size if path.is_file() else 0
+        if path.name in (".zarray", "zarr.json"):
+            about = read_json(path)
+            unknown = sorted(set(_codecs(about)) - _CODECS)
+            if unknown:
+                raise CheckpointError(
+                    f"{path} is written with the codec {unknown[0]!r}, which could run code or is "
+                    "not known; it has not been run.",
+                    f"Known: {', '.join(sorted(_CODECS))}.",
+                    "Do not trust this stack; if it is your own, save it again with "
+                    "explorer.save_stack.",
+                )
+            declared += 8 * math.prod(about.get("shape", [0]))  # of float64, the widest
+    check_declared(folder, declared, there)
+
+
+def _codecs(about: Any) -> Iterator[str]:
+    """Names of the codecs of an array, in either version of the format."""
+    lists = [about.get(key) or () for key in ("codecs", "index_codecs", "filters")]
+    named = [*itertools.chain(*lists), about.get("compressor")]
+    for codec in filter(None, named):
+        yield str(codec.get("name", codec.get("id")))
+        yield from _codecs(codec.get("configuration") or {})
 
 
 def _listed(value: Any) -> Any:

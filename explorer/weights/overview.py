@@ -57,6 +57,7 @@ def stack_page(
         "layers": f"{len(layers)}",
         "parameters": f"{total:,}",
         "checkpoints": f"{len(epochs)}",
+        "integrity": integrity(attrs),
         f"{attrs.get('checkpoint_unit') or 'epoch'}s": _listed([str(e) for e in epochs]),
     }
     first, epoch = layers[0], epochs[-1] if epochs else 0
@@ -71,6 +72,12 @@ def stack_page(
     notes += map(without_code, told)
     table = table_html(_table(layers, total), MOST_ROWS)
     return page_html(str(attrs.get("title") or "Stack of checkpoints"), facts, table, notes)
+
+
+def integrity(attrs: Mapping[Any, Any]) -> str:
+    """What is known of the files, in words; that nothing is known is said too."""
+    known = str(attrs.get("integrity", ""))
+    return "unverified: no hash of the files is known" if known == "unverified" else known
 
 
 def _table(layers: Sequence[LayerSummary], total: int) -> Table:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -12,7 +11,7 @@ from typing import Any, NamedTuple
 from explorer.errors import UnknownNameError, unknown_name
 from explorer.inventory.entries import StackEntry
 from explorer.inventory.manifest import load_manifest
-from explorer.inventory.store import STACK_FILE
+from explorer.inventory.store import STACK_FILE, UNVERIFIED, VERIFIED, plainly_wrong
 from explorer.weights.checkpoints import ArraySpec, SafetensorsCheckpoint, numpy_dtype
 from explorer.weights.fitting import fitted, reading_notes
 from explorer.weights.layers import LayerScheme, group_layers, is_buffer
@@ -71,9 +70,9 @@ def manifest_parts(entry: StackEntry, layers: LayerScheme) -> Parts:
         name: ArraySpec(numpy_dtype(spec.dtype, name), spec.shape)
         for name, spec in entry.tensors.items()
     }
-    digest = hashlib.sha256()
-    for checkpoint in entry.checkpoints:
-        digest.update(f"{checkpoint.epoch} {checkpoint.record.sha256}\n".encode())
+    unreadable = {str(c.epoch): why for c in entry.checkpoints if (why := plainly_wrong(c.record))}
+    for number, why in unreadable.items():
+        logger.warning("%s %s cannot be used: %s", entry.unit, number, why)
     return Parts(
         [SafetensorsCheckpoint(c.record) for c in entry.checkpoints],
         [c.epoch for c in entry.checkpoints],
@@ -81,15 +80,17 @@ def manifest_parts(entry: StackEntry, layers: LayerScheme) -> Parts:
         group_layers(list(specs), layers, entry.layers),
         {name: spec.buffer for name, spec in entry.tensors.items()},
         {
+            **entry.attributes,
             "name": entry.name,
             "title": entry.title,
             "family": entry.family,
             "sizes": dict(entry.sizes),
             "dataset": entry.dataset,
-            "content_hash": digest.hexdigest(),
+            "content_hash": entry.content_hash,
+            "integrity": VERIFIED,
             "checkpoint_unit": entry.unit,
             **_recorded(entry),
-            **entry.attributes,
+            **({"unreadable": unreadable} if unreadable else {}),
         },
     )
 
@@ -137,6 +138,7 @@ def collected_parts(collected: Collected, model: Any, layers: LayerScheme | None
         {
             **{"name": collected.name, "title": collected.name},
             **{"family": "", "sizes": {}, "dataset": "", "content_hash": ""},
+            "integrity": UNVERIFIED,
             **{"checkpoint_unit": collected.unit, "reader": collected.reader, "notes": notes},
             **{key: value for key, value in particular.items() if value},
         },

@@ -223,6 +223,9 @@ def _attributes(
         "sizes": dict(members),
         "dataset": "",
         "content_hash": hashlib.sha256(f"{name} {origin}".encode()).hexdigest(),
+        "integrity": "hashes of the hub"
+        if family.startswith(TIMM)
+        else "first digits of the sha256",
         "checkpoint_unit": "checkpoint",
         "download_bytes": cost,
     }

@@ -32,8 +32,8 @@ BITS: Mapping[str, int] = {
 }
 """safetensors' names of dtypes → bits of one element."""
 
-LONGEST_HEADER = 100_000_000
-"""Bytes; safetensors' own limit, so that no file makes its reader allocate without bound."""
+LONGEST_HEADER = 25_000_000
+"""Bytes; the hub's own limit, of 100,000 tensors or more. Parsing takes many times its memory."""
 
 REMEMBERED = 16_384
 """Files whose header is kept; those of one network share nearly all of it."""

@@ -5,16 +5,13 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-import os
-import secrets
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import xarray as xr
 
 from explorer.errors import CheckpointError, StackError, UsageError
-from explorer.inventory.store import STACK_FILE, is_checkpoint_file, placed
+from explorer.inventory.placing import placed, placed_folder
+from explorer.inventory.store import STACK_FILE, is_checkpoint_file
 from explorer.weights.checkpoints import ArraySpec
 from explorer.weights.folder import finish_copy, save_copied
 from explorer.weights.labelled import (
@@ -31,6 +28,9 @@ FORMS = ("folder", "zarr", "netcdf")
 
 _IN_THEIR_OWN_PLACE = ("name", "title", "family", "sizes", "dataset", "checkpoint_unit", "layers")
 """Attributes of a stack that a manifest has keys for."""
+
+_OF_THE_FILES = ("content_hash", "integrity", "unreadable")
+"""Attributes that say what the files of a stack are; its copy has files of its own."""
 
 
 def save_stack(stack: xr.DataTree, path: str | Path, *, form: str | None = None) -> Path:
@@ -82,7 +82,7 @@ def save_stack(stack: xr.DataTree, path: str | Path, *, form: str | None = None)
         (write_zarr, _is_labelled_stack) if chosen == "zarr" else (_write_folder, _is_copy)
     )
     _check_replaceable(target, target.is_dir() and ours(target))
-    with _placed_folder(target) as folder:
+    with placed_folder(target) as folder:
         written(stack, folder)
     return target
 
@@ -122,7 +122,7 @@ def _write_folder(stack: xr.DataTree, folder: Path) -> None:
         "attributes": {
             key: value
             for key, value in known.items()
-            if key not in (*_IN_THEIR_OWN_PLACE, "content_hash")
+            if key not in (*_IN_THEIR_OWN_PLACE, *_OF_THE_FILES)
         },
     }
     for epoch in epoch_numbers(stack):
@@ -168,34 +168,3 @@ def _check_replaceable(target: Path, ours: bool) -> None:
             "A new path, an empty folder, or an earlier copy of the same form will do.",
             "Choose another path, or remove what is there yourself.",
         )
-
-
-@contextlib.contextmanager
-def _placed_folder(target: Path) -> Iterator[Path]:
-    """Write a folder as a whole or not at all, as `placed` does a file.
-
-    A system has no single step that puts one folder in the place of another: between two renames
-    an older one lies beside it, complete, under a hidden name that ends in ``.old``.
-    """
-    mark = f"{os.getpid()}-{secrets.token_hex(4)}"
-    temporary = target.with_name(f".{target.name}.{mark}")
-    old = target.with_name(f".{target.name}.{mark}.old")
-    try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        if target.exists():
-            target.rename(old)
-        temporary.rename(target)
-    except OSError as error:
-        if isinstance(error, CheckpointError):
-            raise
-        raise CheckpointError(
-            f"{target} could not be written: {error.strerror or error}.",
-            "A folder that you may write to, on a disk with room, is needed.",
-            "Choose another folder, or correct its permissions.",
-        ) from error
-    finally:
-        if old.exists() and not target.exists():
-            old.rename(target)
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)

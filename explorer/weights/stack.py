@@ -13,6 +13,7 @@ import numpy as np
 import xarray as xr
 
 from explorer.errors import CheckpointError, unknown_name
+from explorer.inventory.placing import put_back
 from explorer.weights.checkpoints import Array, ArraySpec, Checkpoint, reads_parts
 from explorer.weights.hub_stack import hub_parts, is_hub_address
 from explorer.weights.labelled import check_as_saved, is_labelled, open_labelled
@@ -92,7 +93,9 @@ def open_stack(
     xarray.DataTree
         Coordinate ``epoch`` at the root; one node per layer; one variable per parameter or buffer
         with dims (epoch, …own dims…). Attributes: name, title, family, sizes, dataset, layers,
-        content_hash, checkpoint_unit. The last says what the numbers of ``epoch`` count:
+        content_hash, integrity, checkpoint_unit. ``integrity`` is ``"sha256"`` where the hash of
+        every file is known and compared before the file is used, ``"hashes of the hub"``, or
+        ``"unverified"``, where none is known. The last says what the numbers of ``epoch`` count:
         ``"epoch"`` completed passes or, where checkpoints lie within an epoch, ``"step"``
         optimiser steps; the dimension has one name for both. ``"checkpoint"``: there is only one,
         the trained network. Of files and state dicts also reader and notes (sentences on what was
@@ -114,6 +117,8 @@ def open_stack(
     """
     if isinstance(source, xr.DataTree):
         return _part_of(source, every, only)
+    if isinstance(source, (str, Path)):
+        put_back(Path(source))
     if isinstance(source, (str, Path)) and is_labelled(Path(source)):
         asked = {"model": model, "layers": layers, "epochs": epochs, "reader": reader}
         check_as_saved(source, **asked, key=key, unit=unit)

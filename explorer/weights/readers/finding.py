@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import pickle
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from explorer.errors import CheckpointError, StackError
+from explorer.inventory.names import link_out_of
 from explorer.weights.checkpoints import Checkpoint, StateCheckpoint, snapshot, unreadable
 from explorer.weights.readers.known import OURS, reader_named, theirs
 from explorer.weights.readers.reader import Reader
@@ -26,14 +28,16 @@ Found = list[tuple[Path, Reader]]
 
 def found_below(folder: Path, asked: Asked) -> tuple[Found, list[str]]:
     """The checkpoints in a folder, or the folder itself where it is one."""
-    children = [child for child in folder.iterdir() if not child.name.startswith(".")]
+    shown = (".metadata",)  # of which a reason is given, should there be nothing else
+    children = [c for c in folder.iterdir() if not c.name.startswith(".") or c.name in shown]
     for known in () if callable(asked) else _in_question(asked):
         own = _first(known, folder)
         if own is not None:
-            return [(folder, own)], []
+            return [(folder, _staying(own, folder, folder))], []
         if _claimed(children, known):
             break
-    return found_among(children, asked, f"The folder {folder}")
+    found, notes = found_among(children, asked, f"The folder {folder}")
+    return [(path, _staying(reader, path, folder)) for path, reader in found], notes
 
 
 def pieces_below(folder: Path, asked: Asked) -> Found:
@@ -110,6 +114,25 @@ def natural(path: Path) -> tuple[Any, ...]:
     return tuple(int(part) if part.isdecimal() else part for part in parts)
 
 
+def _staying(reader: Reader, path: Path, folder: Path) -> Reader:
+    """The reader, unless a checkpoint is a link that leaves its folder: then one that refuses."""
+    parts = [path, *path.iterdir()] if path.is_dir() else [path]
+    links = [(part, link_out_of(folder, part)) for part in parts if part.is_symlink()]
+    leaving = [(part, outside) for part, outside in links if outside and part != folder]
+    if not leaving:
+        return reader
+
+    def refuse(*_: Any) -> Any:
+        part, outside = leaving[0]
+        raise CheckpointError(
+            f"{part} is a link that leaves the folder {folder}, to {outside}.",
+            "Files in the folder, and links among them, are accepted.",
+            "If the link is yours, name the files: open_stack([Path(…), …]).",
+        )
+
+    return dataclasses.replace(reader, open=refuse, inside=refuse)
+
+
 def _in_question(asked: str | None) -> Iterator[Sequence[Reader]]:
     """Readers to try: the one that is asked for, else ours, and only then those of others."""
     if asked:
@@ -148,11 +171,24 @@ def _function_reader(function: ReaderFunction) -> Reader:
     return Reader("function", "what a function reads", Path.is_file, opened)
 
 
+def _has_metadata(path: Path) -> bool:
+    return path.is_dir() and (path / ".metadata").is_file()
+
+
 def _readable() -> str:
     return "; ".join(reader.reads for reader in OURS)
 
 
 def _nothing(paths: Sequence[Path], where: str) -> StackError:
+    distributed = [path for path in paths if path.name == ".metadata" or _has_metadata(path)]
+    if distributed:
+        return StackError(
+            f"{where} holds a checkpoint of torch.distributed, whose .metadata is a pickle that "
+            "could run code; it has not been read.",
+            f"Readable: {_readable()}.",
+            "If you trust it, make one file of it with torch.distributed.checkpoint.format_utils."
+            "dcp_to_torch_save, and open that.",
+        )
     shown = ", ".join(path.name for path in paths[:5]) or "nothing"
     rest = f" and {len(paths) - 5} more" if len(paths) > 5 else ""
     return StackError(

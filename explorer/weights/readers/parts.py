@@ -13,6 +13,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from explorer.errors import CheckpointError
+from explorer.inventory.names import unsafe_name
 from explorer.weights.checkpoints import (
     Array,
     ArraySpec,
@@ -33,6 +34,26 @@ _WHOLE = (
     *("pytorch_model.bin", "pytorch_model.bin.index.json"),
 )
 """Files of which the Trainer leaves one, the best first."""
+
+
+LONGEST = 64_000_000
+"""Bytes of an index or of notes on progress; reading JSON takes many times its size of memory."""
+
+
+def read_json(path: Path) -> Any:
+    """Content of an index, or of what a library notes beside its checkpoints.
+
+    Raises
+    ------
+    OSError, ValueError
+        It cannot be read, is longer than any should be, or is no JSON.
+    RecursionError
+        It is nested deeper than any should be.
+    """
+    size = path.stat().st_size
+    if size > LONGEST:
+        raise ValueError(f"it has {size} bytes, over {LONGEST}")
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True)
@@ -83,17 +104,7 @@ def open_index(path: Path, key: str | None = None) -> Checkpoint:
     CheckpointError
         The index is damaged, or shards are missing.
     """
-    try:
-        files = sorted(set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise unreadable(path, error) from error
-    strange = [name for name in files if Path(str(name)).name != name]
-    if strange:
-        raise CheckpointError(
-            f"{path} names {strange[0]!r}, which lies outside its folder.",
-            "File names without a path are accepted.",
-            "Do not trust this checkpoint, or correct its index.",
-        )
+    files = sorted(set(pieces_in(path).values()))
     missing = [name for name in files if not (path.parent / name).is_file()]
     if missing:
         raise CheckpointError(
@@ -103,6 +114,29 @@ def open_index(path: Path, key: str | None = None) -> Checkpoint:
             "Copy or fetch the missing files; the other checkpoints stay usable.",
         )
     return PartedCheckpoint(tuple(("", open_file(path.parent / name, key)) for name in files))
+
+
+def pieces_in(path: Path) -> dict[str, str]:
+    """Name of a tensor → name of the file that holds it, as an index says.
+
+    Raises
+    ------
+    CheckpointError
+        The index is damaged, or names a file elsewhere.
+    """
+    try:
+        pieces = {str(name): file for name, file in read_json(path)["weight_map"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise unreadable(path, error) from error
+    for file in pieces.values():
+        reason = unsafe_name(file)
+        if reason:
+            raise CheckpointError(
+                f"{path} names {file!r}, which {reason}.",
+                "Names of files beside it, without a path, are accepted.",
+                "Do not trust this checkpoint, or correct its index.",
+            )
+    return pieces
 
 
 def open_file(path: Path, key: str | None = None) -> Checkpoint:
@@ -138,8 +172,8 @@ def trainer_when(folder: Path) -> When:
     """What the Trainer wrote down of its progress; an epoch counts when it is complete."""
     path = folder / "trainer_state.json"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content = read_json(path)
+    except (OSError, ValueError, RecursionError) as error:
         raise unreadable(path, error) from error
     return when_inside(content) if isinstance(content, dict) else When()
 

@@ -23,8 +23,16 @@ DTYPES = {
 """torch's classes of storages → what their elements are."""
 
 
+LONGEST = 64_000_000
+"""Bytes of one pickle. What is in it are names and shapes; tensors lie outside."""
+
+
 class PickleError(ValueError):
     """A pickle that is damaged, or asks for more than is understood."""
+
+
+class RefusedError(PickleError):
+    """A pickle that would call what is not known to be harmless; nothing was called."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +134,10 @@ def read_pickle(stream: Any) -> Any:
     """
     walker = _Walker()
     try:
-        for opcode, argument, _ in pickletools.genops(stream):
+        start = stream.tell()
+        for opcode, argument, at in pickletools.genops(stream):
+            if at is not None and at - start > LONGEST:
+                raise PickleError(f"its pickle has more than {LONGEST} bytes")
             walker.step(opcode.name, argument)
         return walker.stack.pop()
     except PickleError:
@@ -266,7 +277,7 @@ def _called(name: str, arguments: tuple[Any, ...]) -> Any:
         return {}
     if name in _HARMLESS:
         return Stranger(name)
-    raise PickleError(f"it would call {name}, which is not known to be harmless")
+    raise RefusedError(f"it would call {name}, which is not known to be harmless")
 
 
 def _tensor(storage: Any, offset: Any, shape: Any, strides: Any) -> StoredTensor:

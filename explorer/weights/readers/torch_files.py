@@ -16,7 +16,7 @@ import numpy as np
 
 from explorer.errors import CheckpointError
 from explorer.weights.checkpoints import Array, ArraySpec, numpy_dtype, unreadable, widened
-from explorer.weights.readers.pickled import PickleError, StoredTensor
+from explorer.weights.readers.pickled import PickleError, RefusedError, StoredTensor
 from explorer.weights.readers.states import State, choose_state
 from explorer.weights.readers.torch_formats import TorchFormat, open_format, size_of
 from explorer.weights.readers.when import When, when_inside
@@ -89,6 +89,14 @@ def _told(path: Path) -> Iterator[None]:
         yield
     except CheckpointError:  # it does so already
         raise
+    except RefusedError as error:
+        raise CheckpointError(
+            f"{path} cannot be read as a checkpoint: {error}.",
+            "A file with nothing but tensors, and plain values beside them, is read; no code is "
+            "run from it.",
+            "Ask its maker for safetensors. If you trust the file, choose to run its code: "
+            "reader=lambda path: torch.load(path, weights_only=False)['state_dict'].",
+        ) from error
     except (PickleError, OSError) as error:
         raise unreadable(path, error) from error
 
