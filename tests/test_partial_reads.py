@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import zlib
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +17,7 @@ from explorer.inventory.hub import Hub
 from explorer.stats import blocks
 from explorer.weights.hub_checkpoint import HubCheckpoint
 from explorer.weights.readers import torch_formats
+from explorer.weights.readers.checksums import MOST_PIECES, Pieces
 from explorer.weights.readers.torch_files import TorchCheckpoint
 from tests.hub_server import hub_server
 
@@ -111,7 +115,6 @@ def test_blocks_of_distances_are_the_pieces_that_are_read_and_together_they_are_
 ):
     """One bit altered in a file is noticed, though no block is the whole of its storage."""
     monkeypatch.setattr(blocks, "BLOCK_BYTES", 64)
-    monkeypatch.setattr(blocks, "READERS", 1)  # pieces in their order
     values = torch.arange(64.0).reshape(16, 4)
     for epoch in range(3):
         save({"a.w": values + epoch}, tmp_path / f"epoch-{epoch}.pt")
@@ -165,6 +168,27 @@ def test_files_of_torch_that_hold_the_same_names_share_what_is_known_of_them(tmp
         save({"a.w": torch.full((3,), float(k))}, tmp_path / f"epoch-{k}.pt")
     specs = [TorchCheckpoint(tmp_path / f"epoch-{k}.pt").specs() for k in range(3)]
     assert specs[0] is specs[1] is specs[2]
+
+
+@given(st.binary(min_size=1, max_size=200), st.data())
+def test_the_checksum_of_pieces_in_any_order_is_that_of_the_whole(raw, drawn):
+    cuts = drawn.draw(st.sets(st.integers(1, len(raw)), max_size=6))
+    edges = sorted({0, len(raw), *cuts})
+    order = drawn.draw(st.permutations(list(itertools.pairwise(edges))))
+    pieces = Pieces()
+    for _ in range(2):  # what has been read as a whole may be read again
+        found = [pieces.add(low, raw[low:high], len(raw)) for low, high in order]
+        assert found == [None] * (len(order) - 1) + [zlib.crc32(raw)]
+
+
+def test_pieces_that_overlap_are_no_whole_and_many_of_them_are_not_kept():
+    pieces = Pieces()
+    assert pieces.add(0, b"abc", 5) is None
+    assert pieces.add(2, b"cde", 5) is None
+    assert pieces.add(3, b"de", 5) == zlib.crc32(b"abcde")
+    for k in range(200):
+        assert pieces.add(2 * k, b"x", 1000) is None
+    assert len(pieces._found) <= MOST_PIECES
 
 
 # --- the hub --------------------------------------------------------------------------------------

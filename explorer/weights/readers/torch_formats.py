@@ -11,7 +11,6 @@ import functools
 import mmap
 import struct
 import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -19,6 +18,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from explorer.weights.readers.checksums import Pieces
 from explorer.weights.readers.pickled import (
     Pickled,
     PickleError,
@@ -95,7 +95,7 @@ class ZipFormat:
     def __init__(self, path: Path, size: int) -> None:
         self.path = path
         self.bytes = size
-        self._sums: dict[str, tuple[int, int]] = {}  # key → bytes summed from its first, checksum
+        self._sums: dict[str, Pieces] = {}
         try:
             with zipfile.ZipFile(path) as archive:
                 infos = archive.infolist()
@@ -115,8 +115,8 @@ class ZipFormat:
     def read(self, key: str, begin: int, length: int) -> bytes:
         """Return bytes of a storage.
 
-        One that is read as a whole, or from its first byte to its last one piece after the other,
-        is compared with its checksum.
+        One that is read as a whole, or in pieces that together are all of it, is compared with
+        its checksum.
         """
         return self._read(f"data/{key}", begin, length)
 
@@ -137,12 +137,12 @@ class ZipFormat:
                 raise _damaged(f"the record {name} is not where it should be")
             stream.seek(extra_length + begin, 1)
             raw = stream.read(length)
-        at, found = self._sums.get(name, (0, 0)) if begin else (0, 0)
-        if begin == at:  # in one piece with what was read before
-            at, found = at + len(raw), zlib.crc32(raw, found)
-            if at == size and found != checksum:
-                raise PickleError(f"its content does not fit its checksum (record {name})")
-            self._sums[name] = at, found
+        pieces = self._sums.setdefault(name, Pieces())
+        found = pieces.add(begin, raw, size)
+        if found is not None:
+            self._sums.pop(name, None)
+        if found not in (None, checksum):
+            raise PickleError(f"its content does not fit its checksum (record {name})")
         return raw
 
     def _check(self, records: int) -> None:
