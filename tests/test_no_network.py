@@ -39,17 +39,25 @@ socket.getaddrinfo = socket.gethostbyname = resolve
 MAIN_PATHS = """
 import pathlib, tempfile
 import explorer as lx
-from explorer.cli import main
 
 folder = pathlib.Path(tempfile.mkdtemp())
 lx.catalog()
-lx.readers()
 stack = lx.open_stack("fcn3x256-digits")
+chosen = dict(layer=["layer4"], epoch=[0, 100])
 result = lx.sweep(stack, layers=["layer4"], epochs=[0, 100], draws=1, device="cpu", progress=False)
-distances = lx.distances(stack, draws=1)
-lx.check(stack, progress=False)
+distances = lx.distances(stack, draws=1).sel(**chosen)
 from explorer.ui.report import write_report
-write_report(result, distances.sel(layer=["layer4"], epoch=[0, 100]), folder / "report.html")
+write_report(result, distances, folder / "report.html")
+"""
+
+THE_OTHERS = """
+import pathlib, tempfile
+import explorer as lx
+from explorer.cli import main
+
+folder = pathlib.Path(tempfile.mkdtemp())
+lx.readers()
+lx.check("fcn3x256-digits", progress=False)
 explorer = lx.Explorer("fcn3x256-digits", device="cpu")
 explorer._exploration.session.hurry()
 explorer._exploration._tapped(1.0, 1.0, False)
@@ -67,7 +75,7 @@ SAY = "\nimport json\nprint(json.dumps(asked))\n"
 
 def asked_of_the_network(code):
     done = subprocess.run(
-        [sys.executable, "-c", BLOCKED + code + SAY], capture_output=True, text=True, timeout=110
+        [sys.executable, "-c", BLOCKED + code + SAY], capture_output=True, text=True, timeout=390
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
@@ -75,6 +83,12 @@ def asked_of_the_network(code):
 
 def test_importing_and_the_main_paths_ask_nothing_of_the_network():
     assert asked_of_the_network(MAIN_PATHS) == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_the_explorer_checking_and_training_ask_nothing_of_the_network():
+    assert asked_of_the_network(THE_OTHERS) == []
 
 
 def test_a_question_to_the_network_is_seen():
