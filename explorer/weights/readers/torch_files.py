@@ -7,10 +7,12 @@ archive of torch 1.6 and later, and the row of pickles of before.
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import mmap
 import struct
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +45,8 @@ _MAGIC = 0x1950A86A20F9469CFC6C
 """First number of a file of torch before 1.6."""
 
 _END_OF_ZIP = struct.Struct("<4s4H2LH")
+_LOCAL = struct.Struct("<26s2H")
+"""What stands before a record of a zip archive; at its end, how long its name and its notes are."""
 _SIZES = {"bfloat16": 2}
 
 ByteOrder = Literal["<", ">"]
@@ -112,7 +116,7 @@ def _told(path: Path) -> Iterator[None]:
             "Ask its maker for safetensors. If you trust the file, choose to run its code: "
             "reader=lambda path: torch.load(path, weights_only=False)['state_dict'].",
         ) from error
-    except (PickleError, OSError) as error:
+    except (PickleError, OSError, struct.error) as error:
         raise unreadable(path, error) from error
 
 
@@ -130,6 +134,13 @@ def torch_when(path: Path) -> When:
 
 
 def _open(path: Path) -> TorchFormat:
+    status = path.stat()
+    return _opened(path, status.st_size, status.st_mtime_ns, status.st_ino)
+
+
+@functools.lru_cache(maxsize=16)
+def _opened(path: Path, size: int, mtime_ns: int, inode: int) -> TorchFormat:
+    """Look into a file once for all its tensors; all but the path makes this expire."""
     with path.open("rb") as stream:
         start = stream.read(4)
     if not start:
@@ -164,15 +175,16 @@ class ZipFormat:
 
     def read(self, key: str, begin: int, length: int) -> bytes:
         """Return bytes of a storage; one that is read as a whole is compared with its checksum."""
-        try:
-            with (
-                zipfile.ZipFile(self.path) as archive,
-                archive.open(self._record(f"data/{key}")) as stream,
-            ):
-                stream.seek(begin)
-                return stream.read(length)
-        except zipfile.BadZipFile as error:
-            raise PickleError(f"its content does not fit its checksum ({error})") from error
+        record = self._record(f"data/{key}")
+        with self.path.open("rb") as stream:  # zipfile would read its whole directory each time
+            stream.seek(record.header_offset)
+            name, extra = _LOCAL.unpack(stream.read(_LOCAL.size))[1:]
+            stream.seek(name + extra + begin, 1)
+            raw = stream.read(length)
+        whole = length == record.file_size
+        if len(raw) < length or (whole and zlib.crc32(raw) != record.CRC):
+            raise PickleError(f"its content does not fit its checksum (the record data/{key})")
+        return raw
 
     def _check(self, infos: list[zipfile.ZipInfo]) -> None:
         with self.path.open("rb") as stream:
