@@ -446,3 +446,18 @@ def test_the_content_hash_of_a_stack_with_a_damaged_checkpoint_says_so(tmp_path)
     whole = content_hash(lx.open_stack(run))
     damaged(run / "epoch-1.pt", lambda raw: raw[:-100])
     assert content_hash(lx.open_stack(run)) != whole
+
+
+def test_a_file_of_torch_is_looked_into_once_for_all_its_tensors(tmp_path, monkeypatch):
+    state = {f"layer{k}.weight": torch.full((2,), float(k)) for k in range(20)}
+    looks = []
+    original = zipfile.ZipFile.__init__
+    monkeypatch.setattr(
+        zipfile.ZipFile,
+        "__init__",
+        lambda self, *a, **o: looks.append(a) or original(self, *a, **o),
+    )
+    stack = lx.open_stack(saved(tmp_path, state))
+    looks.clear()
+    assert [float(read_epoch(stack, 0)[name][1]) for name in state] == list(range(20))
+    assert looks == []
