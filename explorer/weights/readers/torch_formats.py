@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from explorer.weights.readers.checksums import Pieces
 from explorer.weights.readers.pickled import (
+    LONGEST,
     Pickled,
     PickleError,
     Storage,
@@ -105,6 +106,9 @@ class ZipFormat:
         self._records = _table(infos)
         self._top = next((n[:-8] for n in self._places if n.endswith("data.pkl")), None)
         self._check(len(infos))
+        pickled = self._record("data.pkl")[1]
+        if pickled > LONGEST:
+            raise PickleError(f"its pickle has {pickled} bytes, over {LONGEST}")
         self.pickled = unpickled(self._whole("data.pkl"))
         big = f"{self._top}byteorder" in self._places and self._whole("byteorder") == b"big"
         self.byte_order: ByteOrder = ">" if big else "<"
