@@ -12,6 +12,7 @@ import xarray as xr
 from torch import Tensor, nn
 
 from explorer.errors import ExplorerError, StackError, UsageError
+from explorer.inventory.hdf5 import full_disk_told
 from explorer.inventory.placing import placed
 from explorer.stats.distances import stack_distances, state_distances
 from explorer.weights.families.known import FAMILIES, build_network
@@ -216,7 +217,13 @@ def save_netcdf(dataset: xr.Dataset, path: str | Path) -> Path:
     CheckpointError
         The folder cannot be written to, or the disk is full.
     """
+    import h5netcdf  # brings HDF5, which only this needs
+
     target = Path(path)
-    with placed(target) as temporary:
-        temporary.write_bytes(dataset.to_netcdf(engine="h5netcdf"))
+    with (
+        placed(target) as temporary,
+        full_disk_told(temporary) as stream,
+        h5netcdf.File(stream, "w") as file,
+    ):
+        dataset.dump_to_store(xr.backends.H5NetCDFStore(file))  # needs no lock of Dask's
     return target
