@@ -261,7 +261,7 @@ def test_a_start_that_is_not_finite_has_a_reason_and_no_number():
     stack = lx.open_stack(states, model=toy.Switch())
     data = toy.one_hot_examples()
     found = found_on(stack, model=toy.Switch(), data=data, layers=["first"], every_cell=True)
-    assert found["reason"].values[0, 0, 0].startswith("NaN or infinite logits")
+    assert found["reason"].values[0, 0, 0].startswith("NaN or infinite weights")
     assert np.isnan(found["loss"].values[0, :-1]).all()
     assert np.isfinite(found["loss"].values[0, -1]).all()
 

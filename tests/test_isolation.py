@@ -183,6 +183,8 @@ def interrupted(net, _folder):
         evaluators.Evaluator.count = original
 
 
+SMALL_VALLEY = {"alphas": [0.0, 1.0], "sigmas": [0.0, 0.1], "draws": 2, "progress": False}
+
 CALLS = {
     "Explorer": [explore],
     "__version__": [lambda *_: lx.__version__],
@@ -190,6 +192,10 @@ CALLS = {
     "check": [
         lambda net, _f: lx.check(stack_of(net), model=net, progress=False),
         lambda *_: lx.check("nothing of this name"),
+    ],
+    "criticality": [
+        lambda net, _f: lx.criticality(stack_of(net), **SMALL_VALLEY, **options(net)),
+        lambda net, _f: lx.criticality(stack_of(net), draws=0, **options(net)),
     ],
     "diff": [
         lambda net, _f: lx.diff(stack_of(net), stack_of(net), progress=False),
@@ -200,11 +206,19 @@ CALLS = {
         lambda net, _f: lx.distances(toy.conv_states(), model=net),
         lambda net, _f: lx.distances(stack_of(net), reference=17),
     ],
+    "effective_parameters": [
+        lambda net, _f: lx.effective_parameters(stack_of(net), progress=False, **options(net)),
+        lambda net, _f: lx.effective_parameters(stack_of(net), epoch=17, **options(net)),
+    ],
     "evaluate": [
         evaluate,
         leave_half_way,
         keep_half_way,
         lambda net, _f: lx.evaluate(stack_of(net), lx.reinitialise("no such", 0), model=net),
+    ],
+    "motion": [
+        lambda net, _f: lx.motion(stack_of(net), progress=False),
+        lambda *_: lx.motion(lx.open_stack("nothing of this name")),
     ],
     "open_stack": [
         lambda net, _f: stack_of(net),
@@ -214,6 +228,14 @@ CALLS = {
     "open_sweep": [
         lambda *_: lx.open_sweep("fcn3x256-digits"),
         lambda *_: lx.open_sweep("nothing of this name"),
+    ],
+    "outputs": [
+        lambda net, _f: lx.outputs(stack_of(net), draws=1, progress=False, **options(net)),
+        lambda net, _f: lx.outputs(stack_of(net), layers=["no such"], **options(net)),
+    ],
+    "paths": [
+        lambda net, _f: lx.paths(stack_of(net), shares=3, progress=False, **options(net)),
+        lambda net, _f: lx.paths(stack_of(net), shares=1, **options(net)),
     ],
     "predictions": [
         lambda net, _f: lx.predictions(stack_of(net), lx.rerandomise(LAYER), **options(net)),
@@ -232,6 +254,10 @@ CALLS = {
         lambda net, _f: lx.sweep(stack_of(net), batchnorm="recalibrate", **options(net)),
     ],
     "train": [train, train_badly],
+    "verdicts": [
+        lambda *_: lx.verdicts("fcn3x256-digits"),
+        lambda *_: lx.verdicts("nothing of this name"),
+    ],
     "main": [
         lambda *_: main(["catalog"]),
         lambda *_: main(["distances", "fcn3x256-digits"]),

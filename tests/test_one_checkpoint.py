@@ -16,7 +16,7 @@ from tests.bench import text_of
 
 
 def trained():
-    return fakes.stack(content_hash="only", unit="checkpoint").isel(epoch=[2])
+    return fakes.stack(content_hash="", unit="checkpoint").isel(epoch=[2])
 
 
 def options(menu):

@@ -206,7 +206,7 @@ class Stuck(nn.Module):
         return self.head(x)
 
 
-def test_a_cell_whose_logits_are_not_finite_says_so():
+def test_a_cell_whose_weights_are_not_finite_says_so():
     eye = torch.eye(3)
     states = [
         {"head.weight": torch.full((3, 3), float("nan")), "head.bias": torch.zeros(3)},
@@ -220,7 +220,9 @@ def test_a_cell_whose_logits_are_not_finite_says_so():
         device="cpu",
         progress=False,
     )
-    assert found["reason"].values.tolist() == [["NaN or infinite logits", "", ""]]
+    ((reason, *others),) = found["reason"].values.tolist()
+    assert reason.startswith("NaN or infinite weights: 9 of head.weight.")
+    assert others == ["", ""]
     assert np.isnan(found["js_divergence"].values[0]).tolist() == [True, False, False]
     assert np.isnan(found["cka"].values[0]).tolist() == [True, True, False]  # it does not vary
 

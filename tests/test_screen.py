@@ -18,6 +18,7 @@ from explorer.engine.network import FinalNetwork
 from explorer.engine.recording import record
 from explorer.engine.replay import Replay
 from explorer.engine.screen import Watch, largest_error, low_precision, margins
+from explorer.errors import InterventionError
 from explorer.weights.stack import layer_names
 from tests import toy
 
@@ -135,7 +136,8 @@ def test_nan_weights_are_a_failure_also_with_a_screen(monkeypatch):
     run = Evaluator(
         stack, model=toy.Switch(), data=toy.one_hot_examples(), device="cpu", screen=True
     )
-    assert run.result(lx.reinitialise("first", 0)).failure.startswith("NaN or infinite logits")
+    with pytest.raises(InterventionError, match=r"NaN or infinite weights: 1 of first\.bias"):
+        run.result(lx.reinitialise("first", 0))
     assert run.result(lx.reinitialise("second", 1)).failure == ""
 
 

@@ -38,6 +38,10 @@ def nonfinite_weights(tensors: Mapping[str, Tensor], buffers: Collection[str]) -
     return found
 
 
+NOT_FINITE = "NaN or infinite weights"
+"""How the reason of a cell begins that has such weights."""
+
+
 def refuse_nonfinite(found: Mapping[str, int]) -> None:
     """Refuse to run a network with such weights.
 
@@ -50,7 +54,7 @@ def refuse_nonfinite(found: Mapping[str, int]) -> None:
         counts = ", ".join(f"{count:,} of {name}" for name, count in list(found.items())[:3])
         more = f" and of {len(found) - 3} more tensors" if len(found) > 3 else ""
         raise InterventionError(
-            f"NaN or infinite weights: {counts}{more}.",
+            f"{NOT_FINITE}: {counts}{more}.",
             "Finite weights are needed, of the layers put back and of the trained network.",
             "Choose another epoch or another draw; explorer.check says which checkpoints are "
             "damaged.",

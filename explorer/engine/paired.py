@@ -166,5 +166,6 @@ def _tail(
         given = binom.cdf(np.floor((m + difference) / 2), m, wrong)
     else:
         given = binom.sf(np.ceil((m + difference) / 2) - 1, m, wrong)
-    total: NDArray[np.float64] = (binom.pmf(m, examples, psi) * given).sum(1) + 2 * TAIL
+    with np.errstate(under="ignore"):  # what is too small for float64 is 0 here
+        total: NDArray[np.float64] = (binom.pmf(m, examples, psi) * given).sum(1) + 2 * TAIL
     return total

@@ -106,10 +106,12 @@ def only_finite(sweep: xr.Dataset) -> xr.Dataset:
     """
     changed: dict[str, Any] = {}
     for prefix in DIMS:
-        for quantity in QUANTITIES:
-            values = sweep[prefix + quantity]
+        for name in {prefix + quantity for quantity in QUANTITIES}.intersection(sweep):
+            values = sweep[name]
             if values.dtype.kind == "f" and bool(np.isinf(values).any()):
-                changed[prefix + quantity] = values.where(np.isfinite(values))
+                changed[name] = values.where(np.isfinite(values))
+        if not {f"{prefix}error", f"{prefix}reason"}.issubset(sweep):
+            continue
         error, reasons = sweep[f"{prefix}error"], sweep[f"{prefix}reason"]
         unsaid = ~np.isfinite(error) & (reasons.astype(str) == "")
         if bool(unsaid.any()):

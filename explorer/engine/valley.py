@@ -16,6 +16,7 @@ from typing import Literal
 
 from explorer.engine.estimate import Estimate
 from explorer.engine.evaluator import Evaluator
+from explorer.engine.finite import NOT_FINITE
 from explorer.engine.interventions import Epoch, Intervention, Mixture, Noise, Source
 from explorer.engine.measuring import Outcome, measure
 
@@ -223,13 +224,14 @@ class _Walk:
     def _judge(self, place: Place, outcomes: Sequence[Outcome]) -> None:
         """Add up what the draws of a point have shown by now."""
         counts = [one for one in outcomes if isinstance(one, Estimate)]
-        failures = [one for one in outcomes if isinstance(one, str)]
-        if failures:
-            self.reason = failures[0]
-        if not counts:
+        refused = next((one for one in outcomes if isinstance(one, str)), "")
+        if refused and not refused.startswith(NOT_FINITE):
+            self.reason = refused  # what keeps one point from being measured keeps the others too
+            return
+        if not counts and not refused:
             return
         total = self._evaluator.total * len(self._valley.interventions(self._layer, place))
-        failed = next((one.failure for one in counts if one.failure), "")
+        failed = refused or next((one.failure for one in counts if one.failure), "")
         point = Point(
             sum(one.examples for one in counts),
             total,
