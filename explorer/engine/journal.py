@@ -71,12 +71,19 @@ class Journal:
         whole = content[: content.rfind(b"\n") + 1]
         try:
             header, *cells = [json.loads(line) for line in whole.splitlines()]
-        except ValueError:  # not JSON, or nothing whole
+        except (ValueError, RecursionError):  # not JSON, or nothing whole
             header, cells = None, []
         self._check(header)
+        try:
+            finished = {cell.pop("cell"): Estimate(**cell) for cell in cells}
+        except (AttributeError, KeyError, TypeError) as error:
+            raise self._damaged(str(error)) from error
+        wrong = next((name for name, cell in finished.items() if not _is_possible(cell)), None)
+        if wrong is not None:
+            raise self._damaged(f"the cell {wrong}")
         if len(whole) < len(content):
             os.truncate(self.path, len(whole))
-        return {cell.pop("cell"): Estimate(**cell) for cell in cells}
+        return finished
 
     def _check(self, found: Any) -> None:
         if not isinstance(found, dict) or found.get("format") != FORMAT:
@@ -94,6 +101,13 @@ class Journal:
                 "Give store= another path, or remove the file to measure all cells anew.",
             )
 
+    def _damaged(self, what: str) -> CheckpointError:
+        return CheckpointError(
+            f"{self.path} holds counts that no sweep writes: {what}.",
+            "A file that an earlier sweep wrote, as it left it, is needed.",
+            "Remove the file to measure all cells anew, or give store= another path.",
+        )
+
     def _append(self, lines: list[dict[str, Any]]) -> None:
         with self.path.open("ab") as stream:
             stream.write("".join(json.dumps(line) + "\n" for line in lines).encode())
@@ -106,6 +120,20 @@ class Journal:
             "A file in a folder that you may write to, on a disk with room, is needed.",
             "Give store= another path; what is in the file is kept.",
         )
+
+
+def _is_possible(counts: Estimate) -> bool:
+    """Whether counts could have been counted: whole, and none larger than all examples."""
+    loss, *whole = (getattr(counts, name) for name in ("loss_sum", *_COUNTS))
+    numbers = type(loss) in (int, float) and all(type(number) is int for number in whole)
+    return (
+        numbers
+        and 0 < counts.examples <= counts.total
+        and all(0 <= number <= counts.examples for number in whole[1:])
+    )
+
+
+_COUNTS = ("total", "examples", "errors", "agreements", "nonfinite", "turned_wrong", "turned_right")
 
 
 def key(intervention: Intervention) -> str:

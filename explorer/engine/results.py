@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 from explorer.engine.overview import is_sweep, sweep_page
-from explorer.errors import unknown_name
+from explorer.errors import CheckpointError, unknown_name
 from explorer.inventory.manifest import bundled_sweep, load_manifest
 
 DIMS: Mapping[str, tuple[str, ...]] = {
@@ -103,7 +103,7 @@ def open_sweep(source: str | Path) -> Sweep:
     UnknownNameError
         There is neither a stack of this name with a sweep nor such a file.
     CheckpointError
-        The bundled file is missing or altered.
+        The file is damaged; a bundled one is missing or altered.
     """
     path = bundled_sweep(str(source)) or Path(source)
     if not path.is_file():
@@ -113,7 +113,27 @@ def open_sweep(source: str | Path) -> Sweep:
 
 
 def read_sweep(path: Path) -> Sweep:
-    """Read the netCDF file of a sweep into memory."""
-    with xr.open_dataset(path, engine="h5netcdf") as opened:
-        loaded = opened.load()
-        return Sweep(loaded.data_vars, loaded.coords, loaded.attrs)
+    """Read the netCDF file of a sweep into memory.
+
+    Raises
+    ------
+    CheckpointError
+        It is damaged, or no netCDF file.
+    """
+    try:
+        with xr.open_dataset(path, engine="h5netcdf") as opened:
+            loaded = opened.load()
+            return Sweep(loaded.data_vars, loaded.coords, loaded.attrs)
+    except _DAMAGE as error:
+        raise CheckpointError(
+            f"{path} cannot be read as netCDF: {error}",
+            "A whole file as explorer.sweep(…) and save_netcdf write it is expected.",
+            "Copy it again, or measure anew.",
+        ) from error
+
+
+_DAMAGE = (
+    *(OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError),
+    RuntimeError,  # HDF5's; RecursionError is one too
+)
+"""What xarray and the libraries below it raise for damaged files."""

@@ -12,10 +12,11 @@ import functools
 import hashlib
 import json
 import os
+import re
 import threading
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tqdm.auto import tqdm
 
@@ -121,11 +122,11 @@ class Hub:
             The hub cannot be reached; offline: it was never listed here.
         """
         if self.offline:
-            return [Revision(**one) for one in self._noted(repository, "revisions")]
+            return self._remade(Revision, repository, "revisions")
         with explained(repository, StackError):
             refs = self._api.list_repo_refs(repository)
-        names = {ref.name: ref.target_commit for ref in (*refs.tags, *refs.branches)}
-        found = [Revision(repository, name, commit) for name, commit in names.items()]
+            names = {ref.name: ref.target_commit for ref in (*refs.tags, *refs.branches)}
+            found = [checked(Revision(repository, name, commit)) for name, commit in names.items()]
         self._note(repository, "revisions", [asdict(one) for one in found])
         return found
 
@@ -139,11 +140,11 @@ class Hub:
         """
         note = (f"{owner}/{beginning}".rstrip("-_"), "repositories")
         if self.offline:
-            return [Revision(**one) for one in self._noted(*note)]
+            return self._remade(Revision, *note)
         with explained(f"{owner}/{beginning}*", StackError):
             models = self._api.list_models(author=owner, search=beginning, expand=["sha"])
             found = [
-                Revision(model.id, "main", model.sha or self._api.model_info(model.id).sha)
+                checked(Revision(model.id, "main", model.sha or self._api.model_info(model.id).sha))
                 for model in models
                 if model.id.startswith(f"{owner}/{beginning}")
             ]
@@ -159,16 +160,17 @@ class Hub:
             The hub has no such revision or cannot be reached; offline: it was not listed before.
         """
         with contextlib.suppress(CheckpointError):  # a commit never changes
-            return {one["path"]: HubFile(**one) for one in self._noted(*_tree_note(revision))}
+            return {one.path: one for one in self._remade(HubFile, *_tree_note(revision))}
         if self.offline:
             raise _not_here(revision, "its list of files")
         with explained(str(revision)):
             tree = list(self._api.list_repo_tree(revision.repository, revision=revision.commit))
-        found = {
-            one.path: HubFile(one.path, one.size, one.lfs.sha256 if one.lfs else one.blob_id)
-            for one in tree
-            if hasattr(one, "blob_id")  # a folder has none
-        }
+            files = [
+                checked(HubFile(one.path, one.size, one.lfs.sha256 if one.lfs else one.blob_id))
+                for one in tree
+                if hasattr(one, "blob_id")  # a folder has none
+            ]
+        found = {one.path: one for one in files}
         self._note(*_tree_note(revision), [asdict(one) for one in found.values()])
         return found
 
@@ -182,18 +184,15 @@ class Hub:
         """
         key = f"header-{revision.commit}-{path}"
         with contextlib.suppress(CheckpointError):
-            noted = self._noted(revision.repository, key)
-            return {name: (dtype, tuple(shape)) for name, dtype, shape in noted}
+            return _checked_header(self._noted(revision.repository, key), revision.repository)
         if self.offline:
             raise _not_here(revision, f"the header of {path}")
         with explained(f"{path} of {revision}"):
             described = self._api.parse_safetensors_file_metadata(
                 revision.repository, path, revision=revision.commit
             )
-        found = {
-            name: (str(one.dtype), tuple(int(n) for n in one.shape))
-            for name, one in described.tensors.items()
-        }
+            listed = [(name, one.dtype, one.shape) for name, one in described.tensors.items()]
+        found = _checked_header(listed, f"{path} of {revision}")
         self._note(revision.repository, key, [(n, d, s) for n, (d, s) in found.items()])
         return found
 
@@ -321,12 +320,58 @@ class Hub:
     def _noted(self, repository: str, what: str) -> Any:
         try:
             return json.loads(self._note_file(repository, what).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise CheckpointError(
                 f"What the hub says of {repository} is not known here, and this is offline.",
                 f"Offline, what was asked before is used; it lies in {self.folder}.",
                 "Open it once with a connection (without HF_HUB_OFFLINE=1 or offline=True).",
             ) from error
+
+    def _remade(self, kind: type[Noted], repository: str, what: str) -> list[Noted]:
+        """Values as they were noted."""
+        noted = self._noted(repository, what)
+        try:
+            return [checked(kind(**one)) for one in noted]
+        except (TypeError, ValueError) as error:
+            raise _unfit(f"What was noted of {repository}", error) from error
+
+
+Noted = TypeVar("Noted", Revision, HubFile)
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+def checked(one: Noted) -> Noted:
+    """Refuse values of other types than declared, and a commit that is none but part of a path."""
+    for field in fields(one):
+        value = getattr(one, field.name)
+        if type(value).__name__ != field.type:
+            raise ValueError(f"its {field.name} is a {type(value).__name__}")
+        if field.name == "commit" and not _COMMIT.fullmatch(value):
+            raise ValueError(f"its commit is {value[:80]!r}, and no 40 hexadecimal digits")
+    return one
+
+
+def _checked_header(listed: Any, what: str) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Name → dtype and shape, of what is known to be that."""
+    try:
+        found = {name: (dtype, tuple(shape)) for name, dtype, shape in listed}
+    except (TypeError, ValueError) as error:
+        raise _unfit(what, error) from error
+    for name, (dtype, shape) in found.items():
+        if type(name) is not str or type(dtype) is not str:
+            raise _unfit(what, ValueError(f"a tensor is named {name!r}, its dtype {dtype!r}"))
+        if not all(type(n) is int and n >= 0 for n in shape):
+            raise _unfit(what, ValueError(f"{name!r} has the shape {list(shape)[:5]}"))
+    return found
+
+
+def _unfit(what: str, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"{what} has another form than expected: {error}.",
+        "What the hub and this cache write is understood.",
+        f"Open it again with a connection. {OTHERS_STAY}",
+    )
 
 
 def sizes(number: float) -> str:

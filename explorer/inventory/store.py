@@ -75,6 +75,12 @@ def is_checkpoint_file(name: str) -> bool:
 def check_relative(path: str, where: str) -> None:
     """Refuse a path that is absolute or could leave its folder, on any operating system."""
     posix, windows = PurePosixPath(path), PureWindowsPath(path)
+    if not path.isprintable():
+        raise ManifestError(
+            f"{where} is {path!r}, which no file can be named.",
+            "Relative paths of printable characters are accepted.",
+            "Correct the manifest.",
+        )
     if posix.is_absolute() or windows.drive or windows.root or ".." in windows.parts:
         raise ManifestError(
             f"{where} is {path!r}, which leaves the stack's folder.",

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 
 from explorer.errors import CheckpointError
 from explorer.inventory.hub import Hub, Revision
-from explorer.weights.checkpoints import NUMPY_DTYPES, Array, ArraySpec, snapshot
+from explorer.weights.checkpoints import NUMPY_DTYPES, Array, ArraySpec, array_spec, snapshot
 from explorer.weights.hub_revisions import some_of
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -133,16 +133,29 @@ def load_torch(path: Path) -> Mapping[str, Any]:
     return state
 
 
+def _pieces(text: bytes, what: str) -> dict[str, str]:
+    """Name of a tensor → its file, as an index of pieces says."""
+    try:
+        pieces: dict[str, str] = dict(json.loads(text)["weight_map"])
+        "".join((*pieces, *pieces.values())).encode()  # all of them are texts
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CheckpointError(
+            f"{what} is no index of pieces: {error}.",
+            "A mapping 'weight_map' from names of tensors to files is expected.",
+            "Leave this revision out with only=; the others stay usable.",
+        ) from error
+    return pieces
+
+
 def _spec(name: str, dtype: str, shape: tuple[int, ...]) -> ArraySpec:
-    if dtype in HALVES:
-        return ArraySpec(np.dtype(np.float32), shape)
-    if dtype not in NUMPY_DTYPES:
+    if dtype not in (*NUMPY_DTYPES, "BF16"):
         raise CheckpointError(
             f"The tensor {name!r} has dtype {dtype}.",
             f"Read so far: {', '.join((*NUMPY_DTYPES, 'BF16'))}.",
             "Choose a repository whose weights are not quantised.",
         )
-    return ArraySpec(np.dtype(NUMPY_DTYPES[dtype]), shape)
+    spec = array_spec(dtype, shape, name)
+    return ArraySpec(np.dtype(np.float32), shape) if dtype in HALVES else spec
 
 
 def files_of_tensors(hub: Hub, revision: Revision) -> dict[str, str]:
@@ -155,9 +168,8 @@ def files_of_tensors(hub: Hub, revision: Revision) -> dict[str, str]:
             return dict.fromkeys(load_torch(hub.fetch(revision, single)), single)
         index = f"{single}.index.json"
         if index in there:
-            text = hub.fetch(revision, index).read_text(encoding="utf-8")
-            pieces: dict[str, str] = json.loads(text)["weight_map"]
-            return pieces
+            text = hub.fetch(revision, index).read_bytes()
+            return _pieces(text, f"{index} of {revision}")
     raise CheckpointError(
         f"{revision} has no weights that can be read; it has {some_of(sorted(there))}.",
         f"{' or '.join(WEIGHTS)} is needed, or the index of its pieces.",

@@ -24,12 +24,12 @@ from explorer.weights.checkpoints import (
     ArraySpec,
     Checkpoint,
     SafetensorsCheckpoint,
-    numpy_dtype,
+    array_spec,
     reads_parts,
 )
 from explorer.weights.fitting import fitted, reading_notes
 from explorer.weights.hub_stack import hub_parts, is_hub_address
-from explorer.weights.labelled import check_as_saved, is_labelled, open_labelled
+from explorer.weights.labelled import DAMAGE, check_as_saved, is_labelled, open_labelled
 from explorer.weights.layers import LayerScheme, fan_in, group_layers, is_buffer, short_names
 from explorer.weights.lazy import Checkpoints, StackedTensor
 from explorer.weights.numbering import Choice, kept_positions
@@ -193,7 +193,17 @@ def read_layer(stack: xr.DataTree, layer: str, epoch: int) -> dict[str, Array]:
     if epoch not in epoch_numbers(stack):
         raise unknown_name("epoch", epoch, epoch_numbers(stack))
     position = epoch_numbers(stack).index(epoch)
-    return {n: v.isel(epoch=position).values for n, v in layer_variables(stack, layer).items()}
+    variables = layer_variables(stack, layer)
+    try:
+        return {n: v.isel(epoch=position).values for n, v in variables.items()}
+    except CheckpointError:  # it says which file
+        raise
+    except DAMAGE as error:  # of a netCDF or zarr file
+        raise CheckpointError(
+            f"{layer} at {epoch} cannot be read: {error}",
+            "A whole stack as explorer.save_stack writes it is expected.",
+            "Save it again, or copy it again as a whole; other layers and epochs stay usable.",
+        ) from error
 
 
 def read_epoch(stack: xr.DataTree, epoch: int) -> dict[str, Array]:
@@ -259,7 +269,7 @@ def _manifest_entry(source: object) -> StackEntry | None:
         return None
     folder = Path(source)
     if (folder / STACK_FILE).is_file():
-        return next(iter(load_manifest(folder / STACK_FILE).stacks.values()))
+        return load_manifest(folder / STACK_FILE).first
     if folder.name != str(source) and folder.exists():
         return None  # a path, which no stack has for its name
     manifest = load_manifest()
@@ -281,10 +291,7 @@ def _manifest_entry(source: object) -> StackEntry | None:
 
 
 def _from_manifest(entry: StackEntry, layers: LayerScheme) -> xr.DataTree:
-    specs = {
-        name: ArraySpec(numpy_dtype(spec.dtype, name), spec.shape)
-        for name, spec in entry.tensors.items()
-    }
+    specs = {name: array_spec(spec.dtype, spec.shape, name) for name, spec in entry.tensors.items()}
     digest = hashlib.sha256()
     for checkpoint in entry.checkpoints:
         digest.update(f"{checkpoint.epoch} {checkpoint.record.sha256}\n".encode())

@@ -79,7 +79,7 @@ def open_index(path: Path, key: str | None = None) -> Checkpoint:
     """
     try:
         files = sorted(set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise unreadable(path, error) from error
     strange = [name for name in files if Path(str(name)).name != name]
     if strange:
@@ -88,7 +88,10 @@ def open_index(path: Path, key: str | None = None) -> Checkpoint:
             "File names without a path are accepted.",
             "Do not trust this checkpoint, or correct its index.",
         )
-    missing = [name for name in files if not (path.parent / name).is_file()]
+    try:
+        missing = [name for name in files if not (path.parent / name).is_file()]
+    except OSError as error:  # names longer than any file's
+        raise unreadable(path, error) from error
     if missing:
         raise CheckpointError(
             f"{path.parent} is incomplete: {len(missing)} of {len(files)} shards are missing, "
@@ -133,7 +136,7 @@ def trainer_when(folder: Path) -> When:
     path = folder / "trainer_state.json"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise unreadable(path, error) from error
     return when_inside(content) if isinstance(content, dict) else When()
 

@@ -28,6 +28,7 @@ from explorer.weights.checkpoints import (
     widened,
 )
 from explorer.weights.readers.pickled import (
+    DTYPES,
     PickleError,
     Storage,
     StoredTensor,
@@ -42,6 +43,12 @@ _MAGIC = 0x1950A86A20F9469CFC6C
 
 _END_OF_ZIP = struct.Struct("<4s4H2LH")
 _SIZES = {"bfloat16": 2}
+
+_NO_ZIP = (
+    *(zipfile.BadZipFile, NotImplementedError, struct.error),
+    *(ValueError, RuntimeError, EOFError),  # names that are no text, records that are encrypted
+)
+"""What the standard library makes of damaged archives."""
 
 ByteOrder = Literal["<", ">"]
 
@@ -89,7 +96,8 @@ class TorchCheckpoint:
 
     def notes(self) -> list[str]:
         """What was chosen in this file."""
-        return self._state(_open(self.path)).notes
+        with _told(self.path):
+            return self._state(_open(self.path)).notes
 
     def _state(self, opened: TorchFormat) -> State:
         return choose_state(opened.content, self.key, str(self.path))
@@ -142,7 +150,9 @@ class ZipFormat:
                 self.content = unpickled(archive.read(self._record("data.pkl")))
                 order = f"{self.top}byteorder"
                 big = order in self.records and archive.read(self._record("byteorder")) == b"big"
-        except (zipfile.BadZipFile, NotImplementedError, struct.error) as error:
+        except PickleError:
+            raise
+        except _NO_ZIP as error:
             raise PickleError(f"the archive is damaged or cut short ({error})") from error
         self.byte_order: ByteOrder = ">" if big else "<"
 
@@ -158,7 +168,7 @@ class ZipFormat:
             ):
                 stream.seek(begin)
                 return stream.read(length)
-        except zipfile.BadZipFile as error:
+        except _NO_ZIP as error:
             raise PickleError(f"its content does not fit its checksum ({error})") from error
 
     def _check(self, infos: list[zipfile.ZipInfo]) -> None:
@@ -213,8 +223,10 @@ class OldFormat:
     ) -> dict[str, tuple[int, int]]:
         """Key → first byte and length; each storage is preceded by 8 bytes, its elements."""
         places = {}
+        if not isinstance(keys, list):
+            raise PickleError("the list of its storages is missing")
         for key in keys:
-            if key not in storages:
+            if not isinstance(key, str) or key not in storages:
                 raise PickleError(f"its storage {key} belongs to no tensor that is understood")
             length = storages[key].elements * _size_of(storages[key].dtype, f"storage {key}")
             places[key] = (at + 8, length)
@@ -251,10 +263,9 @@ def _storages(content: Any) -> dict[str, Storage]:
 
 def _size_of(dtype: str, what: str) -> int:
     """Bytes of one element."""
-    try:
-        return _SIZES.get(dtype) or np.dtype(dtype).itemsize
-    except TypeError as error:
-        raise PickleError(f"its {what} is {dtype}, which is not read") from error
+    if dtype not in DTYPES.values():  # numpy would also understand "O", "f4,f4" and the like
+        raise PickleError(f"its {what} is {dtype}, which is not read")
+    return _SIZES.get(dtype) or np.dtype(dtype).itemsize
 
 
 def _check(opened: TorchFormat, name: str, tensor: StoredTensor) -> tuple[int, int]:
@@ -285,7 +296,8 @@ def _values(opened: TorchFormat, name: str, tensor: StoredTensor) -> Array:
     flat = np.frombuffer(raw, np.dtype(stored).newbyteorder(opened.byte_order))
     if math.prod(tensor.shape) == 0:
         return np.zeros(tensor.shape, numpy_dtype(tensor.dtype, name))
-    steps = [stride * flat.itemsize for stride in tensor.strides]
+    lengths = zip(tensor.shape, tensor.strides, strict=True)
+    steps = [stride * flat.itemsize if n > 1 else 0 for n, stride in lengths]
     view = np.lib.stride_tricks.as_strided(flat, tensor.shape, steps, writeable=False)
     native = np.array(view, dtype=stored, order="C")
     return widened(native) if tensor.dtype == "bfloat16" else native
