@@ -98,7 +98,7 @@ def header(data: bytes, folder: Path) -> None:
     path.write_bytes(start)
     with contextlib.suppress(CheckpointError):
         read_header(path)
-    ends = [int(number) for number in re.findall(rb"\d+(?=\])", data) if len(number) < 5]
+    ends = map(int, re.findall(rb"(?<!\d)\d{1,4}(?=\])", data))
     safetensors(start + bytes(max(ends, default=0)), folder)
 
 

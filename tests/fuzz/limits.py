@@ -7,7 +7,6 @@ called, and no flood of warnings.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import shutil
 import sys
@@ -144,13 +143,12 @@ def _check_message(error: ExplorerError) -> None:
 
 @contextlib.contextmanager
 def watched(folder: Path) -> Iterator[list[str]]:
-    """Note what is changed outside a folder, started or called meanwhile; logging is silent."""
+    """Note what is changed outside a folder, started or called meanwhile."""
     if not _watch.hooked:
         sys.addaudithook(_watch)
         _watch.hooked = True
     _watch.seen = []
-    before, hook = logging.root.manager.disable, sys.unraisablehook
-    logging.disable(logging.CRITICAL)
+    hook = sys.unraisablehook
     sys.unraisablehook = lambda _: (
         None
     )  # h5netcdf's half-open files complain while they are removed
@@ -159,7 +157,6 @@ def watched(folder: Path) -> Iterator[list[str]]:
         yield _watch.seen
     finally:
         _watch.folder = None
-        logging.disable(before)
         sys.unraisablehook = hook
 
 
@@ -172,7 +169,8 @@ def _little_memory() -> Iterator[None]:
     import resource
 
     before = resource.getrlimit(resource.RLIMIT_AS)
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    with open("/proc/self/statm", "rb", buffering=0) as sizes:
+        pages = int(sizes.read(100).split()[0])
     most = pages * resource.getpagesize() + BYTES
     resource.setrlimit(resource.RLIMIT_AS, (most, before[1]))
     try:

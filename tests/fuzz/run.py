@@ -8,9 +8,9 @@ Needs atheris, the extra ``fuzz``.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import itertools
 import json
+import logging
 import random
 import re
 import subprocess
@@ -31,7 +31,7 @@ HANGING = 20
 MEMORY = 4096
 """Megabytes of the process, which has torch and the rest in it."""
 
-COUNTED_EACH = 100
+COUNTED_EACH = 50
 """Inputs after which the counts are written; libFuzzer ends a process without a word."""
 
 
@@ -47,9 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if unknown:
         raise SystemExit(f"There is no target {', '.join(unknown)}; known: {', '.join(TARGETS)}")
     options.findings.mkdir(parents=True, exist_ok=True)
-    counts = _run(names, options)
-    for name in names:
-        print(f"{name:<14}{counts[name]:>10,} inputs")
+    _run(names, options)
+    counts = _counted(options.findings)
+    for name, count in sorted(counts.items()):
+        print(f"{name:<14}{count:>10,} inputs")
     broken = [path for path in options.findings.glob("*/*") if path.parent.name in TARGETS]
     print(
         f"{'in all':<14}{sum(counts.values()):>10,} inputs, {len(broken)} kinds of broken promises"
@@ -67,12 +68,17 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _run(names: Sequence[str], options: argparse.Namespace) -> Counter[str]:
+def _counted(findings: Path) -> Counter[str]:
+    """How many inputs each target had, over all runs with this folder of findings."""
+    file = findings / "counts.json"
+    return Counter(json.loads(file.read_text()) if file.is_file() else {})
+
+
+def _run(names: Sequence[str], options: argparse.Namespace) -> None:
     """Fuzz until the time is over, and go on after what ends the process."""
     from tests.fuzz.targets import inputs_of
 
     end = time.monotonic() + 60 * options.minutes
-    counts: Counter[str] = Counter()
     shared = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=shared if shared.is_dir() else None) as folder:
         work = Path(folder)
@@ -91,9 +97,6 @@ def _run(names: Sequence[str], options: argparse.Namespace) -> Counter[str]:
             ]
             with (options.findings / "log.txt").open("ab") as log:
                 done = subprocess.run(command, stdout=log, stderr=log)
-            with contextlib.suppress(OSError, ValueError):
-                counts += Counter(json.loads((work / "counts.json").read_text()))
-                (work / "counts.json").unlink()
             if done.returncode:
                 print(f"libFuzzer was ended ({done.returncode}); log.txt says why", flush=True)
         for path in (work / "corpus").iterdir():
@@ -101,7 +104,6 @@ def _run(names: Sequence[str], options: argparse.Namespace) -> Counter[str]:
             kept = options.findings / "corpus" / name.decode(errors="replace") / path.name
             kept.parent.mkdir(parents=True, exist_ok=True)
             kept.write_bytes(data)
-    return counts
 
 
 def _fuzz(work: Path, findings: Path, arguments: Sequence[str]) -> None:
@@ -111,6 +113,7 @@ def _fuzz(work: Path, findings: Path, arguments: Sequence[str]) -> None:
     compiled = ["explorer.stats.kernels"]  # numba does not understand what counts branches
     with atheris.instrument_imports(["explorer"], compiled, enable_loader_override=False):
         import tests.fuzz.targets  # noqa: F401
+    logging.disable(logging.CRITICAL)
     atheris.Setup([sys.argv[0], *arguments], _once(work, findings), custom_mutator=_change)
     atheris.Fuzz()
 
@@ -119,7 +122,7 @@ def _once(work: Path, findings: Path) -> Callable[[bytes], None]:
     from tests.fuzz.limits import PromiseError
     from tests.fuzz.targets import TARGETS, promise
 
-    counts: Counter[str] = Counter()
+    counts = _counted(findings)
     kinds: set[str] = set()
     number = itertools.count()
 
@@ -130,7 +133,7 @@ def _once(work: Path, findings: Path) -> Callable[[bytes], None]:
             return
         counts[name] += 1
         if counts.total() % COUNTED_EACH == 0:
-            (work / "counts.json").write_text(json.dumps(counts))
+            (findings / "counts.json").write_text(json.dumps(counts))
         try:
             promise(name, data, work, f"input-{next(number)}")
         except PromiseError as error:  # each kind is kept once, and fuzzing goes on

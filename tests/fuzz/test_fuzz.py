@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import socket
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +28,15 @@ AT_LEAST_KEPT = 75
 """Inputs that the corpus has at least: a test of nothing finds nothing."""
 
 KNOWN_CRASHES = [path for name in TARGETS for path in inputs_of(name, CRASHES)]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def silence() -> Iterator[None]:
+    """Warnings of our log on what cannot be used, of which fuzzing makes thousands."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(before)
 
 
 def check_changed(target: str, examples: int, root: Path) -> None:
