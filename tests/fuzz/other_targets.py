@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import h5netcdf
+import h5py
 import numpy as np
 
 from explorer.cli import _parser, _whole_numbers
@@ -119,7 +120,7 @@ def _fill(group: Any, content: dict[str, Any]) -> None:
             group.dimensions[name] = min(int(size), 100)
     for name, one in content.get("variables", {}).items():
         with contextlib.suppress(Exception):
-            dtype = str if one["dtype"] == "str" else np.dtype(one["dtype"])
+            dtype = h5py.string_dtype() if one["dtype"] == "str" else np.dtype(one["dtype"])
             variable = group.create_variable(name, tuple(one["dims"]), dtype=dtype)
             variable.attrs.update(one.get("attrs", {}))
             variable[...] = one.get("values", 0)

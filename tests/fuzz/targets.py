@@ -28,7 +28,7 @@ class Target:
     """What is done with them."""
     modules: tuple[str, ...]
     """Files of explorer/ that are behind it."""
-    examples: int = 60
+    examples: int = 40
     """Changed inputs in the default tests; a slow target has fewer."""
     corpus: str = ""
     """Whose corpus it shares; default a folder of its own."""
@@ -42,7 +42,7 @@ _STACK = ("weights/stack.py", "weights/sources.py", "weights/fitting.py", "weigh
 
 TARGETS = {
     "manifest": Target(
-        others.manifest, ("inventory/manifest.py", "inventory/entries.py", "inventory/store.py")
+        others.manifest, ("inventory/manifest.py", "inventory/entries.py", "inventory/store.py"), 20
     ),
     "safetensors": Target(
         checkpoints.safetensors, ("weights/safetensors_file.py", "weights/checkpoints.py")
@@ -70,7 +70,7 @@ TARGETS = {
         6,
     ),
     "command": Target(others.command, ("cli.py", "training/settings.py", "weights/layers.py"), 25),
-    "hub": Target(others.hub, ("inventory/hub.py", "inventory/hub_client.py"), 15),
+    "hub": Target(others.hub, ("inventory/hub.py", "inventory/hub_client.py"), 8),
     "hub-notes": Target(others.hub_notes, ("inventory/hub.py", "weights/hub_revisions.py"), 25),
 }
 

@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from explorer.errors import CheckpointError, ExplorerError
+from explorer.inventory.hub import Revision, checked
 from tests.fuzz import bundles
 from tests.fuzz.limits import PromiseError, hold
 from tests.fuzz.mutators import mutated
@@ -188,6 +189,12 @@ def test_our_errors_are_let_through_and_the_folder_is_removed(tmp_path: Path) ->
 
     assert isinstance(hold(refuses, b"x", tmp_path), ExplorerError)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_commit_of_the_hub_cannot_be_a_path() -> None:
+    assert checked(Revision("owner/name", "main", "0" * 40)).commit == "0" * 40
+    with pytest.raises(ValueError, match=r"'\.\./\.\./x', and no 40 hexadecimal digits"):
+        checked(Revision("owner/name", "main", "../../x"))
 
 
 def test_a_message_is_short_and_does_not_control_the_terminal() -> None:
