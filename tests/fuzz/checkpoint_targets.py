@@ -164,7 +164,7 @@ def trainer_state(data: bytes, folder: Path) -> None:
 
 def names(data: bytes, folder: Path) -> None:
     """Names of files and folders, one a line: what they count, and their order."""
-    lines = [line.replace(b"\0", b"")[:200] for line in data.splitlines()[:8]]
+    lines = [line.translate(None, b"\0/")[:200] for line in data.splitlines()[:8]]
     paths = [folder / os.fsdecode(line) for line in lines if line not in (b"", b".", b"..")]
     for path in paths:
         with contextlib.suppress(OSError):  # no folder of this system can hold such a name
