@@ -66,7 +66,9 @@ def _shards(folder: Path) -> Iterator[Finding]:
     for index in sorted(folder.glob(f"*{_INDEX}")):
         try:
             files = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            names = sorted(Path(file).name for file in files)
+            missing = [name for name in names if not (folder / name).is_file()]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             yield Finding(
                 "error",
                 "checkpoints",
@@ -75,8 +77,6 @@ def _shards(folder: Path) -> Iterator[Finding]:
                 _numbers(folder),
             )
             continue
-        names = sorted(str(Path(file).name) for file in files)
-        missing = [name for name in names if not (folder / name).is_file()]
         if missing:
             yield Finding(
                 "error",

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+MOST = 2**63 - 1
+"""Largest number of an epoch or step: they become a coordinate of int64."""
+
 _EPOCH = re.compile(r"(?<![a-z])ep(?:och)?s?[^a-z0-9]?(\d+)")
 _STEP = re.compile(r"(?<![a-z])(?:global[_-]?)?(?:step|iter(?:ation)?)s?[^a-z0-9]?(\d+)")
 _SUFFIXES = re.compile(r"(\.(safetensors|index|json|pt|pth|tar|bin|th|ckpt))+$")
@@ -89,6 +92,6 @@ def _within(content: Any, dotted: str) -> Any:
 
 def _whole(value: Any) -> int | None:
     """A count, or None for anything else, such as the Trainer's half epochs."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return None
-    return int(value) if value == int(value) and value >= 0 else None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= MOST:
+        return None  # NaN and infinity, which JSON may hold, are none either
+    return int(value) if value == int(value) else None
