@@ -219,7 +219,7 @@ def test_a_manifest_beyond_its_budget_is_not_read(tmp_path):
 @pytest.mark.parametrize("old", [False, True], ids=["new", "old"])
 def test_a_pickle_beyond_its_budget_is_not_read(tmp_path, monkeypatch, old):
     monkeypatch.setattr(pickled, "LONGEST", 1000)
-    monkeypatch.setattr("explorer.weights.readers.torch_files.LONGEST", 1000)
+    monkeypatch.setattr("explorer.weights.readers.torch_formats.LONGEST", 1000)
     content = {"w": torch.ones(1), "words": [f"word {k}" for k in range(1000)]}
     torch.save(content, tmp_path / "step_0.pt", _use_new_zipfile_serialization=not old)
     with pytest.raises(CheckpointError, match=r"pickle has (more than 1000|\d+) bytes"):

@@ -65,6 +65,11 @@ def _when(text: str) -> When:
     return When(number=int(numbers[-1])) if numbers else When()
 
 
+def count_in(text: str) -> int | None:
+    """A count in the notes of a file, in digits; None for anything else, such as 5,000 of them."""
+    return _whole(int(text)) if text.isdecimal() and len(text) <= len(str(MOST)) else None
+
+
 def when_inside(content: Mapping[Any, Any]) -> When:
     """Read what a training script kept beside the tensors.
 
