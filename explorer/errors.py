@@ -7,7 +7,14 @@ There is one class per border, and each is also the builtin a caller would expec
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+
+LONGEST_PART = 2_000
+"""Characters of one part of a message; what is longer, such as a file's own text, is cut."""
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+"""What would control a terminal, or cannot be written as UTF-8; names in files may hold it."""
 
 
 class ExplorerError(Exception):
@@ -24,13 +31,19 @@ class ExplorerError(Exception):
     """
 
     def __init__(self, came: str, accepted: str, advice: str) -> None:
-        super().__init__(came, accepted, advice)
-        self.came = came
-        self.accepted = accepted
-        self.advice = advice
+        self.came, self.accepted, self.advice = map(_shown, (came, accepted, advice))
+        super().__init__(self.came, self.accepted, self.advice)
 
     def __str__(self) -> str:
         return "\n".join((self.came, self.accepted, self.advice))
+
+
+def _shown(text: str) -> str:
+    """Text that can be printed: not endless, and without characters that control a terminal."""
+    text = (
+        text if len(text) <= LONGEST_PART else f"{text[:LONGEST_PART]} … ({len(text)} characters)"
+    )
+    return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 class UnknownNameError(ExplorerError, KeyError):

@@ -101,6 +101,14 @@ def test_a_changed_bit_in_a_file_of_torch_is_noticed(tmp_path):
         read_epoch(stack, 0)
 
 
+def test_an_encrypted_archive_is_told(tmp_path):
+    path = saved(tmp_path, {"w": torch.ones(2)})
+    flag = path.read_bytes().index(b"PK\x01\x02") + 8  # of the first record in the directory
+    damaged(path, lambda raw: raw[:flag] + bytes([raw[flag] | 1]) + raw[flag + 1 :])
+    with pytest.raises(CheckpointError, match=r"step_0.pt.*records are encrypted, which is not"):
+        lx.open_stack(path)
+
+
 # --- pickles --------------------------------------------------------------------------------------
 
 

@@ -109,6 +109,7 @@ def test_steps_that_do_not_exist_are_refused_by_those_that_do(opened, options, e
 def test_olmo_s_names_with_tokens_make_steps_and_other_stages_stay_out(server, opened):
     names = ("step1000-tokens4B", "step5000-tokens20B", "stage1-step7-tokens1B")
     others = ("stage2-ingredient1-step1000-tokens3B", "stage2-step5-tokens3B", "main")
+    others += ("step" + 20 * "9",)  # more than an int64 counts
     put_neox(server, "allenai/OLMo-tiny", dict.fromkeys((*names, *others), 0))
     stack = open_tiny(opened(), "hub:allenai/OLMo-tiny")
     assert stack.epoch.values.tolist() == [7, 1000, 5000]
@@ -212,6 +213,14 @@ def test_an_index_on_the_hub_cannot_lead_out_of_the_cache(server, opened, tmp_pa
     with pytest.raises(CheckpointError, match=r"index.json names .*, which (leaves|names the)"):
         open_tiny(opened(), "hub:a/evil")
     assert not list(tmp_path.rglob("evil*"))
+
+
+@pytest.mark.parametrize("config", ["[" * 100_000, "[1]", '{"a": ' + "9" * 5000 + "}", ""])
+def test_a_config_on_the_hub_of_another_form_is_told(server, opened, config):
+    put_neox(server, "a/odd", {"step0": 0})
+    server.put("a/odd", "step0", {"config.json": config.encode()})
+    with pytest.raises(CheckpointError, match=r"config.json of a/odd@step0 cannot be read"):
+        open_tiny(opened(), "hub:a/odd")
 
 
 def test_an_index_on_the_hub_that_names_what_is_not_there_is_told(server, opened):

@@ -21,6 +21,7 @@ from explorer.engine.results import open_sweep
 from explorer.errors import CheckpointError, ManifestError, StackError
 from explorer.inventory import hub as hub_module
 from explorer.inventory import manifest
+from explorer.inventory.hub_folder import Revision
 from explorer.inventory.names import link_out_of, unsafe, unsafe_name
 from explorer.weights import labelled, safetensors_file
 from explorer.weights.readers import parts, pickled
@@ -61,6 +62,10 @@ PACKAGE = Path(lx.__file__).parent
         ("a\x00b", "has a character"),
         ("a\nb", "has a character"),
         ("a*", "has a character"),
+        ("a\udc80", "has a character"),
+        ("a\x9b", "has a character"),
+        (200 * "é", "has a part longer than 255 bytes"),
+        (300 * "ab/" + "c" * 200, "is longer than 1024 bytes"),
         ("evil.", "whose end Windows leaves out"),
         ("evil /x", "whose end Windows leaves out"),
         ("a//b", "has a part without a name"),
@@ -467,8 +472,9 @@ def test_torch_is_new_enough_for_files_that_readers_of_users_load():
 def test_hubs_that_lie_about_names_and_hashes_are_refused():
     for commit in ("../../evil", "A" * 40, None, "a" * 39):
         with pytest.raises(CheckpointError, match=r"hub names the commit .*\n.*(.|\n)*HF_ENDPOINT"):
-            hub_module._revision("a/b", "main", commit)
-    assert hub_module._revision("a/b", "main", "a" * 40).commit == "a" * 40
+            hub_module._trusted(Revision("a/b", "main", commit), "a/b")
+    known = Revision("a/b", "main", "a" * 40)
+    assert hub_module._trusted(known, "a/b") == known
 
 
 def test_the_twin_of_toy_states_opens():

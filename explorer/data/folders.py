@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -86,7 +87,7 @@ class Crops(Dataset[tuple[Tensor, int] | DataError]):
         path, label = self.samples[number]
         try:
             image = default_loader(path)  # RGB
-        except (OSError, SyntaxError, ValueError) as error:
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             return DataError(
                 f"{path} is not a readable image: {error}.",
                 "Whole files in a format that Pillow reads are needed.",

@@ -108,7 +108,15 @@ class JsonTokenizer:
         )
 
     def encode(self, text: bytes, where: str) -> Tensor:
-        numbers = _from_json(self.file).encode(_utf8(text, where), add_special_tokens=False).ids
+        reader, words = _from_json(self.file), _utf8(text, where)
+        try:
+            numbers = reader.encode(words, add_special_tokens=False).ids
+        except Exception as error:  # the package raises this very class
+            raise DataError(
+                f"{self.file} cannot make tokens of {where}: {error}",
+                "A tokenizer that knows every piece, or has one for unknown pieces, is needed.",
+                "Use the tokenizer.json that the model was trained with.",
+            ) from error
         return torch.tensor(numbers, dtype=torch.int32)
 
 

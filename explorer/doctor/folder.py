@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +13,8 @@ from explorer.doctor.patient import Patient
 from explorer.inventory.store import is_checkpoint_file
 from explorer.weights.numbering import number_in
 from explorer.weights.readers.known import BESIDE
-from explorer.weights.readers.when import when_of_folder, when_of_name
+from explorer.weights.readers.parts import read_json
+from explorer.weights.readers.when import count_in, when_of_folder, when_of_name
 
 _UNFINISHED = re.compile(
     r"\.(tmp|temp|part|partial|incomplete|crdownload)$"
@@ -65,8 +65,10 @@ def _shards(folder: Path) -> Iterator[Finding]:
     """Files that an index of shards names and that are not there."""
     for index in sorted(folder.glob(f"*{_INDEX}")):
         try:
-            files = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            files = set(read_json(index)["weight_map"].values())
+            names = sorted(Path(file).name for file in files)
+            missing = [name for name in names if not (folder / name).is_file()]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             yield Finding(
                 "error",
                 "checkpoints",
@@ -75,8 +77,6 @@ def _shards(folder: Path) -> Iterator[Finding]:
                 _numbers(folder),
             )
             continue
-        names = sorted(str(Path(file).name) for file in files)
-        missing = [name for name in names if not (folder / name).is_file()]
         if missing:
             yield Finding(
                 "error",
@@ -123,7 +123,7 @@ def _label(path: Path, unit: str) -> int | None:
             text = (file.metadata() or {}).get(unit, "")
     except (SafetensorError, OSError):
         return None  # reported as unreadable
-    return int(text) if re.fullmatch(r"\d+", text) else None
+    return count_in(text)
 
 
 def _numbered(folder: Path) -> list[Path]:

@@ -172,7 +172,7 @@ def _manifest_entry(source: str | Path) -> StackEntry | None:
     """Find what a stack.json or the catalog says of a stack."""
     beside = Path(source) / STACK_FILE
     if beside.is_file():
-        return next(iter(load_manifest(beside).stacks.values()))
+        return load_manifest(beside).first
     return load_manifest().stacks.get(str(source))
 
 

@@ -39,7 +39,7 @@ class Journal:
     UsageError
         The file is of another origin, or is no journal.
     CheckpointError
-        The file cannot be read or written.
+        The file cannot be read or written, or holds counts that cannot be.
     """
 
     def __init__(self, path: Path, origin: Mapping[str, Any]) -> None:
@@ -47,7 +47,8 @@ class Journal:
         self._header = {"format": FORMAT, **origin}
         self._lock = path.with_name(f".{path.name}.lock")
         with self._told():
-            self.finished = self._read()
+            content = self._read()
+        self.finished = self._cells(content)
 
     def get(self, intervention: Intervention) -> Estimate | None:
         """Counts under an intervention, where they are known."""
@@ -63,20 +64,29 @@ class Journal:
         with self._told(), locked(self._lock):
             append_lines(self.path, _text(lines))
 
-    def _read(self) -> dict[str, Estimate]:
+    def _read(self) -> bytes:
         if self._is_new():
             with locked(self._lock):
                 if self._is_new():  # nobody else was faster
                     with placed(self.path) as temporary:
                         temporary.write_text(_text([self._header]), encoding="utf-8")
-        content = self.path.read_bytes()
+        return self.path.read_bytes()
+
+    def _cells(self, content: bytes) -> dict[str, Estimate]:
         whole = content[: content.rfind(b"\n") + 1]
         try:
             header, *cells = [json.loads(line) for line in whole.splitlines()]
-        except ValueError:  # not JSON, or nothing whole
+        except (ValueError, RecursionError):  # not JSON, or nothing whole
             header, cells = None, []
         self._check(header)
-        return {cell.pop("cell"): Estimate(**cell) for cell in cells}
+        try:
+            finished = {cell.pop("cell"): Estimate(**cell) for cell in cells}
+        except (AttributeError, KeyError, TypeError) as error:
+            raise self._damaged(str(error)) from error
+        wrong = next((name for name, cell in finished.items() if not _is_possible(cell)), None)
+        if wrong is not None:
+            raise self._damaged(f"the cell {wrong}")
+        return finished
 
     def _check(self, found: Any) -> None:
         if not isinstance(found, dict) or found.get("format") != FORMAT:
@@ -93,6 +103,13 @@ class Journal:
                 f"This sweep's is {self._header[name]!r}.",
                 "Give store= another path, or remove the file to measure all cells anew.",
             )
+
+    def _damaged(self, what: str) -> CheckpointError:
+        return CheckpointError(
+            f"{self.path} holds counts that no sweep writes: {what}.",
+            "A file that an earlier sweep wrote, as it left it, is needed.",
+            "Remove the file to measure all cells anew, or give store= another path.",
+        )
 
     def _is_new(self) -> bool:
         return not self.path.exists() or not self.path.stat().st_size
@@ -112,6 +129,20 @@ class Journal:
 
 def _text(lines: list[dict[str, Any]]) -> str:
     return "".join(json.dumps(line) + "\n" for line in lines)
+
+
+def _is_possible(counts: Estimate) -> bool:
+    """Whether counts could have been counted: whole, and none larger than all examples."""
+    loss, *whole = (getattr(counts, name) for name in ("loss_sum", *_COUNTS))
+    numbers = type(loss) in (int, float) and all(type(number) is int for number in whole)
+    return (
+        numbers
+        and 0 < counts.examples <= counts.total
+        and all(0 <= number <= counts.examples for number in whole[1:])
+    )
+
+
+_COUNTS = ("total", "examples", "errors", "agreements", "nonfinite", "turned_wrong", "turned_right")
 
 
 def key(intervention: Intervention) -> str:

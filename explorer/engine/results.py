@@ -11,8 +11,8 @@ import numpy as np
 import xarray as xr
 
 from explorer.engine.overview import is_sweep, sweep_page
-from explorer.errors import ChangedStackWarning, unknown_name
-from explorer.inventory.hdf5 import check_hdf5
+from explorer.errors import ChangedStackWarning, CheckpointError, unknown_name
+from explorer.inventory.hdf5 import DAMAGE, check_hdf5
 from explorer.inventory.manifest import bundled_sweep, load_manifest
 from explorer.weights.stack import content_hash
 
@@ -139,7 +139,7 @@ def open_sweep(source: str | Path, stack: xr.DataTree | None = None) -> Sweep:
     UnknownNameError
         There is neither a stack of this name with a sweep nor such a file.
     CheckpointError
-        The bundled file is missing or altered, or the file leads elsewhere.
+        The file is damaged or leads elsewhere; a bundled one is missing or altered.
 
     Warns
     -----
@@ -182,9 +182,24 @@ def warn_if_changed(attrs: Mapping[Any, Any], now: str, what: str) -> bool:
 
 
 def read_sweep(path: Path) -> Sweep:
-    """Read the netCDF file of a sweep into memory."""
-    check_hdf5(path)
-    # xarray adds a filter of warnings whenever it opens something
-    with warnings.catch_warnings(), xr.open_dataset(path, engine="h5netcdf") as opened:
-        loaded = only_finite(opened.load())
-        return Sweep(loaded.data_vars, loaded.coords, loaded.attrs)
+    """Read the netCDF file of a sweep into memory.
+
+    Raises
+    ------
+    CheckpointError
+        It is damaged, no netCDF file, or leads elsewhere.
+    """
+    try:
+        check_hdf5(path)
+        # xarray adds a filter of warnings whenever it opens something
+        with warnings.catch_warnings(), xr.open_dataset(path, engine="h5netcdf") as opened:
+            loaded = only_finite(opened.load())
+            return Sweep(loaded.data_vars, loaded.coords, loaded.attrs)
+    except CheckpointError:  # it says why
+        raise
+    except DAMAGE as error:
+        raise CheckpointError(
+            f"{path} cannot be read as netCDF: {error}",
+            "A whole file as explorer.sweep(…) and save_netcdf write it is expected.",
+            "Copy it again, or measure anew.",
+        ) from error

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from explorer.errors import unknown_name
+from explorer.errors import ManifestError, unknown_name
 from explorer.inventory.store import FileRecord
 
 _DTYPE_BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2}
@@ -139,3 +139,20 @@ class Manifest:
         if name not in self.stacks:
             raise unknown_name("stack", name, self.stacks)
         return self.stacks[name]
+
+    @property
+    def first(self) -> StackEntry:
+        """The stack of a stack.json, which holds one.
+
+        Raises
+        ------
+        ManifestError
+            It holds none.
+        """
+        for entry in self.stacks.values():
+            return entry
+        raise ManifestError(
+            f"{self.path} describes no stack.",
+            "One stack is expected, under 'stacks' or 'copies'.",
+            "Train or save the stack again, or remove the file and open the checkpoints.",
+        )

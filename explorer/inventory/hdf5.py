@@ -17,6 +17,12 @@ from explorer.errors import CheckpointError
 ALWAYS = 64_000_000
 """Bytes that any file may declare."""
 
+DAMAGE = (
+    *(OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError),
+    RuntimeError,  # HDF5's; RecursionError is one too
+)
+"""What xarray, and the libraries of netCDF and zarr below it, raise for damaged files."""
+
 MOST_EXPANDED = 1_000
 """Times its own size that a larger one may declare; deflate makes 1032 bytes of one at the most."""
 

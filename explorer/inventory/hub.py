@@ -11,7 +11,6 @@ import contextlib
 import functools
 import hashlib
 import os
-import re
 import threading
 from dataclasses import asdict
 from pathlib import Path
@@ -21,12 +20,17 @@ from tqdm.auto import tqdm
 
 from explorer.errors import CheckpointError, StackError
 from explorer.inventory.hub_client import FOLDER_VARIABLE, OTHERS_STAY, explained, load_client
-from explorer.inventory.hub_folder import HubFile, HubFolder, Revision, budget_bytes
+from explorer.inventory.hub_folder import (
+    HubFile,
+    HubFolder,
+    Noted,
+    Revision,
+    budget_bytes,
+    checked,
+    checked_header,
+)
 from explorer.inventory.locks import locked
-from explorer.inventory.names import unsafe
 from explorer.inventory.store import cache_folder
-
-_HASH = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
 
 
 class Hub:
@@ -95,11 +99,11 @@ class Hub:
             The hub cannot be reached; offline: it was never listed here.
         """
         if self.offline:
-            return [Revision(**one) for one in self._kept.noted(repository, "revisions")]
+            return self._kept.remade(Revision, repository, "revisions")
         with explained(repository, StackError):
             refs = self._api.list_repo_refs(repository)
-        names = {ref.name: ref.target_commit for ref in (*refs.tags, *refs.branches)}
-        found = [_revision(repository, name, commit) for name, commit in names.items()]
+            names = {ref.name: ref.target_commit for ref in (*refs.tags, *refs.branches)}
+        found = [_trusted(Revision(repository, *one), repository) for one in names.items()]
         self._kept.note(repository, "revisions", [asdict(one) for one in found])
         return found
 
@@ -113,14 +117,15 @@ class Hub:
         """
         note = (f"{owner}/{beginning}".rstrip("-_"), "repositories")
         if self.offline:
-            return [Revision(**one) for one in self._kept.noted(*note)]
+            return self._kept.remade(Revision, *note)
         with explained(f"{owner}/{beginning}*", StackError):
             models = self._api.list_models(author=owner, search=beginning, expand=["sha"])
-            found = [
-                _revision(model.id, "main", model.sha or self._api.model_info(model.id).sha)
+            named = [
+                Revision(model.id, "main", model.sha or self._api.model_info(model.id).sha)
                 for model in models
                 if model.id.startswith(f"{owner}/{beginning}")
             ]
+        found = [_trusted(one, one.repository) for one in named]
         self._kept.note(*note, [asdict(one) for one in found])
         return found
 
@@ -133,20 +138,17 @@ class Hub:
             The hub has no such revision or cannot be reached; offline: it was not listed before.
         """
         with contextlib.suppress(CheckpointError):  # a commit never changes
-            return {one["path"]: HubFile(**one) for one in self._kept.noted(*_tree_note(revision))}
+            return {one.path: one for one in self._kept.remade(HubFile, *_tree_note(revision))}
         if self.offline:
             raise _not_here(revision, "its list of files")
         with explained(str(revision)):
             tree = list(self._api.list_repo_tree(revision.repository, revision=revision.commit))
-        found = {
-            one.path: HubFile(one.path, one.size, one.lfs.sha256 if one.lfs else one.blob_id)
-            for one in tree
-            if hasattr(one, "blob_id")  # a folder has none
-        }
-        for name, one in found.items():
-            reason = unsafe(name) or ("" if _HASH.fullmatch(one.digest) else "has no hash")
-            if reason:
-                raise _not_trusted(f"the file {name!r} of {revision}, which {reason}")
+            files = [
+                HubFile(one.path, one.size, one.lfs.sha256 if one.lfs else one.blob_id)
+                for one in tree
+                if hasattr(one, "blob_id")  # a folder has none
+            ]
+        found = {one.path: _trusted(one, revision) for one in files}
         self._kept.note(*_tree_note(revision), [asdict(one) for one in found.values()])
         return found
 
@@ -160,18 +162,17 @@ class Hub:
         """
         key = f"header-{revision.commit}-{path}"
         with contextlib.suppress(CheckpointError):
-            noted = self._kept.noted(revision.repository, key)
-            return {name: (dtype, tuple(shape)) for name, dtype, shape in noted}
+            return checked_header(
+                self._kept.noted(revision.repository, key), f"What was noted of {revision}"
+            )
         if self.offline:
             raise _not_here(revision, f"the header of {path}")
         with explained(f"{path} of {revision}"):
             described = self._api.parse_safetensors_file_metadata(
                 revision.repository, path, revision=revision.commit
             )
-        found = {
-            name: (str(one.dtype), tuple(int(n) for n in one.shape))
-            for name, one in described.tensors.items()
-        }
+            listed = [(name, one.dtype, one.shape) for name, one in described.tensors.items()]
+        found = checked_header(listed, f"{path} of {revision}")
         self._kept.note(revision.repository, key, [(n, d, s) for n, (d, s) in found.items()])
         return found
 
@@ -267,19 +268,16 @@ class _NoBar(tqdm):  # type: ignore[misc]  # tqdm has no types
         super().__init__(*args, **{**kwargs, "disable": True, "name": None})
 
 
-def _revision(repository: str, name: str, commit: object) -> Revision:
-    """A revision as the hub gives it; commits become parts of paths, so they have to be hashes."""
-    if not isinstance(commit, str) or not re.fullmatch("[0-9a-f]{40}", commit):
-        raise _not_trusted(f"the commit {commit!r} for {repository}@{name}")
-    return Revision(repository, name, commit)
-
-
-def _not_trusted(what: str) -> CheckpointError:
-    return CheckpointError(
-        f"The hub names {what}.",
-        "Names that stay in the cache, and hashes, are accepted from a hub.",
-        "Do not trust this hub; check HF_ENDPOINT.",
-    )
+def _trusted(one: Noted, where: object) -> Noted:
+    """What the hub says, if its names stay in the cache and its hashes are some."""
+    try:
+        return checked(one)
+    except ValueError as error:
+        raise CheckpointError(
+            f"The hub names {error} (asked for {where}).",
+            "Names that stay in the cache, and hashes, are accepted from a hub.",
+            "Do not trust this hub; check HF_ENDPOINT.",
+        ) from error
 
 
 def _tree_note(revision: Revision) -> tuple[str, str]:

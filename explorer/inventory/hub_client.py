@@ -13,6 +13,9 @@ from explorer.errors import CheckpointError, StackError, UsageError
 FOLDER_VARIABLE, BUDGET_VARIABLE = "EXPLORER_HUB_CACHE", "EXPLORER_HUB_CACHE_GB"
 """Environment variables: the folder of downloaded checkpoints, and how large it may become."""
 
+UNFIT = (TypeError, KeyError, AttributeError, IndexError, OverflowError, RecursionError)
+"""What the client raises when an answer is JSON of another form than it expects."""
+
 OTHERS_STAY = "The other checkpoints stay usable."
 
 
@@ -67,7 +70,7 @@ def explained(
             "A public repository, or one that your account may read, is needed.",
             "Log in with `hf auth login`, with a token that may read this repository.",
         ) from error
-    except (http, errors.SafetensorsParsingError, OSError, ValueError) as error:
+    except (http, errors.SafetensorsParsingError, OSError, ValueError, *UNFIT) as error:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise CheckpointError(
                 f"The disk was full while {what} was downloaded.",

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from explorer.errors import CheckpointError, UsageError
 from explorer.inventory.hub_client import BUDGET_VARIABLE, OTHERS_STAY
+from explorer.inventory.names import unsafe
 from explorer.inventory.placing import placed
 
 BUDGET_GB = 20.0
@@ -42,6 +44,61 @@ class HubFile:
     """Its size."""
     digest: str
     """sha256 of a large file (64 hexadecimal digits), git's sha1 of a small one (40)."""
+
+
+Noted = TypeVar("Noted", Revision, HubFile)
+
+_HASHES = {"commit": "[0-9a-f]{40}", "digest": "[0-9a-f]{40}|[0-9a-f]{64}"}
+"""Fields that become parts of paths, or are compared with files, and what they have to be."""
+
+
+def checked(one: Noted) -> Noted:
+    """Refuse what is not as declared: other types, no hash, a path that leads elsewhere.
+
+    Raises
+    ------
+    ValueError
+        It is so; the message goes on after "names".
+    """
+    for field in fields(one):
+        value = getattr(one, field.name)
+        reason = "" if type(value).__name__ == field.type else f"is a {type(value).__name__}"
+        if not reason and field.name == "path":
+            reason = unsafe(value)
+        if not reason and not re.fullmatch(_HASHES.get(field.name, "(?s:.*)"), str(value)):
+            reason = "is no hash"
+        if reason:
+            what = "file" if field.name == "path" else field.name
+            raise ValueError(f"the {what} {str(value)[:80]!r}, which {reason}")
+    return one
+
+
+def checked_header(listed: Any, what: str) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Name → dtype and shape, of what is known to be that.
+
+    Raises
+    ------
+    CheckpointError
+        It is something else.
+    """
+    try:
+        found = {name: (dtype, tuple(shape)) for name, dtype, shape in listed}
+    except (TypeError, ValueError) as error:
+        raise _unfit(what, error) from error
+    for name, (dtype, shape) in found.items():
+        if type(name) is not str or type(dtype) is not str:
+            raise _unfit(what, ValueError(f"a tensor is named {name!r}, its dtype {dtype!r}"))
+        if not all(type(n) is int and n >= 0 for n in shape):
+            raise _unfit(what, ValueError(f"{name!r} has the shape {list(shape)[:5]}"))
+    return found
+
+
+def _unfit(what: str, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"{what} has another form than expected: {error}.",
+        "What the hub and this cache write is understood.",
+        f"Open it again with a connection. {OTHERS_STAY}",
+    )
 
 
 class HubFolder:
@@ -125,12 +182,26 @@ class HubFolder:
         """
         try:
             return json.loads(self._note_file(repository, what).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise CheckpointError(
                 f"What the hub says of {repository} is not known here, and this is offline.",
                 f"Offline, what was asked before is used; it lies in {self.folder}.",
                 "Open it once with a connection (without HF_HUB_OFFLINE=1 or offline=True).",
             ) from error
+
+    def remade(self, kind: type[Noted], repository: str, what: str) -> list[Noted]:
+        """Values as they were noted.
+
+        Raises
+        ------
+        CheckpointError
+            They were never asked for, or are no such values.
+        """
+        noted = self.noted(repository, what)
+        try:
+            return [checked(kind(**one)) for one in noted]
+        except (TypeError, ValueError) as error:
+            raise _unfit(f"What was noted of {repository}", error) from error
 
 
 def sizes(number: float) -> str:

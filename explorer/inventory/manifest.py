@@ -193,6 +193,14 @@ def _content(text: str, path: Path) -> object:
             "The manifest must be JSON.",
             "Correct this line in the file.",
         ) from error
+    except ManifestError:  # a key that stands twice
+        raise
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits, brackets in brackets
+        raise ManifestError(
+            f"{path} cannot be read: {error}.",
+            "The manifest must be JSON, its numbers and depth such as people write.",
+            "Fetch the file again, or do not trust it.",
+        ) from error
 
 
 def _no_duplicates(path: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -212,7 +220,10 @@ def _no_duplicates(path: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _validator() -> Any:
     import jsonschema  # slow to import, see `_parsed`
 
-    return jsonschema.Draft202012Validator(json.loads(SCHEMA_FILE.read_text(encoding="utf-8")))
+    draft = jsonschema.Draft202012Validator
+    whole = draft.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)  # not 3.0
+    kind = jsonschema.validators.extend(draft, type_checker=whole)
+    return kind(json.loads(SCHEMA_FILE.read_text(encoding="utf-8")))
 
 
 def _entry(raw: dict[str, Any], where: str, root: Path) -> StackEntry:

@@ -12,8 +12,11 @@ from pathlib import Path
 _DEVICES = re.compile(r"(CON|PRN|AUX|NUL|CONIN\$|CONOUT\$|(COM|LPT)[0-9¹²³])( *\..*)? *", re.I)
 """What Windows takes for a device in every folder, whatever the ending."""
 
-_FORBIDDEN = re.compile(r'[\x00-\x1f\x7f<>"|?*]')
-"""Characters that Windows does not have in names, and those that nobody sees."""
+_FORBIDDEN = re.compile(r'[\x00-\x1f\x7f-\x9f\ud800-\udfff<>"|?*]')
+"""Characters that Windows does not have in names, halves of some, and those that nobody sees."""
+
+_LONGEST_PART, _LONGEST = 255, 1024
+"""Bytes of a part of a path, and of all of it, that every system can have."""
 
 _WRONG = {
     "\\": "has a backslash, which other systems take for a part of the name",
@@ -44,6 +47,8 @@ def unsafe(path: object) -> str:
             return reason
     if _FORBIDDEN.search(path):
         return "has a character that not every system has in names"
+    if len(path.encode()) > _LONGEST:
+        return f"is longer than {_LONGEST} bytes"
     return "" if path == "." else next(filter(None, map(_unsafe_part, parts)), "")
 
 
@@ -52,6 +57,8 @@ def _unsafe_part(part: str) -> str:
         return f"names the Windows device {part!r}"
     if part.endswith((".", " ")):
         return f"has the part {part!r}, whose end Windows leaves out"
+    if len(part.encode()) > _LONGEST_PART:
+        return f"has a part longer than {_LONGEST_PART} bytes"
     return "" if part else "has a part without a name"
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -45,6 +46,12 @@ NUMPY_DTYPES: Mapping[str, str] = {
     "BOOL": "bool",
 }
 """safetensors' names of the dtypes that numpy has; beside bfloat16 all else is refused by name."""
+
+MOST_AXES = 63
+"""Of a tensor; numpy's limit is 64, and a stack puts the epochs before them."""
+
+MOST_ELEMENTS = 2**58
+"""Of a tensor, its empty axes left out: so many that numpy can count the bytes of any dtype."""
 
 WIDENED: Mapping[str, str] = {"BF16": "bfloat16", "bfloat16": "bfloat16"}
 """Names of bfloat16, which numpy does not have; it is read as float32, which holds it exactly."""
@@ -215,7 +222,20 @@ def write_tensors(path: Path, arrays: Mapping[str, Array], notes: Mapping[str, s
 
 
 def array_spec(dtype: str, shape: tuple[int, ...], tensor: str) -> ArraySpec:
-    """What a tensor of a file will be, from its dtype in safetensors' or numpy's words."""
+    """What a tensor of a file will be, from its dtype in safetensors' or numpy's words.
+
+    Raises
+    ------
+    CheckpointError
+        The dtype is not read, or numpy has no array of this shape: one without elements may
+        declare any lengths beside its zero.
+    """
+    if len(shape) > MOST_AXES or math.prod(n or 1 for n in shape) > MOST_ELEMENTS:
+        raise CheckpointError(
+            f"The tensor {tensor!r} has {len(shape)} axes, the longest of {max(shape):.3g}.",
+            f"Up to {MOST_AXES} axes and {MOST_ELEMENTS:.3g} elements are read.",
+            "Fetch or save the file again; other checkpoints of the stack stay usable.",
+        )
     return ArraySpec(numpy_dtype(dtype, tensor), shape, WIDENED.get(dtype, ""))
 
 

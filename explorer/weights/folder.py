@@ -81,7 +81,8 @@ def load_state(folder: Path) -> tuple[dict[str, Array], dict[str, Any]] | None:
         with safe_open(path, framework="numpy") as file:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
             return arrays, json.loads(file.metadata()["notes"])
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+        # the last: a dtype that numpy does not have
         raise CheckpointError(
             f"{path} cannot be read: {error}",
             "The state that a training run leaves behind is expected.",
@@ -111,7 +112,7 @@ def clear(folder: Path) -> None:
 def finished(folder: Path) -> StackEntry | None:
     """Return the stack that a finished run left in this folder, or None."""
     path = folder / STACK_FILE
-    return next(iter(load_manifest(path).stacks.values())) if path.exists() else None
+    return load_manifest(path).first if path.exists() else None
 
 
 def about_of(entry: StackEntry) -> dict[str, Any]:
@@ -207,7 +208,7 @@ def _write_stack_file(folder: Path, content: Mapping[str, Any]) -> StackEntry:
     manifest = parse_manifest(content, path, folder)
     with placed(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    return next(iter(manifest.stacks.values()))
+    return manifest.first
 
 
 def file_entry(folder: Path, file: str) -> dict[str, Any]:

@@ -12,11 +12,13 @@ from explorer.inventory.hub_folder import Revision
 
 PREFIX = "hub:"
 
-STEP = re.compile(r"(?:stage(?P<stage>\d+)-)?step_?(?P<step>\d+)(?:-tokens[\d.]+[KMBT]?)?", re.I)
+STEP = re.compile(
+    r"(?:stage(?P<stage>\d+)-)?step_?(?P<step>\d{1,18})(?:-tokens[\d.]+[KMBT]?)?", re.I
+)
 """Names of revisions that are checkpoints of one run: Pythia's, and OLMo's with its tokens."""
 
-COUNT = re.compile(r"(\d+)([kM]?)")
-"""What stands for ``*``: 20k is 20,000."""
+COUNT = re.compile(r"(\d{1,12})([kM]?)")
+"""What stands for ``*``: 20k is 20,000. Longer numbers, here and in STEP, do not fit into int64."""
 
 ONLY = 1
 """Number of the only checkpoint, where there is just the trained one."""

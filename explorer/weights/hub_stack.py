@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeGuard
 
-from explorer.errors import StackError
+from explorer.errors import CheckpointError, StackError
 from explorer.inventory.hub import Hub
 from explorer.inventory.hub_folder import Revision, sizes
 from explorer.weights.checkpoints import ArraySpec
@@ -26,6 +25,7 @@ from explorer.weights.hub_revisions import PREFIX, listed, some_of
 from explorer.weights.layers import LayerScheme, group_layers, is_buffer
 from explorer.weights.numbering import Choice, kept_positions
 from explorer.weights.parts import Parts
+from explorer.weights.readers.parts import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -136,10 +136,10 @@ def _family(hub: Hub, last: Revision, model: Any) -> tuple[str, dict[str, Any]]:
     """Family and sizes that config.json describes; none where a model is given."""
     if model is not None or CONFIG not in hub.files(last):
         return "", {}
-    config = json.loads(hub.fetch(last, CONFIG).read_text(encoding="utf-8"))
+    config = _config(hub, last)
     from explorer.weights.families import language  # brings torch
 
-    kind = config.get("model_type")
+    kind = str(config.get("model_type"))
     if kind not in language.TYPES:
         return "", {}
     if not language.has_transformers():
@@ -150,6 +150,20 @@ def _family(hub: Hub, last: Revision, model: Any) -> tuple[str, dict[str, Any]]:
         )
         return "", {}
     return language.TRANSFORMERS + kind, language.settings_of(config)
+
+
+def _config(hub: Hub, last: Revision) -> dict[str, Any]:
+    """What config.json holds."""
+    try:
+        return dict(read_json(hub.fetch(last, CONFIG)))
+    except CheckpointError:  # it says why
+        raise
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise CheckpointError(
+            f"{CONFIG} of {last} cannot be read: {error}.",
+            "A mapping in JSON is expected.",
+            "Pass model=, and it is not needed.",
+        ) from error
 
 
 def _units(

@@ -18,7 +18,7 @@ import numpy as np
 import xarray as xr
 
 from explorer.errors import CheckpointError, StackError, UsageError
-from explorer.inventory.hdf5 import check_declared, check_hdf5, full_disk_told
+from explorer.inventory.hdf5 import DAMAGE, check_declared, check_hdf5, full_disk_told
 from explorer.inventory.names import link_out_of
 from explorer.inventory.store import UNVERIFIED
 from explorer.weights.readers.parts import read_json
@@ -34,7 +34,6 @@ distances read at once, since a chunk is always read as a whole."""
 ATTRIBUTES = "explorer_stack"
 """Attribute of a netCDF file with those of the stack in JSON: netCDF has no mappings."""
 
-
 ORDER = "tensors"
 """Attribute of a zarr group: names of its arrays in their order, which zarr does not keep."""
 
@@ -44,10 +43,6 @@ _CODECS = {
     *("zlib", "lz4", "bz2", "lzma", "shuffle", "crc32", "vlen-utf8"),
 }
 """How zarr's chunks may be written: what compresses, sorts or checks bytes, and nothing else."""
-
-
-_DAMAGED = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError)
-"""What the libraries raise for files that are not what they seem; nesting without end, too."""
 
 
 def is_labelled(path: Path) -> bool:
@@ -74,32 +69,8 @@ def open_labelled(path: Path) -> xr.DataTree:
     UsageError
         The package zarr is needed, and not installed.
     """
-    if path.is_dir():
-        _zarr()
-        engine: dict[str, Any] = {"engine": "zarr", "consolidated": False}
-    else:
-        engine = {"engine": "h5netcdf"}
-    try:
-        if path.is_dir():
-            _check_zarr(path)
-        else:
-            check_hdf5(path)
-        with warnings.catch_warnings():  # xarray adds a filter whenever it opens something
-            tree = xr.open_datatree(path, cache=False, **engine)
-    except CheckpointError:
-        raise
-    except _DAMAGED as error:
-        raise CheckpointError(
-            f"{path} cannot be read as {'zarr' if path.is_dir() else 'netCDF'}: {error}",
-            "A whole stack as explorer.save_stack writes it is expected.",
-            "Save it again, or copy it again as a whole.",
-        ) from error
-    kept = tree.attrs.get(ATTRIBUTES)
-    tree.attrs = json.loads(kept) if kept is not None else dict(tree.attrs)
-    arrays = [a for node in tree.children.values() for a in node.data_vars.values()]
-    layers = [str(layer) for layer in tree.attrs.get("layers", ())]
-    whole = layers and all(layer in tree.children for layer in layers)
-    if not whole or not all("parameter" in array.attrs for array in arrays):
+    tree = _tree(path)
+    if not _is_stack(tree):
         tree.close()
         raise StackError(
             f"{path} holds no stack: its root has the attributes {sorted(map(str, tree.attrs))}.",
@@ -108,12 +79,63 @@ def open_labelled(path: Path) -> xr.DataTree:
         )
     for node in tree.children.values():
         order = node.attrs.pop(ORDER, list(node.data_vars))
-        node.dataset = node.to_dataset(inherit=False)[order]
+        if isinstance(order, list) and set(map(str, order)) == set(node.data_vars):
+            node.dataset = node.to_dataset(inherit=False)[order]
         for array in node.data_vars.values():
             array.attrs["buffer"] = bool(array.attrs["buffer"])
             array.attrs["fan_in"] = int(array.attrs["fan_in"])
     tree.attrs |= {"content_hash": "", "integrity": UNVERIFIED}
     return tree
+
+
+def _tree(path: Path) -> xr.DataTree:
+    """What is in a zarr folder or netCDF file that has been looked at first."""
+    options: dict[str, Any] = {"engine": "h5netcdf"}
+    if path.is_dir():
+        _zarr()
+        options = {"engine": "zarr", "consolidated": False}
+    try:
+        (_check_zarr if path.is_dir() else check_hdf5)(path)
+        with warnings.catch_warnings():  # xarray adds a filter whenever it opens something
+            tree = xr.open_datatree(path, cache=False, **options)
+        kept = tree.attrs.get(ATTRIBUTES)
+        tree.attrs = dict(json.loads(kept) if kept is not None else tree.attrs)
+        return tree
+    except CheckpointError:  # it says why
+        raise
+    except DAMAGE as error:
+        raise CheckpointError(
+            f"{path} cannot be read as {'zarr' if path.is_dir() else 'netCDF'}: {error}",
+            "A whole stack as explorer.save_stack writes it is expected.",
+            "Save it again, or copy it again as a whole.",
+        ) from error
+
+
+def _is_stack(tree: xr.DataTree) -> bool:
+    """Whether a tree has what `save_stack` writes: layers, epochs, and what each tensor is."""
+    layers = tree.attrs.get("layers", ())
+    named = isinstance(layers, (list, tuple, np.ndarray)) and len(layers) > 0
+    if not named or not all(str(layer) in tree.children for layer in layers):
+        return False
+    epochs = tree.coords.get("epoch")
+    if epochs is None or epochs.dims != ("epoch",) or epochs.dtype.kind not in "iu":
+        return False
+    nodes = [tree.children[str(layer)] for layer in layers]
+    return len(nodes) == len(tree.children) and all(
+        _is_tensor(array) for node in nodes for array in node.data_vars.values()
+    )
+
+
+def _is_tensor(array: xr.DataArray) -> bool:
+    dims = list(array.dims)
+    facts = [array.attrs.get(name) for name in ("buffer", "fan_in")]
+    return (
+        dims[:1] == ["epoch"]
+        and len(set(dims)) == len(dims)
+        and isinstance(array.attrs.get("parameter"), str)
+        and all(isinstance(fact, (int, np.integer, np.bool_)) for fact in facts)
+        and array.dtype.kind in "fiub"
+    )
 
 
 def check_as_saved(path: str | Path, **given: object) -> None:

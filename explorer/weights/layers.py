@@ -104,7 +104,7 @@ def _labeller(scheme: LayerScheme | None) -> Callable[[str], str]:
             "For one regular expression pass a list: layers=[r'block\\d+'].",
         )
     named = scheme.items() if isinstance(scheme, Mapping) else [(None, text) for text in scheme]
-    patterns = [(re.compile(text), layer) for layer, text in named]
+    patterns = [(_compiled(text), layer) for layer, text in named]
 
     def label(name: str) -> str:
         for pattern, layer in patterns:
@@ -118,6 +118,17 @@ def _labeller(scheme: LayerScheme | None) -> Callable[[str], str]:
         )
 
     return label
+
+
+def _compiled(text: str) -> re.Pattern[str]:
+    try:
+        return re.compile(text)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise StackError(
+            f"The layer scheme holds {text!r}, which is no regular expression: {error}.",
+            "What Python's re understands is accepted, for example r'block\\d+'.",
+            "Correct it; a character with a meaning of its own is written with \\ before it.",
+        ) from error
 
 
 def _check_names(groups: Mapping[str, tuple[str, ...]]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from explorer.errors import StackError, UsageError, unknown_name
-from explorer.weights.readers.when import When
+from explorer.weights.readers.when import MOST, When
 
 UNITS = ("epoch", "step")
 
@@ -64,6 +64,13 @@ def numbered(
 
 def check_epochs(epochs: Sequence[int], labels: Sequence[str]) -> list[int]:
     """Refuse epochs that are not one per checkpoint, rising."""
+    if max(epochs, default=0) > MOST:
+        label = labels[list(epochs).index(max(epochs))] if len(epochs) == len(labels) else "One"
+        raise StackError(
+            f"{label} has the number {max(epochs)}.",
+            f"Numbers up to {MOST:.3g} fit into a coordinate.",
+            "Correct the name, or pass epochs=[…] in the order of the checkpoints.",
+        )
     twice = [k for k, (a, b) in enumerate(itertools.pairwise(epochs)) if a == b]
     rising = all(a < b for a, b in itertools.pairwise(epochs))
     if len(epochs) != len(labels) or not rising:

@@ -12,7 +12,7 @@ from explorer.errors import UnknownNameError, unknown_name
 from explorer.inventory.entries import StackEntry
 from explorer.inventory.manifest import load_manifest
 from explorer.inventory.store import STACK_FILE, UNVERIFIED, VERIFIED, plainly_wrong
-from explorer.weights.checkpoints import ArraySpec, SafetensorsCheckpoint, numpy_dtype
+from explorer.weights.checkpoints import ArraySpec, SafetensorsCheckpoint, array_spec
 from explorer.weights.fitting import fitted, reading_notes
 from explorer.weights.layers import LayerScheme, group_layers, is_buffer
 from explorer.weights.sources import Collected, is_pattern
@@ -43,7 +43,7 @@ def manifest_entry(source: object) -> StackEntry | None:
         return None
     folder = Path(source)
     if (folder / STACK_FILE).is_file():
-        return next(iter(load_manifest(folder / STACK_FILE).stacks.values()))
+        return load_manifest(folder / STACK_FILE).first
     if folder.name != str(source) and folder.exists():
         return None  # a path, which no stack has for its name
     manifest = load_manifest()
@@ -66,10 +66,7 @@ def manifest_entry(source: object) -> StackEntry | None:
 
 def manifest_parts(entry: StackEntry, layers: LayerScheme) -> Parts:
     """What a stack that a manifest describes consists of; no file is opened."""
-    specs = {
-        name: ArraySpec(numpy_dtype(spec.dtype, name), spec.shape)
-        for name, spec in entry.tensors.items()
-    }
+    specs = {name: array_spec(spec.dtype, spec.shape, name) for name, spec in entry.tensors.items()}
     unreadable = {str(c.epoch): why for c in entry.checkpoints if (why := plainly_wrong(c.record))}
     for number, why in unreadable.items():
         logger.warning("%s %s cannot be used: %s", entry.unit, number, why)

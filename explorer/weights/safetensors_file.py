@@ -12,6 +12,7 @@ https://huggingface.co/docs/safetensors
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -216,18 +217,18 @@ def _without_notes(text: str) -> str:
     """A header without its notes, which are all that differs between files of one network."""
     if not text.startswith(_NOTES):
         return text
-    _, end = json.JSONDecoder().raw_decode(text, len(_NOTES) - 1)
+    notes, end = _DECODER.raw_decode(text, len(_NOTES) - 1)
+    _check_notes(notes)
     return "{" + text[end + 1 :] if text[end : end + 1] == "," else text
 
 
 @functools.lru_cache(maxsize=64)
 def _layout(text: str) -> Layout:
     """Parse and check the tensors of a header: nothing overlaps, and nothing is left between."""
-    raw = json.loads(text, object_pairs_hook=_no_duplicates)
+    raw = json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_number)
     if not isinstance(raw, dict):
         raise ValueError("the header is no mapping from names to tensors")
-    if not isinstance(raw.pop("__metadata__", {}), dict):
-        raise ValueError("the notes in its header are no mapping")
+    _check_notes(raw.pop("__metadata__", None))
     entries = {name: _entry(name, item) for name, item in raw.items()}
     end = 0
     for name, entry in sorted(entries.items(), key=lambda pair: (pair[1].begin, pair[1].end)):
@@ -237,8 +238,25 @@ def _layout(text: str) -> Layout:
     return Layout(MappingProxyType(entries), end)
 
 
+def _check_notes(notes: Any) -> None:
+    """Refuse notes that the library refuses: they are texts by name, or nothing."""
+    if notes is None:
+        return
+    if not isinstance(notes, dict) or not all(isinstance(text, str) for text in notes.values()):
+        raise ValueError("the notes in its header are no mapping of texts")
+    "".join(itertools.chain.from_iterable(notes.items())).encode()  # no half of a character
+
+
+def _no_number(name: str) -> Any:
+    raise ValueError(f"{name} stands in the header, which JSON does not have")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_no_number)
+
+
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
+    "".join(found).encode()  # no half of a character
     if len(found) < len(pairs):
         raise ValueError("a name stands twice in the header")
     return found
@@ -248,6 +266,8 @@ def _entry(name: str, item: Any) -> Entry:
     """One tensor of a header, if its size is what its dtype and shape need."""
     try:
         dtype, shape, (begin, end) = item["dtype"], tuple(item["shape"]), item["data_offsets"]
+        if not isinstance(item["shape"], list):
+            raise ValueError("its shape is no list")
         numbers = (*shape, begin, end)
         bits = BITS[dtype]
     except (TypeError, KeyError, ValueError) as error:

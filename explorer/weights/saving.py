@@ -156,7 +156,7 @@ def _is_copy(path: Path) -> bool:
         return False
     try:
         return "copies" in json.loads((path / STACK_FILE).read_text(encoding="utf-8"))
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
 
 

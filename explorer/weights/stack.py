@@ -13,6 +13,7 @@ import numpy as np
 import xarray as xr
 
 from explorer.errors import CheckpointError, unknown_name
+from explorer.inventory.hdf5 import DAMAGE
 from explorer.inventory.placing import put_back
 from explorer.weights.checkpoints import Array, ArraySpec, Checkpoint, reads_parts
 from explorer.weights.hub_stack import hub_parts, is_hub_address
@@ -185,7 +186,17 @@ def read_layer(stack: xr.DataTree, layer: str, epoch: int) -> dict[str, Array]:
     if epoch not in epoch_numbers(stack):
         raise unknown_name("epoch", epoch, epoch_numbers(stack))
     position = epoch_numbers(stack).index(epoch)
-    return {n: v.isel(epoch=position).values for n, v in layer_variables(stack, layer).items()}
+    variables = layer_variables(stack, layer)
+    try:
+        return {n: v.isel(epoch=position).values for n, v in variables.items()}
+    except CheckpointError:  # it says which file
+        raise
+    except DAMAGE as error:  # of a netCDF or zarr file
+        raise CheckpointError(
+            f"{layer} at {epoch} cannot be read: {error}",
+            "A whole stack as explorer.save_stack writes it is expected.",
+            "Save it again, or copy it again as a whole; other layers and epochs stay usable.",
+        ) from error
 
 
 def read_epoch(stack: xr.DataTree, epoch: int) -> dict[str, Array]:

@@ -25,7 +25,7 @@ from explorer.weights.checkpoints import (
     unreadable,
 )
 from explorer.weights.readers.torch_files import TorchCheckpoint
-from explorer.weights.readers.when import When, when_inside
+from explorer.weights.readers.when import When, count_in, when_inside
 
 LAYER_FILE = re.compile(r"layer_(\d+)-model_(\d+)-model_states\.pt")
 SHARD = re.compile(r"-\d{5}-of-\d{5}\.(safetensors|bin)$")
@@ -185,7 +185,7 @@ def safetensors_when(path: Path) -> When:
             notes = file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise unreadable(path, error) from error
-    return when_inside({name: int(text) for name, text in notes.items() if text.isdecimal()})
+    return when_inside({name: count_in(text) for name, text in notes.items()})
 
 
 def has_layer_files(folder: Path) -> bool:

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import functools
 import pickletools
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from io import BytesIO
 from typing import Any
+
+from explorer.weights.checkpoints import MOST_AXES
 
 DTYPES = {
     **{"DoubleStorage": "float64", "FloatStorage": "float32", "HalfStorage": "float16"},
@@ -113,6 +116,13 @@ class Pickled:
     """Key → the state dict that was found under it, once it was asked for."""
 
 
+_DAMAGE = (
+    *(ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError),
+    *(RecursionError, struct.error),
+)
+"""What goes wrong while a damaged pickle is walked."""
+
+
 @functools.lru_cache(maxsize=256)
 def unpickled(data: bytes) -> Pickled:
     """Walk a pickle once for all files that hold the same."""
@@ -142,7 +152,7 @@ def read_pickle(stream: Any) -> Any:
         return walker.stack.pop()
     except PickleError:
         raise
-    except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError) as error:
+    except _DAMAGE as error:
         raise PickleError(f"its pickle is damaged ({error or type(error).__name__})") from error
 
 
@@ -200,7 +210,8 @@ class _Walker:
 
     def _op_dict(self, _: Any) -> None:
         items = self._since_mark()
-        self.stack.append(dict(zip(items[::2], items[1::2], strict=True)))
+        self.stack.append({})
+        self._update(items)
 
     def _op_tuple1(self, _: Any) -> None:
         self.stack[-1:] = [(self.stack[-1],)]
@@ -232,18 +243,22 @@ class _Walker:
 
     def _update(self, items: list[Any]) -> None:
         if isinstance(self.stack[-1], dict):
-            self.stack[-1].update(zip(items[::2], items[1::2], strict=True))
+            keys = map(_key, items[::2])
+            self.stack[-1].update(zip(keys, items[1::2], strict=True))
 
     def _op_global(self, argument: str) -> None:
         self.stack.append(_Global(argument.replace(" ", ".").replace("__builtin__.", "builtins.")))
 
     def _op_stack_global(self, _: Any) -> None:
         name, module = self.stack.pop(), self.stack.pop()
+        if not isinstance(name, str) or not isinstance(module, str):
+            raise PickleError("its pickle names a function in an unknown way")
         self.stack.append(_Global(f"{module}.{name}"))
 
     def _op_binpersid(self, _: Any) -> None:
         kind, storage, key, _, elements, *_ = self.stack.pop()
-        if kind != "storage" or type(elements) is not int or elements < 0:
+        known = kind == "storage" and isinstance(key, (str, int)) and isinstance(storage, _Global)
+        if not known or not _is_count(elements):
             raise PickleError("its pickle declares a storage in an unknown way")
         name = storage.name.rpartition(".")[2]
         self.stack.append(Storage(DTYPES.get(name, name), str(key), elements))
@@ -260,6 +275,19 @@ class _Walker:
     def _op_reduce(self, _: Any) -> None:
         arguments, function = self.stack.pop(), self.stack.pop()
         self.stack.append(_called(function.name, arguments))
+
+
+def _key(key: Any) -> Any:
+    """A key of a mapping; of a tuple, whose hash may take for ever, only that it is one."""
+    plain = isinstance(key, (str, bytes, float, Stranger)) or (
+        isinstance(key, int) and abs(key) < 2**63
+    )
+    return key if plain else Stranger(type(key).__name__)
+
+
+def _is_count(number: Any) -> bool:
+    """Whether a number can be one of elements: no truth value, and not longer than 63 bits."""
+    return type(number) is int and 0 <= number < 2**63
 
 
 def _called(name: str, arguments: tuple[Any, ...]) -> Any:
@@ -282,7 +310,7 @@ def _called(name: str, arguments: tuple[Any, ...]) -> Any:
 
 def _tensor(storage: Any, offset: Any, shape: Any, strides: Any) -> StoredTensor:
     numbers = (offset, *shape, *strides)
-    whole = all(type(number) is int and number >= 0 for number in numbers)
-    if not isinstance(storage, Storage) or not whole or len(shape) != len(strides):
+    whole = all(map(_is_count, numbers)) and len(shape) == len(strides) <= MOST_AXES
+    if not isinstance(storage, Storage) or not whole:
         raise PickleError("its pickle declares a tensor in an unknown way")
     return StoredTensor(storage, offset, tuple(shape), tuple(strides))

@@ -54,7 +54,8 @@ def choose_state(content: Any, key: str | None, where: str) -> State:
         return State(content, [])
     if not isinstance(content, Mapping):
         raise _no_state(content, where)
-    candidates = [str(name) for name, value in content.items() if is_state(value)]
+    named = {str(name): value for name, value in content.items() if is_state(value)}
+    candidates = list(named)
     usual = [name for name in candidates if name in USUAL]
     chosen = candidates if len(candidates) == 1 else usual
     if not candidates:
@@ -65,7 +66,7 @@ def choose_state(content: Any, key: str | None, where: str) -> State:
             f"One of them, or one of the usual names {', '.join(USUAL)}, would be clear.",
             f"Choose with key={chosen[0] if chosen else candidates[0]!r}.",
         )
-    return State(content[chosen[0]], [_note(chosen[0], candidates)])
+    return State(named[chosen[0]], [_note(chosen[0], candidates)])
 
 
 def is_state(value: Any) -> bool:
@@ -112,8 +113,13 @@ def _described(content: Any) -> str:
         return f"a {type(content).__name__}"
     if not content:
         return "an empty mapping"
-    shown = [f"{key!r}: {_kind(value)}" for key, value in list(content.items())[:6]]
+    shown = [f"{_key(key)}: {_kind(value)}" for key, value in list(content.items())[:6]]
     return "a mapping with " + ", ".join([*shown, *(["…"] if len(content) > 6 else [])])
+
+
+def _key(key: Any) -> str:
+    """A key in a few characters; numbers and tuples may be as long as the file."""
+    return repr(key[:40]) if isinstance(key, str) else f"a key of the type {type(key).__name__}"
 
 
 def _kind(value: Any) -> str:

@@ -66,7 +66,8 @@ class TorchCheckpoint:
 
     def notes(self) -> list[str]:
         """What was chosen in this file."""
-        return self._state(open_format(self.path)).notes
+        with _told(self.path):
+            return self._state(open_format(self.path)).notes
 
     def _state(self, opened: TorchFormat) -> State:
         states = opened.pickled.states
@@ -152,7 +153,8 @@ def _values(opened: TorchFormat, name: str, tensor: StoredTensor, key: Sequence[
         raise PickleError(f"it ends {span * size - len(raw)} bytes too early")
     stored = "uint16" if tensor.dtype == "bfloat16" else tensor.dtype
     flat = np.frombuffer(raw, np.dtype(stored).newbyteorder(opened.byte_order))
-    steps = [stride * size for stride in tensor.strides]
+    lengths = zip(shape, tensor.strides, strict=True)
+    steps = [stride * size if n > 1 else 0 for n, stride in lengths]  # numpy counts in int64
     view = np.lib.stride_tricks.as_strided(flat, shape, steps, writeable=False)
     native = np.array(outer(view, within), dtype=stored, order="C")
     return widened(native) if tensor.dtype == "bfloat16" else native

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from explorer.weights.readers.checksums import Pieces
 from explorer.weights.readers.pickled import (
+    DTYPES,
     LONGEST,
     Pickled,
     PickleError,
@@ -34,6 +35,7 @@ _MAGIC = 0x1950A86A20F9469CFC6C
 
 _END_OF_ZIP = struct.Struct("<4s4H2LH")
 _BEFORE_RECORD = struct.Struct("<4s22xHH")
+_ENCRYPTED = 1
 _SIZES = {"bfloat16": 2}
 
 REMEMBERED = 2048
@@ -84,10 +86,9 @@ def _opened(path: Path, size: int, mtime_ns: int, inode: int) -> TorchFormat:
 
 def size_of(dtype: str, what: str) -> int:
     """Bytes of one element."""
-    try:
-        return _SIZES.get(dtype) or np.dtype(dtype).itemsize
-    except TypeError as error:
-        raise PickleError(f"its {what} is {dtype}, which is not read") from error
+    if dtype not in DTYPES.values():  # numpy would also understand "O", "f4,f4" and the like
+        raise PickleError(f"its {what} is {dtype}, which is not read")
+    return _SIZES.get(dtype) or np.dtype(dtype).itemsize
 
 
 class ZipFormat:
@@ -100,8 +101,10 @@ class ZipFormat:
         try:
             with zipfile.ZipFile(path) as archive:
                 infos = archive.infolist()
-        except (zipfile.BadZipFile, NotImplementedError, struct.error) as error:
-            raise _damaged(error) from error
+        except (zipfile.BadZipFile, NotImplementedError, struct.error, ValueError) as error:
+            raise _damaged(error) from error  # the last: names that are no text
+        if any(info.flag_bits & _ENCRYPTED for info in infos):
+            raise PickleError("some of its records are encrypted, which is not read")
         self._places = _places(tuple(info.filename for info in infos))
         self._records = _table(infos)
         self._top = next((n[:-8] for n in self._places if n.endswith("data.pkl")), None)
@@ -226,8 +229,10 @@ class OldFormat:
     ) -> dict[str, tuple[int, int]]:
         """Key → first byte and length; each storage is preceded by 8 bytes, its elements."""
         places = {}
+        if not isinstance(keys, list):
+            raise PickleError("the list of its storages is missing")
         for key in keys:
-            if key not in storages:
+            if not isinstance(key, str) or key not in storages:
                 raise PickleError(f"its storage {key} belongs to no tensor that is understood")
             length = storages[key].elements * size_of(storages[key].dtype, f"storage {key}")
             places[key] = (at + 8, length)

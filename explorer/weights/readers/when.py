@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+MOST = 2**63 - 1
+"""Largest number of an epoch or step: they become a coordinate of int64."""
+
 _EPOCH = re.compile(r"(?<![a-z])ep(?:och)?s?[^a-z0-9]?(\d+)")
 _STEP = re.compile(r"(?<![a-z])(?:global[_-]?)?(?:step|iter(?:ation)?)s?[^a-z0-9]?(\d+)")
 _SUFFIXES = re.compile(r"(\.(safetensors|index|json|pt|pth|tar|bin|th|ckpt))+$")
@@ -62,6 +65,11 @@ def _when(text: str) -> When:
     return When(number=int(numbers[-1])) if numbers else When()
 
 
+def count_in(text: str) -> int | None:
+    """A count in the notes of a file, in digits; None for anything else, such as 5,000 of them."""
+    return _whole(int(text)) if text.isdecimal() and len(text) <= len(str(MOST)) else None
+
+
 def when_inside(content: Mapping[Any, Any]) -> When:
     """Read what a training script kept beside the tensors.
 
@@ -89,6 +97,6 @@ def _within(content: Any, dotted: str) -> Any:
 
 def _whole(value: Any) -> int | None:
     """A count, or None for anything else, such as the Trainer's half epochs."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return None
-    return int(value) if value == int(value) and value >= 0 else None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= MOST:
+        return None  # NaN and infinity, which JSON may hold, are none either
+    return int(value) if value == int(value) else None
