@@ -12,7 +12,7 @@ from torch import nn
 from torch.func import functional_call
 
 import explorer as lx
-from explorer.data.own_text import own_text
+from explorer.data.own_text import _read, own_text
 from explorer.engine.evaluator import Evaluator
 from explorer.engine.interventions import Epoch, FreshDraw, Intervention, Moments, Skip, Zeros
 from explorer.errors import DataError, StackError, UnknownNameError
@@ -271,6 +271,11 @@ def test_without_a_tokenizer_tokens_are_asked_for(tmp_path):
     damaged.write_text("{", encoding="utf-8")
     with pytest.raises(DataError, match=r"cannot be read as a tokenizer"):
         own_text("some words", str(damaged))
+
+
+def test_a_text_that_no_file_can_be_named_is_a_text():
+    words = "α" * 200  # fewer than 256 letters, and 400 bytes
+    assert _read(words) == (words.encode(), "text")
 
 
 @needs_transformers

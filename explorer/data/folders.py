@@ -183,7 +183,8 @@ def folder_test(form: FolderForm) -> LabelledExamples:
     DataError
         The folder is not as ImageNet's, an image cannot be read, or all would not fit in memory.
     """
-    training = _samples(form, TRAIN) if (form.path / TRAIN).is_dir() else None
+    # unlike Path.is_dir, this says no of a name that no folder can have
+    training = _samples(form, TRAIN) if os.path.isdir(form.path / TRAIN) else None
     samples, classes = _samples(form, TEST)
     if training is not None and training[1] != classes:
         different = sorted(set(classes) ^ set(training[1]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import torch
@@ -64,7 +65,7 @@ def _read(data: str) -> tuple[bytes, str]:
     """A text and its name: of a file, or given as it is."""
     if len(data) <= LONGEST_NAME and "\n" not in data:
         path = Path(data).expanduser()
-        if path.is_file():
+        if os.path.isfile(path):  # also where no file can have such a name
             return path.read_bytes().replace(b"\r\n", b"\n"), path.name
         if path.suffix and " " not in data:
             raise DataError(

@@ -153,6 +153,14 @@ def text_training(form: TextForm, augment: bool, label_noise: float, seed: int) 
 
 def _part(form: TextForm, *, test: bool) -> Tensor:
     """Tokens of the training or the test part."""
+    try:
+        form.path.exists()  # raises where no file can have such a name
+    except OSError as error:
+        raise DataError(
+            f"The text {str(form.path)[:80]!r} cannot be opened: {error.strerror}.",
+            "The path of a text file, or of a folder of them, is needed.",
+            "Correct the path after 'text:'.",
+        ) from error
     if (form.path / LM1B_TRAINING).is_dir() or (form.path / LM1B_TEST).is_dir():
         # training windows begin anywhere within the first
         enough = None if form.limit is None else (form.limit + 1) * form.length
