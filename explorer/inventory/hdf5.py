@@ -18,7 +18,7 @@ ALWAYS = 64_000_000
 """Bytes that any file may declare."""
 
 DAMAGE = (
-    *(OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError),
+    *(OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, ArithmeticError),
     RuntimeError,  # HDF5's; RecursionError is one too
 )
 """What xarray, and the libraries of netCDF and zarr below it, raise for damaged files."""
