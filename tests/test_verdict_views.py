@@ -10,6 +10,7 @@ from bokeh.plotting import figure
 
 import explorer as lx
 from explorer.cli import main
+from explorer.engine import judging
 from explorer.engine.judging import judge
 from explorer.ui.report import report_page
 from explorer.ui.verdict_figure import LOOKS, verdict_figure
@@ -98,6 +99,19 @@ def test_the_pane_tests_what_is_measured_and_follows_the_threshold(on_bench):
     bench.shown.shown.threshold.index = 1
     assert "margin ε = 16.0 points" not in pane.text.value
     assert bench.alert == ""
+
+
+def test_another_colour_scale_tests_nothing_again(on_bench, monkeypatch):
+    bench = on_bench()
+    bench.shown._tested.test.click()
+    asked = []
+    original = judging.judge
+    monkeypatch.setattr(judging, "judge", lambda *a: asked.append(a) or original(*a))
+    bench.shown.shown.error.index = 1
+    bench.shown.shown.measure.index = 1
+    assert asked == []
+    bench.shown.shown.threshold.index = 4
+    assert len(asked) == 1
 
 
 def test_the_command_prints_verdicts_and_writes_what_is_asked_for(tmp_path, capsys):

@@ -6,8 +6,9 @@ import argparse
 import math
 from typing import TYPE_CHECKING
 
-from explorer.commands.measuring import (
-    EXIT_INTERRUPTED,
+from explorer.commands.options import (
+    DONE,
+    INTERRUPTED,
     add_measuring_options,
     measuring_arguments,
 )
@@ -65,7 +66,7 @@ def _criticality(options: argparse.Namespace) -> int:
     print(criticality_text(found))
     if options.out:
         print(f"Data: {save_netcdf(found, options.out)}")
-    return 0 if found.attrs["complete"] else EXIT_INTERRUPTED
+    return DONE if found.attrs["complete"] else INTERRUPTED
 
 
 def criticality_text(found: xr.Dataset) -> str:

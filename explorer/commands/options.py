@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 DONE, INTERRUPTED = 0, 130
 """Exit statuses: all is measured; interrupted, what was measured is kept."""
 
+SHARED = ("layers", "device", "batch_size", "batchnorm", "memory", "store")
+"""Options that have the names of the public functions' arguments."""
+
 
 def add_stack(command: argparse.ArgumentParser) -> None:
     """Declare the stack and the device."""
@@ -62,3 +65,25 @@ def finish(options: argparse.Namespace, found: xr.Dataset, text: str, name: str,
 
         print(f"Picture: {write_figure(draw(found), name, Path(options.picture))}")
     return DONE if found.attrs.get("complete", 1) else INTERRUPTED
+
+
+def add_measuring_options(command: argparse.ArgumentParser) -> None:
+    """Declare how a stack is measured."""
+    add_stack(command)
+    command.add_argument("--layers", nargs="+", help="layers to measure; default all")
+    command.add_argument("--batch-size", type=int, help="examples per forward pass")
+    command.add_argument(
+        "--batchnorm",
+        default="with_layer",
+        choices=["with_layer", "weights_only", "recalibrate"],
+        help="what happens to running statistics",
+    )
+    command.add_argument("--memory", type=int, help="bytes that the values of one pass may take")
+    command.add_argument("--store", help="file that keeps finished counts, to go on after a stop")
+    command.add_argument("--out", help="netCDF file for the data")
+    command.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def measuring_arguments(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the arguments of a public function that these options stand for."""
+    return {**{name: getattr(options, name) for name in SHARED}, "progress": not options.quiet}

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Literal
 
-from explorer.commands.measuring import (
-    EXIT_INTERRUPTED,
+from explorer.commands.options import (
+    DONE,
+    INTERRUPTED,
     add_measuring_options,
     measuring_arguments,
 )
@@ -58,7 +59,7 @@ def _paths(options: argparse.Namespace) -> int:
     print(paths_text(found, options.quantity))
     if options.out:
         print(f"Data: {save_netcdf(found, options.out)}")
-    return 0 if found.attrs["complete"] else EXIT_INTERRUPTED
+    return DONE if found.attrs["complete"] else INTERRUPTED
 
 
 def _start(text: str | None) -> int | Literal["same"] | None:

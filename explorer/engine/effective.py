@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from explorer.engine.estimate import Estimate
 from explorer.engine.evaluator import Evaluator
 from explorer.engine.interventions import Intervention, Source
-from explorer.engine.joint import is_final, parameters_of
+from explorer.engine.joint import is_final, nothing_measurable, parameters_of
 from explorer.engine.measuring import Outcome, measure
-from explorer.errors import UsageError
 
 Layers = frozenset[str]
 """Layers that are reset together; all others stay as trained."""
@@ -132,7 +131,7 @@ class _Search:
         yield from self._measure([frozenset(), *(frozenset({layer}) for layer in self._sources)])
         self._movable = [one for one in self._sources if self._counts(frozenset({one}))]
         if not self._movable:
-            raise _nothing_measurable(self._known)
+            raise nothing_measurable(one for layers, one in self._known.items() if layers)
         yield from self._forward(frozenset(), "forward", with_start=True)
         alone = frozenset(one for one in self._movable if self._within(frozenset({one})))
         yield from self._measure([alone])
@@ -205,23 +204,6 @@ class _Search:
         interval = (counts.error_low, counts.error_high)
         self._trials.append(Trial(direction, layer, ordered, counts.error, *interval, left, within))
         return within
-
-
-def _nothing_measurable(known: Mapping[Layers, Any]) -> UsageError:
-    if len(known) <= 1:
-        return UsageError(
-            "There is no layer to reset.",
-            "At least one layer with a source is needed.",
-            "Leave layers= out to try all of them.",
-        )
-    reasons = {
-        one if isinstance(one, str) else one.failure for layers, one in known.items() if layers
-    }
-    return UsageError(
-        f"No layer can be measured: {'; '.join(sorted(reasons))}",
-        "Values that are finite and can be read are needed.",
-        "Choose another epoch or other layers.",
-    )
 
 
 def most_measured(layers: Sequence[str]) -> int:

@@ -95,11 +95,7 @@ def find_order(
     ours, and it need not find the largest set.
     """
     if not sources:
-        raise UsageError(
-            "There is no layer to reset.",
-            "At least one layer with a source is needed.",
-            "Leave layers= out to try all of them.",
-        )
+        raise nothing_measurable(())
     sizes = evaluator.network.trained_sizes()
     found = ResetOrder((), None, 0, _most(len(sources)), False, parameters_of(sizes))
     while len(found.steps) < len(sources) and found.beyond is None:
@@ -282,6 +278,22 @@ def is_final(outcome: Outcome) -> bool:
     return isinstance(outcome, str) or outcome.exact
 
 
+def nothing_measurable(outcomes: Iterable[Outcome]) -> UsageError:
+    """Say that no layer can be reset, and why none of those that there are."""
+    reasons = {one if isinstance(one, str) else one.failure for one in outcomes}
+    if not reasons:
+        return UsageError(
+            "There is no layer to reset.",
+            "At least one layer with a source is needed.",
+            "Leave layers= out to try all of them.",
+        )
+    return UsageError(
+        f"No layer can be measured: {'; '.join(sorted(reasons))}",
+        "Values that are finite and can be read are needed.",
+        "Choose another epoch or other layers.",
+    )
+
+
 def _harm(
     candidates: Mapping[str, Intervention], outcomes: Mapping[Intervention, Outcome]
 ) -> dict[str, Estimate]:
@@ -298,12 +310,7 @@ def _least_harmful(
     harm: Mapping[str, Estimate], outcomes: Mapping[Intervention, Outcome], sizes: Sizes
 ) -> str:
     if not harm:
-        reasons = {one if isinstance(one, str) else one.failure for one in outcomes.values()}
-        raise UsageError(
-            f"No layer can be measured: {'; '.join(sorted(reasons))}",
-            "Values that are finite and can be read are needed.",
-            "Choose another epoch or other layers.",
-        )
+        raise nothing_measurable(outcomes.values())
     order = list(harm)
     large = {name: sum(sizes[name].values()) for name in order}
     return min(order, key=lambda name: (harm[name].error, -large[name], order.index(name)))

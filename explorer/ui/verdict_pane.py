@@ -31,19 +31,19 @@ class VerdictPane(widgets.VBox):
             "that others would give the same? Exact paired tests against ε say it, corrected for "
             "the number of cells.</p>"
         )
-        self._asked = False
+        self._tested_at: float | None = None  # the threshold; None until somebody asks
         super().__init__([self.test, self.text])
 
     def follow(self) -> None:
-        """Test again, where that has been asked for: the threshold may have changed."""
-        if self._asked:
+        """Test again, where that has been asked for and the threshold is another one."""
+        if self._tested_at not in (None, self._share()):
             self._test()
 
     def _test(self, _event: Any = None) -> None:
         from explorer.engine.judging import judge  # scipy.stats, which the first picture needs not
 
         with self._session.reported():
-            self._asked = True
-            with self._session.lock:  # cells go on being measured while others are tested
+            self._tested_at = self._share()
+            with self._session.lock:
                 results = self._session.results.copy(deep=True)
-            self.text.value = verdict_html(judge(results, self._share()))
+            self.text.value = verdict_html(judge(results, self._tested_at))
