@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from explorer.errors import CheckpointError
+from explorer.weights.reused import empty
 
 BITS: Mapping[str, int] = {
     **{"F64": 64, "I64": 64, "U64": 64, "F32": 32, "I32": 32, "U32": 32},
@@ -184,7 +185,7 @@ def bounds(length: int, key: Any) -> tuple[int, int, Any]:
 
 def _read(path: Path, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
     """An array of the bytes at a place of a file."""
-    values: NDArray[Any] = np.empty(shape, dtype)
+    values = empty(shape, dtype)
     rest = memoryview(values.reshape(-1).view(np.uint8).data)
     try:
         with path.open("rb", buffering=0) as stream:
