@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -43,12 +43,33 @@ class Operation:
     """Numbers of the values among its arguments."""
     flops: int
     """Floating-point operations, counted as torch.utils.flop_counter does."""
+    _places: tuple[tuple[int, int], ...] = field(init=False, repr=False, compare=False)
+    """Places among the arguments that are a value, and which. Found once: in small networks looking
+    through all arguments again takes as long as computing."""
+    _within: tuple[int, ...] = field(init=False, repr=False, compare=False)
+    """Places among the arguments that are a list with values in it."""
+    _optional: tuple[str, ...] = field(init=False, repr=False, compare=False)
+    """Keyword arguments that are, or have, values."""
+
+    def __post_init__(self) -> None:
+        places = [(k, a.value) for k, a in enumerate(self.arguments) if isinstance(a, Ref)]
+        within = [k for k, a in enumerate(self.arguments) if isinstance(a, list) and _has_ref(a)]
+        optional = [key for key, a in self.options.items() if _has_ref(a)]
+        object.__setattr__(self, "_places", tuple(places))  # frozen but for this
+        object.__setattr__(self, "_within", tuple(within))
+        object.__setattr__(self, "_optional", tuple(optional))
 
     def run(self, values: Mapping[int, Any]) -> Any:
         """Compute the result."""
-        arguments = [_filled(a, values) for a in self.arguments]
-        options = {key: _filled(a, values) for key, a in self.options.items()}
-        return self.call(*arguments, **options)
+        arguments = list(self.arguments)
+        for place, value in self._places:
+            arguments[place] = values[value]
+        for place in self._within:
+            arguments[place] = _filled(arguments[place], values)
+        if not self._optional:
+            return self.call(*arguments, **self.options)
+        filled = {key: _filled(self.options[key], values) for key in self._optional}
+        return self.call(*arguments, **{**self.options, **filled})
 
     def in_precision(self, dtype: torch.dtype) -> Operation:
         """Return the same operation, which makes `dtype` where it was recorded to make float32."""
@@ -235,6 +256,12 @@ def fixed_values(program: Program) -> set[int]:
         if fixed.issuperset(operation.reads):
             fixed.add(operation.value)
     return fixed
+
+
+def _has_ref(argument: Any) -> bool:
+    return isinstance(argument, Ref) or (
+        isinstance(argument, list) and any(map(_has_ref, argument))
+    )
 
 
 def _filled(argument: Any, values: Mapping[int, Any]) -> Any:
