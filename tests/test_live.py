@@ -149,8 +149,9 @@ def test_whoever_waits_under_the_lock_sends_first_and_has_it_as_often_afterwards
     lock, sent = SendingLock(), []
     lock.add(lambda: sent.append("sent"))
     changed = threading.Condition(lock)
-    with lock, lock:
-        assert not changed.wait(0.01)
+    with lock:
+        with lock:
+            assert not changed.wait(0.01)
         assert sent == ["sent"]
     assert sent == ["sent", "sent"]
     others = []
