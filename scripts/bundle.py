@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import sys
 
-from explorer.api import save_netcdf
+from explorer.engine.results import as_json
 from explorer.engine.sweep import sweep
 from explorer.inventory.placing import placed
 from explorer.inventory.store import BUNDLED_FOLDER, STACK_FILE, manifest_path
@@ -21,7 +21,7 @@ from explorer.weights.families.known import find_family
 from explorer.weights.folder import file_entry
 from explorer.weights.stack import open_stack
 
-SWEEP_FILE = "sweep.nc"
+SWEEP_FILE = "sweep.json"
 
 
 def main(arguments: list[str]) -> None:
@@ -61,7 +61,8 @@ def bundle(name: str) -> dict[str, object]:
     folder = train(name, out=BUNDLED_FOLDER / name, device="cpu", resume=False)
     entry: dict[str, object] = json.loads((folder / STACK_FILE).read_text())["stacks"][0]
     result = sweep(open_stack(folder), device="cpu")
-    save_netcdf(result, folder / SWEEP_FILE)
+    with placed(folder / SWEEP_FILE) as temporary:
+        temporary.write_text(as_json(result), encoding="utf-8")
     (folder / STACK_FILE).unlink()  # the manifest says the same
     return {**entry, "folder": name, "sweep": file_entry(folder, SWEEP_FILE)}
 

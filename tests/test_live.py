@@ -12,7 +12,9 @@ from bokeh.events import Tap
 from bokeh.models import ColumnDataSource
 from bokeh.plotting import figure
 
+from explorer.ui.figures import put_columns
 from explorer.ui.live import LiveBokeh, prepare_page
+from explorer.ui.sending import SendingLock
 
 
 @pytest.fixture
@@ -23,7 +25,7 @@ def live():
     sent, taps = [], []
     plot.on_event(Tap, lambda tap: taps.append((tap.x, tap.y)))
     plot.scatter("x", "y", source=source)
-    view = LiveBokeh(plot, threading.RLock())
+    view = LiveBokeh(plot, SendingLock())
     view.send = lambda content, buffers=None: sent.append(content)
     yield SimpleNamespace(view=view, sent=sent, taps=taps, source=source)
     view.close()
@@ -97,6 +99,85 @@ def test_two_threads_never_mix_the_messages_of_their_updates(live):
     assert len(sent) == 2 * 50 * 3
     groups = [sent[at : at + 3] for at in range(0, len(sent), 3)]
     assert all(len(set(group)) == 1 for group in groups)
+
+
+def events_of(sent):
+    return [json.loads(message["payload"])["events"] for message in sent[2::3]]
+
+
+def test_what_changes_while_the_lock_is_held_is_one_update(live):
+    with live.view._lock:
+        with live.view._lock:
+            live.view._model.title.text = "so far"
+        assert live.sent == []
+        live.source.data = {"x": [3], "y": [3]}
+    (events,) = events_of(live.sent)
+    assert [event["kind"] for event in events] == ["ModelChanged", "ColumnDataChanged"]
+
+
+def test_what_a_page_has_done_itself_is_told_to_the_others_later(live, monkeypatch):
+    monkeypatch.setattr("explorer.ui.live.PATIENCE", 0.01)
+    put_columns(live.source, {"x": [5], "y": [5]}, setter=live)
+    assert live.source.data["x"] == [5]
+    assert live.sent == []
+    wait_for(lambda: len(live.sent) == 3)
+    assert events_of(live.sent)[0][0]["data"]["entries"][0] == ["x", [5]]
+
+
+def test_a_patient_figure_collects_its_changes(live, monkeypatch):
+    monkeypatch.setattr("explorer.ui.live.PATIENCE", 0.2)
+    live.view._patient = True
+    for number in range(5):
+        live.source.data = {"x": [number], "y": [number]}
+    assert live.sent == []
+    wait_for(lambda: len(live.sent) == 3)
+    assert len(events_of(live.sent)[0]) == 5
+    live.source.data = {"x": [9], "y": [9]}
+    live.view.close()
+    time.sleep(0.3)
+    assert len(live.sent) == 3, "a closed figure sends nothing"
+
+
+def wait_for(condition):
+    until = time.monotonic() + 20
+    while not condition() and time.monotonic() < until:
+        time.sleep(0.005)
+    assert condition()
+
+
+def test_whoever_waits_under_the_lock_sends_first_and_has_it_as_often_afterwards():
+    lock, sent = SendingLock(), []
+    lock.add(lambda: sent.append("sent"))
+    changed = threading.Condition(lock)
+    with lock:
+        with lock:
+            assert not changed.wait(0.01)
+        assert sent == ["sent"]
+    assert sent == ["sent", "sent"]
+    others = []
+
+    def take():
+        others.append(lock.acquire(blocking=False))
+        if others[-1]:
+            lock.release()
+
+    for expected in (False, True):
+        if not expected:
+            lock.acquire()
+        other = threading.Thread(target=take)
+        other.start()
+        other.join()
+        if not expected:
+            lock.release()
+        assert others[-1] is expected
+
+
+def test_a_sender_that_fails_does_not_keep_the_lock():
+    lock = SendingLock()
+    lock.add(lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError), lock:
+        pass
+    assert not lock._is_owned()
 
 
 def test_bokehjs_comes_from_this_computer_and_is_left_alone_where_it_is(monkeypatch):

@@ -123,7 +123,7 @@ def test_the_first_notebook_shows_an_explorer_and_brings_bokehjs_along(run):
     state = notebook.metadata.widgets["application/vnd.jupyter.widget-state+json"]["state"]
     assert state[view["model_id"]]["state"]["_model_name"] == "VBoxModel"
     names = [model["model_name"] for model in state.values()]
-    assert names.count("BokehModel") == 4  # the fifth is made when its menu asks for it
+    assert "BokehModel" in names  # the errors; the others are made when a page has drawn them
 
 
 def test_the_first_notebook_measures_the_final_error_that_the_manifest_states(run):

@@ -15,9 +15,9 @@ from explorer.api import save_netcdf
 from explorer.engine import measuring
 from explorer.engine import sweep as sweep_module
 from explorer.engine.evaluator import Evaluator
+from explorer.engine.results import as_json
 from explorer.engine.verdicts import damage, not_monotone, recovery, verdicts
-from explorer.errors import UnknownNameError, UsageError
-from explorer.inventory.manifest import bundled_sweep
+from explorer.errors import CheckpointError, UnknownNameError, UsageError
 from explorer.ui.table import sweep_html
 from tests import toy
 from tests.test_distances import damage as damage_file
@@ -82,7 +82,7 @@ def test_the_bundled_stack_shows_the_papers_picture(swept):
 
 
 def test_the_precomputed_sweep_is_what_a_sweep_finds_now(swept):
-    stored = xr.open_dataset(bundled_sweep("fcn3x256-digits"), engine="h5netcdf").load()
+    stored = lx.open_sweep("fcn3x256-digits")
     assert stored.attrs["content_hash"] == swept.attrs["content_hash"]
     assert stored.attrs["dataset_hash"] == swept.attrs["dataset_hash"]
     for name in ("error", "rerandomized_error", "fullmodel_error"):
@@ -248,6 +248,28 @@ def test_a_sweep_survives_netcdf(swept, tmp_path):
     again = xr.open_dataset(path, engine="h5netcdf").load()
     assert again.equals(swept)
     assert again.attrs.keys() == swept.attrs.keys()
+
+
+def test_the_json_of_a_bundled_sweep_says_what_its_netcdf_would_say(tmp_path):
+    stored = lx.open_sweep("fcn3x256-digits")
+    stored["error"][0, 0] = np.nan
+    stored["reason"] = stored["reason"].astype(object)
+    stored["reason"][0, 0] = 'not measured: "ä" {'
+    (tmp_path / "sweep.json").write_text(as_json(stored), encoding="utf-8")
+    plain = lx.open_sweep(tmp_path / "sweep.json")
+    labelled = lx.open_sweep(save_netcdf(stored, tmp_path / "sweep.nc"))
+    xr.testing.assert_identical(plain, labelled)
+    assert {name: values.dtype for name, values in plain.variables.items()} == {
+        name: values.dtype for name, values in labelled.variables.items()
+    }
+
+
+def test_a_json_that_holds_no_sweep_is_refused(tmp_path):
+    path = tmp_path / "sweep.json"
+    for text in ("", "[]", '{"coords": {"layer": 3}}'):
+        path.write_text(text, encoding="utf-8")
+        with pytest.raises(CheckpointError, match=r"sweep\.json cannot be read as JSON"):
+            lx.open_sweep(path)
 
 
 @pytest.mark.parametrize(

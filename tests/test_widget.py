@@ -67,6 +67,23 @@ def test_the_network_is_loaded_when_the_picture_is_drawn_or_somebody_waits(on_be
         opened.clear()
 
 
+def test_what_is_beside_the_errors_is_made_when_the_page_has_drawn_them(on_bench):
+    bench = on_bench(opened_by=lambda _stack, **_options: None, head_start=NEVER)
+    assert list(bench.pictures._live) == ["Error heatmap"]
+    places = [bench.pictures._second, *bench.pictures._curves.values()]
+    heights = [place.children[-1].layout.height for place in places]
+    bench.pictures.errors.figure.document.callbacks.trigger_event(DocumentReady())
+    live = bench.pictures._live
+    assert list(live) == ["Error heatmap", "Distance heatmap", "Live estimate", "Layer profile"]
+    assert [place.children[-1] for place in places] == list(live.values())[1:]
+    assert heights == [f"{view._model.height}px" for view in list(live.values())[1:]]
+
+
+def test_where_no_page_draws_the_pictures_come_with_the_network(on_bench):
+    bench = on_bench()
+    bench.eventually(lambda: "Layer profile" in bench.pictures._live)
+
+
 def test_closing_before_the_picture_is_drawn_loads_nothing(on_bench):
     opened = []
     bench = on_bench(opened_by=lambda _stack, **_options: opened.append(1), head_start=NEVER)

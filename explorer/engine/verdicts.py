@@ -28,9 +28,8 @@ def damage(sweep: xr.Dataset) -> xr.DataArray:
         (layer, epoch) float64; below 0 where the error fell, NaN where it was not measured, and
         everywhere if the final network is no better than chance: there is no way between them.
     """
-    final, chance = float(sweep.attrs["final_error"]), float(sweep.attrs["chance_error"])
-    way = chance - final if chance > final else np.nan
-    return (sweep["error"] - final).where(np.isfinite(sweep["error"])) / way
+    error = sweep["error"]
+    return xr.DataArray(_share_of_way(sweep, error.values), error.coords, error.dims, "error")
 
 
 def verdicts(sweep: xr.Dataset, threshold: float = DEFAULT_THRESHOLD) -> xr.DataArray:
@@ -122,6 +121,14 @@ def not_monotone(sweep: xr.Dataset) -> xr.DataArray:
     return xr.DataArray(rises, dims="layer", coords={"layer": sweep["layer"]}, name="not_monotone")
 
 
+def _share_of_way(sweep: xr.Dataset, errors: NDArray[Any]) -> NDArray[np.float64]:
+    """Share of the way to chance of plain errors; xarray takes twenty times as long."""
+    final, chance = float(sweep.attrs["final_error"]), float(sweep.attrs["chance_error"])
+    way = chance - final if chance > final else np.nan
+    share: NDArray[np.float64] = np.where(np.isfinite(errors), errors - final, np.nan) / way
+    return share
+
+
 def _only_trained(sweep: xr.Dataset) -> bool:
     """Say whether the trained network is all there is, which does no damage to itself."""
     epochs = [int(epoch) for epoch in sweep["epoch"].values]
@@ -145,5 +152,5 @@ def _by_epoch(
             "Divide a percentage by 100.",
         )
     order = np.argsort(sweep["epoch"].values)
-    share = damage(sweep).transpose("layer", "epoch").values
+    share = _share_of_way(sweep, sweep["error"].transpose("layer", "epoch").values)
     return sweep["epoch"].values[order], share[:, order]

@@ -206,34 +206,31 @@ class Chooser(widgets.Box):
 def menu(label: str, names: Sequence[str], index: int = 0) -> widgets.Dropdown:
     """Return a menu with its label."""
     options = [(name, at) for at, name in enumerate(names)]
-    return _in_a_row(widgets.Dropdown(options=options, index=index, description=label))
+    return widgets.Dropdown(options=options, index=index, description=label, **_in_a_row())
 
 
 def text(label: str, value: str, hint: str) -> widgets.Text:
     """Return a field for a line of text, which tells its value on Enter or when it is left."""
-    field = widgets.Text(value=value, placeholder=hint, description=label, continuous_update=False)
-    return _in_a_row(field, "230px")
+    given = {"value": value, "placeholder": hint, "description": label}
+    return widgets.Text(**given, continuous_update=False, **_in_a_row("230px"))
 
 
 def number(label: str, value: int, low: int, high: int) -> widgets.BoundedIntText:
     """Return a field for a whole number."""
-    field = widgets.BoundedIntText(value=value, min=low, max=high, description=label)
-    return _in_a_row(field, "150px")
+    given = {"value": value, "min": low, "max": high, "description": label}
+    return widgets.BoundedIntText(**given, **_in_a_row("150px"))
 
 
 def button(label: str, primary: bool = False) -> widgets.Button:
     """Return a button as wide as its label."""
-    made = widgets.Button(description=label, button_style="primary" if primary else "")
-    made.layout.width = "auto"
-    made.layout.min_width = "72px"
-    return made
+    style, layout = "primary" if primary else "", {"width": "auto", "min_width": "72px"}
+    return widgets.Button(description=label, button_style=style, layout=layout)
 
 
-def _in_a_row(widget: Any, width: str = "auto") -> Any:
-    widget.style.description_width = "initial"
-    widget.layout.width, widget.layout.min_width, widget.layout.max_width = width, "0", "100%"
-    widget.layout.margin = "2px 12px 2px 0"
-    return widget
+def _in_a_row(width: str = "auto") -> dict[str, Any]:
+    """Style and layout to make a field with: each that is set afterwards is one more message."""
+    room = {"width": width, "min_width": "0", "max_width": "100%", "margin": "2px 12px 2px 0"}
+    return {"style": {"description_width": "initial"}, "layout": room}
 
 
 def _source_name(unit: Unit, epoch: int | None, draw: int | None, other: Other | None) -> str:

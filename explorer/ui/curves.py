@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from bokeh.events import DoubleTap, Tap
-from bokeh.models import ColumnDataSource, HoverTool
+from bokeh.models import ColumnDataSource, Line, Scatter, Segment, Text, VArea
 from bokeh.models.annotations import Span
 
 from explorer.ui.figures import (
@@ -18,6 +18,7 @@ from explorer.ui.figures import (
     INK,
     RED,
     curve_figure,
+    draw,
     line_label,
     profile_figure,
     put_columns,
@@ -94,14 +95,12 @@ class Curve:
         put_columns(self._points, _curve_columns([one for one in estimates if not one.failure]))
 
     def _draw_glyphs(self) -> None:
-        self.figure.varea(
-            "examples", "low", "high", source=self._points, fill_color=RED, fill_alpha=0.18
-        )
-        self.figure.line("examples", "error", source=self._points, line_color=RED, line_width=2)
-        dots = self.figure.scatter(
-            "examples", "error", source=self._points, color=RED, size=5, line_color="white"
-        )
-        self.figure.select_one(HoverTool).renderers = [dots]
+        place = {"x": "examples", "y": "error"}
+        band = VArea(x="examples", y1="low", y2="high", fill_color=RED, fill_alpha=0.18)
+        draw(self.figure, band, self._points)
+        draw(self.figure, Line(**place, line_color=RED, line_width=2), self._points)
+        dot = Scatter(**place, fill_color=RED, size=5, line_color="white")
+        self.figure.hover[0].renderers = [draw(self.figure, dot, self._points)]
 
 
 def _curve_columns(estimates: Sequence[Counts]) -> dict[str, Any]:
@@ -160,17 +159,12 @@ class ProfileView:
 
     def _draw_glyphs(self) -> None:
         plot, line = self.figure, self._line
-        plot.segment(
-            "x", "low", "x", "high", source=line, line_color=RED, line_width=6, line_alpha=0.25
-        )
-        plot.line("x", "error", source=line, line_color=RED, line_width=2)
-        dots = [
-            plot.scatter("x", "error", source=line, color=RED, size=6, line_color="white"),
-            plot.scatter(
-                "x", "error", source=self._draws, marker="x", line_color=RED, line_width=2, size=8
-            ),
-        ]
-        plot.select_one(HoverTool).renderers = dots
+        ends = {"x0": "x", "y0": "low", "x1": "x", "y1": "high"}
+        draw(plot, Segment(**ends, line_color=RED, line_width=6, line_alpha=0.25), line)
+        draw(plot, Line(x="x", y="error", line_color=RED, line_width=2), line)
+        dot = Scatter(x="x", y="error", fill_color=RED, size=6, line_color="white")
+        cross = Scatter(x="x", y="error", marker="x", line_color=RED, line_width=2, size=8)
+        plot.hover[0].renderers = [draw(plot, dot, line), draw(plot, cross, self._draws)]
 
 
 class RelationView:
@@ -189,26 +183,22 @@ class RelationView:
         self._marked = ColumnDataSource({"x": [], "y": []})
         self._layer = ""
         self.figure = relation_figure(description)
-        own = self.figure.scatter("x", "y", source=self._own, color=RED, size=9, line_color="white")
-        fresh = self.figure.scatter(
-            "x", "y", source=self._fresh, marker="x", line_color="#767676", line_width=2, size=8
-        )
-        self.figure.scatter(
-            "x", "y", source=self._marked, size=16, fill_alpha=0, line_color=INK, line_width=2
-        )
+        dot = Scatter(fill_color=RED, size=9, line_color="white")
+        cross = Scatter(marker="x", line_color="#767676", line_width=2, size=8)
+        ring = Scatter(size=16, fill_alpha=0, line_color=INK, line_width=2)
+        points = [draw(self.figure, dot, self._own), draw(self.figure, cross, self._fresh)]
+        draw(self.figure, ring, self._marked)
         for name, side, align in (("beyond", 8, "left"), ("before", -8, "right")):
-            self.figure.text(
-                "x",
-                "y",
+            label = Text(
                 text=name,
-                source=self._own,
                 x_offset=side,
                 y_offset=-4,
                 text_align=align,
                 text_font_size="11px",
                 text_color=INK,
             )
-        self.figure.select_one(HoverTool).renderers = [own, fresh]
+            draw(self.figure, label, self._own)
+        self.figure.hover[0].renderers = points
 
     def show(self, relation: Relation, axis: str) -> None:
         """Show the layers' points; `axis` names the distance."""

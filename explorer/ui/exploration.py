@@ -91,7 +91,7 @@ class Exploration(widgets.VBox):
         self._listen()
         self._arrange()
         self._built = True
-        self.pictures.on_drawn(self.session.hurry)
+        self.pictures.on_drawn(self._drawn)
         self.session.start()
 
     def close(self) -> None:
@@ -157,14 +157,21 @@ class Exploration(widgets.VBox):
         intervention = exports.intervention_of(selection.choice, self.session)
         self.pictures.exports.code = exports.code_of(intervention, self._opened, self._settings)
 
+    def _drawn(self) -> None:
+        """The page has the errors: now the other pictures, and then the network."""
+        with self.session.reported(), self.session.lock:
+            self.pictures.complete()
+        self.session.hurry()
+
     # What the reader does
 
     def _tapped(self, x: float | None, y: float | None, adds: bool) -> None:
         with self.session.reported(), self.session.lock:
             cell = self.session.grid.cell_at(x, y)
             if cell is not None:
-                self._select(self.selection.clicked(cell, self.session.grid, adds))
-                self._measure()
+                self.selection = self.selection.clicked(cell, self.session.grid, adds)
+                self._measure()  # the number is on its way while the menus follow
+                self._select(self.selection)
 
     def _layer_tapped(self, layer: str) -> None:
         with self.session.reported(), self.session.lock:
@@ -293,6 +300,7 @@ class Exploration(widgets.VBox):
 
     def on_ready(self, device: str, idle: bool) -> None:
         """Say that clicks are answered at once from now on."""
+        self.pictures.complete()  # where no page has said that it drew the errors
         self.on_recorded()
         if idle:
             self.status.say(f"Ready on {device}. {how_to(self.session.grid.unit)}")

@@ -6,15 +6,25 @@ tests/test_widget.py follows a message through them.
 
 from __future__ import annotations
 
+import json
 import threading
 from typing import Any
 
 from bokeh.core.json_encoder import serialize_json
+from bokeh.embed.elements import div_for_render_item
+from bokeh.embed.util import RenderItem
 from bokeh.events import DocumentReady
 from bokeh.models import LayoutDOM
+from bokeh.protocol import Protocol
 from bokeh.resources import Resources
+from bokeh.util.serialization import make_globally_unique_css_safe_id, make_globally_unique_id
 from IPython.display import publish_display_data
-from jupyter_bokeh.widgets import BokehModel
+from jupyter_bokeh.widgets import BokehModel, RenderBundle
+
+from explorer.ui.sending import SendingLock
+
+PATIENCE = 0.25
+"""Seconds after which a page gets what is not urgent: painting a figure keeps it from the rest."""
 
 
 class LiveBokeh(BokehModel):
@@ -25,36 +35,91 @@ class LiveBokeh(BokehModel):
     - A page that is reloaded gets the figure as it is now, not as it was constructed.
     - So does a view that is drawn later than the widget was made: what was sent in between is
       lost, as only views listen. BokehJS says when it has drawn a document.
-    - One update is several messages, so a lock keeps two threads from mixing theirs.
+    - What changes while the lock is held is one update, which a page paints once. As shipped,
+      every change is an update of three messages.
 
     Parameters
     ----------
     model : bokeh.models.LayoutDOM
         What to show.
-    lock : threading.RLock
+    lock : SendingLock
         Held by everyone who changes the model.
+    patient : bool
+        Whether changes may come a quarter of a second later, all of them together. So does always
+        what a page has done itself (a change with a setter), for the other pages that there may be.
     **kwargs
         Passed on to the ipywidget.
     """
 
-    def __init__(self, model: LayoutDOM, lock: threading.RLock, **kwargs: Any) -> None:
+    def __init__(
+        self, model: LayoutDOM, lock: SendingLock, *, patient: bool = False, **kwargs: Any
+    ) -> None:
         self._lock = lock
+        self._patient = patient
         self._closed = False
         self._ahead = False  # changed since render_bundle was made
         self._redrawing = False
+        self._changes: list[Any] = []  # not sent yet
+        self._urgent = False
+        self._waiting: threading.Timer | None = None
         super().__init__(model, **kwargs)
+        lock.add(self._send_urgent)
         model.document.on_event(DocumentReady, lambda _event: self._catch_up())
 
     def close(self) -> None:
         """Take the figure off the page; ipywidgets closes once more when the object goes."""
         if not self._closed:
             self._closed = True
+            self._lock.remove(self._send_urgent)
+            if self._waiting is not None:
+                self._waiting.cancel()
             super().close()
+
+    @classmethod
+    def _model_to_traits(cls, model: Any) -> RenderBundle:
+        """As shipped, without a walk through all models that looks for callbacks in Python."""
+        if model.document is None:
+            return super()._model_to_traits(model)  # adds it to a document
+        name = make_globally_unique_id()
+        item = RenderItem(name, roots={model: make_globally_unique_css_safe_id()})
+        return RenderBundle(
+            docs_json={name: model.document.to_json(deferred=False)},
+            render_items=[item.to_json()],
+            div=div_for_render_item(item),
+        )
 
     def _document_patched(self, event: Any) -> None:
         with self._lock:
             self._ahead = True
-            super()._document_patched(event)
+            self._changes.append(event)
+            if not self._patient and event.setter is None:
+                self._urgent = True
+            elif self._waiting is None:
+                self._waiting = threading.Timer(PATIENCE, self._send_late)
+                self._waiting.daemon = True
+                self._waiting.start()
+
+    def _send_urgent(self) -> None:
+        if self._urgent:
+            self._send_changes()
+
+    def _send_late(self) -> None:
+        with self._lock:
+            self._waiting = None
+            if not self._closed:
+                self._send_changes()
+
+    def _send_changes(self) -> None:
+        """Send what has changed as one update, which is several messages."""
+        changes, self._changes, self._urgent = self._changes, [], False
+        if not changes:
+            return
+        update = Protocol().create("PATCH-DOC", changes)
+        for part in (update.header_json, update.metadata_json, update.content_json):
+            self.send({"msg": "patch", "payload": part})
+        for buffer in update.buffers:
+            self.send({"msg": "patch", "payload": json.dumps(buffer.ref)})
+            self.send({"msg": "patch"}, [buffer.to_bytes()])
 
     def _catch_up(self) -> None:
         """Have a newly drawn view drawn again, if it was drawn from an old bundle."""
@@ -67,7 +132,8 @@ class LiveBokeh(BokehModel):
 
     def _sync_model(self, _model: BokehModel, content: dict[str, Any], _buffers: list[Any]) -> None:
         if content.get("kind") == "MessageSent":
-            super()._sync_model(_model, content, _buffers)
+            with self._lock:  # what follows from an event is one update of each figure
+                super()._sync_model(_model, content, _buffers)
 
     def get_state(self, key: Any = None, drop_defaults: bool = False) -> dict[str, Any]:
         """Return the synchronised state, with the figure serialised as it is now."""

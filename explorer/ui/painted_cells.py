@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bokeh.core.properties import value
-from bokeh.models import ColumnDataSource
+from bokeh.models import ColumnDataSource, Rect, Text
 
-from explorer.ui.figures import CROWDED, FONT
+from explorer.ui.figures import CROWDED, FONT, draw
 from explorer.ui.grid import Grid
 
 COLUMNS = ("x", "y", "fill", "ink", "hatch", "text", "where", "tip")
@@ -28,28 +28,23 @@ def draw_cells(plot: Any, grid: Grid, columns: Mapping[str, Sequence[Any]]) -> N
         `COLUMNS`, an entry per cell.
     """
     source = ColumnDataSource(dict(columns))
-    cells = plot.rect(
-        "x",
-        "y",
+    cell = Rect(
         width=1,
         height=1,
-        source=source,
         fill_color="fill",
         line_color="#d5d5d5",
         hatch_pattern="hatch",
         hatch_color="#8a8a8a",
         hatch_scale=7,
     )
+    cells = draw(plot, cell, source)
     if len(grid.epochs) < CROWDED:
-        plot.text(
-            "x",
-            "y",
-            "text",
-            source=source,
+        number = Text(
             text_color="ink",
             text_align="center",
             text_baseline="middle",
             text_font=value(FONT),
             text_font_size="10px",
         )
+        draw(plot, number, source)
     plot.hover[0].renderers = [cells]

@@ -69,8 +69,8 @@ def alert(text: str) -> str:
 
 def under(titles: Sequence[widgets.Widget], *views: widgets.Widget) -> widgets.VBox:
     """Return views under their title, which may hold menus."""
-    line = widgets.Box(titles, layout=widgets.Layout(min_height="34px", align_items="center"))
-    line.layout.flex_flow = "row wrap"
+    row = {"min_height": "34px", "align_items": "center", "flex_flow": "row wrap"}
+    line = widgets.Box(titles, layout=row)
     layout = widgets.Layout(flex="1 1 300px", min_width="0", width="auto")
     column = widgets.VBox([line, *views] if titles else views, layout=layout)
     column.add_class("layer-explorer-picture")
@@ -79,10 +79,7 @@ def under(titles: Sequence[widgets.Widget], *views: widgets.Widget) -> widgets.V
 
 def side_by_side(*parts: widgets.Widget) -> widgets.Box:
     """Return parts in a row, one below another where the page is narrow."""
-    box = widgets.Box(list(parts))
-    box.layout.align_items = "flex-start"
-    box.layout.flex_flow = "row wrap"
-    return box
+    return widgets.Box(list(parts), layout={"align_items": "flex-start", "flex_flow": "row wrap"})
 
 
 class OrderPane(widgets.VBox):

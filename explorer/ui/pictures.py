@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +21,7 @@ from explorer.ui.panes import side_by_side, under
 from explorer.ui.relations import profile, relation, verdict_words
 from explorer.ui.results import readings
 from explorer.ui.selection import Selection
+from explorer.ui.sending import SendingLock
 from explorer.ui.session import Session
 from explorer.ui.views import Heatmap
 from explorer.ui.wording import MEASURES, WIDEST_DISTANCE, size_of, spoken
@@ -39,7 +39,7 @@ class Pictures:
         Its cells.
     shown : Views
         How the reader wants the numbers shown.
-    lock : threading.RLock
+    lock : SendingLock
         Held by everyone who changes a figure.
     tapped : callable
         Called with the place of a click on a heatmap, and whether it adds to the selection.
@@ -52,7 +52,7 @@ class Pictures:
         stack: xr.DataTree,
         grid: Grid,
         shown: Views,
-        lock: threading.RLock,
+        lock: SendingLock,
         tapped: Callable[[float | None, float | None, bool], None],
         layer_tapped: Callable[[str], None],
     ) -> None:
@@ -87,14 +87,23 @@ class Pictures:
         self.exports = Exports([(view.figure.id, name) for name, view in self._named.items()])
         self._lock = lock
         self._live: dict[str, LiveBokeh] = {}
-        self._second = under([shown.measure, shown.picture], widgets.HTML())
+        self._second = under([shown.measure, shown.picture], _room_for(self.moved.figure))
+        self._curves = {
+            name: under([], _room_for(self._named[name].figure))
+            for name in ("Live estimate", "Layer profile")
+        }
 
     def lay_out(self) -> tuple[widgets.Widget, widgets.Widget]:
-        """Return the heatmaps and the curves, as they are painted by now, to be shown."""
-        self.arrange()
+        """Return the heatmaps and the curves, to be shown; so far with the errors alone."""
         errors = under([self._shown.error], self.cells, self._view("Error heatmap"))
-        curves = (under([], self._view(name)) for name in ("Live estimate", "Layer profile"))
-        return side_by_side(errors, self._second), side_by_side(*curves)
+        return side_by_side(errors, self._second), side_by_side(*self._curves.values())
+
+    def complete(self) -> None:
+        """Show what is beside the errors, once they are drawn: it takes as long as they do."""
+        self.arrange()
+        for name, column in self._curves.items():
+            if name not in self._live:
+                column.children = (self._view(name),)
 
     def close(self) -> None:
         """Take the figures off the page."""
@@ -115,7 +124,8 @@ class Pictures:
     def _view(self, name: str) -> LiveBokeh:
         """Return a figure as a widget, made when it is first wanted: a tenth of a second each."""
         if name not in self._live:
-            self._live[name] = LiveBokeh(self._named[name].figure, self._lock)
+            first = name in ("Error heatmap", "Live estimate")  # what answers a click
+            self._live[name] = LiveBokeh(self._named[name].figure, self._lock, patient=not first)
         return self._live[name]
 
     def select(self, selection: Selection, session: Session, by_keys: bool = False) -> None:
@@ -186,6 +196,11 @@ class Pictures:
             }
             for layer, count in self._sizes.items()
         ]
+
+
+def _room_for(figure: Any) -> widgets.Box:
+    """Return the place of a figure that is still to come, so that nothing moves when it does."""
+    return widgets.Box(layout=widgets.Layout(height=f"{figure.height}px"))
 
 
 def _read(results: xr.Dataset, line: Any) -> list[Any]:

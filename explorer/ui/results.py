@@ -117,11 +117,15 @@ def from_sweep(sweep: xr.Dataset, grid: Grid) -> xr.Dataset:
     xarray.Dataset
     """
     results, sweep = blank(grid, sweep.attrs), only_finite(sweep)
-    for name, empty in results.data_vars.items():
-        fill = {"O": NOT_MEASURED, "i": 0}.get(empty.dtype.kind, np.nan)
-        indexers = {dim: results.indexes[dim] for dim in empty.dims}
-        found = sweep[name].astype(empty.dtype, copy=True).reindex(indexers, fill_value=fill)
-        results[name] = (empty.dims, found.transpose(*empty.dims).to_numpy())
+    places = {dim: sweep.indexes[dim].get_indexer(results.indexes[dim]) for dim in results.dims}
+    for name, empty in results.variables.items():
+        if name in results.coords:
+            continue
+        found = sweep.variables[name].transpose(*empty.dims).values.astype(empty.dtype)
+        at = np.ix_(*(places[dim] for dim in empty.dims))
+        there = np.logical_and.reduce(np.broadcast_arrays(*(place >= 0 for place in at)))
+        if there.any():  # else the sweep may have no cell at all to take instead
+            empty.values[there] = found[at][there]
     return results
 
 

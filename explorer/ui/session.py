@@ -28,6 +28,7 @@ from explorer.ui.jobs import Fill, FindOrder, Job, Listener
 from explorer.ui.measured import Measured
 from explorer.ui.results import blank, fail, forget_draws, from_sweep
 from explorer.ui.selection import Choice
+from explorer.ui.sending import SendingLock
 from explorer.ui.wording import complaint
 from explorer.ui.worker import Worker
 from explorer.weights.stack import epoch_numbers, epochs_here, layer_names
@@ -92,7 +93,7 @@ class Session:
         listener: Listener,
         results: xr.Dataset | None = None,
     ) -> None:
-        self.lock = threading.RLock()
+        self.lock = SendingLock()
         layers, epochs = tuple(layer_names(stack)), tuple(epoch_numbers(stack))
         self.grid = Grid(layers, epochs, settings.draws, unit_of(stack.attrs), settings.sideways)
         self.results = known_results(stack, self.grid, settings) if results is None else results

@@ -10,13 +10,14 @@ from typing import Any
 
 from bokeh.core.properties import value
 from bokeh.events import DoubleTap, Tap
-from bokeh.models import ColumnDataSource, CustomJS, HoverTool, LinearColorMapper
+from bokeh.models import ColumnDataSource, CustomJS, LinearColorMapper, Rect, Text
 
 from explorer.colours import Ramp, palette
 from explorer.ui.figures import (
     CROWDED,
     FONT,
     colour_bar,
+    draw,
     fit_to_width,
     heatmap_figure,
     put_columns,
@@ -129,7 +130,9 @@ class Heatmap:
             self.figure.on_event(event, lambda tap: handler(tap.x, tap.y, _adds(tap)))
 
     def mark_what_is_tapped(self) -> None:
-        """Let the page mark a clicked cell at once, before Python answers."""
+        """Let the page mark a clicked cell at once, before Python answers, which then need not."""
+        for event in (Tap, DoubleTap):
+            self.figure.on_event(event, self._note_page_s_mark)
         code = CustomJS(args={"marker": self._marker, "cells": self._cells}, code=_MARK_TAPPED_CELL)
         for event in (Tap, DoubleTap):
             self.figure.js_on_event(event, code)
@@ -139,7 +142,13 @@ class Heatmap:
         code = CustomJS(
             args={"marker": self._marker, "cells": self._cells}, code=_MARK_HOVERED_CELL
         )
-        self.figure.select_one(HoverTool).callback = code
+        self.figure.hover[0].callback = code
+
+    def _note_page_s_mark(self, tap: Any) -> None:
+        cell = None if _adds(tap) else self._grid.cell_at(tap.x, tap.y)
+        if cell in self._painted:
+            x, y = self._grid.place(cell)
+            put_columns(self._marker, {"x": [x], "y": [y]}, setter=self)
 
     def _scale(self, scale: Scale) -> None:
         labels = {scale.share(at): label.replace(" ", "\n", 1) for at, label in scale.ticks}
@@ -152,34 +161,27 @@ class Heatmap:
 
     def _draw_glyphs(self, number_size: int) -> Any:
         """Draw cells and mark; return the numbers, or None if the heatmap has none."""
-        cells = self.figure.rect(
-            "x",
-            "y",
+        cell = Rect(
             width=1,
             height=1,
-            source=self._cells,
             fill_color="fill",
             line_color="#d5d5d5",
-            line_width=1,
             hatch_pattern="hatch",
             hatch_color="#8a8a8a",
             hatch_alpha=0.8,
             hatch_scale=7,
             hatch_weight=1,
         )
-        numbers = None
+        cells, numbers = draw(self.figure, cell, self._cells), None
         if len(self._grid.epochs) < CROWDED:
-            numbers = self.figure.text(
-                "x",
-                "y",
-                text="text",
-                source=self._cells,
+            number = Text(
                 text_color="ink",
                 text_align="center",
                 text_baseline="middle",
                 text_font=value(FONT),
                 text_font_size=f"{number_size}px",
             )
+            numbers = draw(self.figure, number, self._cells)
         lines = (
             (self._marker, "#111111", 4.0, "solid"),
             (self._marker, "#ffffff", 1.5, "solid"),
@@ -187,19 +189,16 @@ class Heatmap:
             (self._cursor, "#111111", 3.0, [5, 3]),
         )
         for source, colour, width, dash in lines:
-            self.figure.rect(
-                "x",
-                "y",
+            frame = Rect(
                 width=1,
                 height=1,
-                source=source,
                 fill_alpha=0,
                 line_color=colour,
                 line_width=width,
                 line_dash=dash,
             )
-        hover = self.figure.select_one(HoverTool)
-        hover.renderers = [cells]
+            draw(self.figure, frame, source)
+        self.figure.hover[0].renderers = [cells]
         return numbers
 
 
