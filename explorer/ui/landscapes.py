@@ -29,6 +29,7 @@ from explorer.ui.between import (
     worded,
 )
 from explorer.ui.figures import BLUE, FONT, INK, RED, colour_bar, line_figure, table_figure
+from explorer.ui.linked import LAYER, frame_row
 from explorer.ui.painting import Columns
 
 
@@ -61,16 +62,21 @@ def valley_figure(found: xr.Dataset, layer: str, quantity: Quantity = "loss") ->
     description = f"Heatmap of the {NAMES[quantity]}, {len(down)} α by {len(across)} σ. {title}."
     plot = table_figure(across, down, ("σ, deviation of the noise", "α"), description)
     plot.title.text = f"{title}\n{NAMES[quantity]}; blue frames: good enough"
+    plot.xaxis.major_label_orientation = 0.8  # "0.00464" has to fit beside its like
+    plot.height += 20
     _draw_cells(plot, valley_columns(found, layer, quantity))
     best = float(here["alpha_best"]), float(here["sigma_best"])
+    x, y = [], []
     if all(map(math.isfinite, best)):
-        row = here["alpha"].values.tolist().index(best[0])
-        column = here["sigma"].values.tolist().index(best[1])
-        _ring(plot, column, len(down) - 1 - row)
+        y = [len(down) - 1 - here["alpha"].values.tolist().index(best[0])]
+        x = [here["sigma"].values.tolist().index(best[1])]
+    _ring(plot, x, y)
     return plot
 
 
-def barrier_figure(found: xr.Dataset, quantity: Quantity = "error") -> Any:
+def barrier_figure(
+    found: xr.Dataset, quantity: Quantity = "error", selected: str | None = None
+) -> Any:
     """Draw the barriers of all layers to all epochs, and those of the whole network.
 
     Parameters
@@ -79,6 +85,8 @@ def barrier_figure(found: xr.Dataset, quantity: Quantity = "error") -> Any:
         As `explorer.paths` returns it.
     quantity : {"error", "loss"}
         Whose barriers.
+    selected : str, optional
+        Layer whose row is framed.
 
     Returns
     -------
@@ -96,7 +104,10 @@ def barrier_figure(found: xr.Dataset, quantity: Quantity = "error") -> Any:
     unit = str(found.attrs.get("checkpoint_unit", "epoch"))
     plot = table_figure(across, down, (f"{unit} of B", " "), description)
     plot.title.text = f"Barriers of the {NAMES[quantity]}, {between(found)}"
-    _draw_cells(plot, columns)
+    rows = np.repeat([*down[:-1], ""], len(across)).tolist()
+    _draw_cells(plot, {**columns, LAYER: rows})
+    if selected is not None:
+        frame_row(plot, down.index(selected) if selected in down[:-1] else None)
     mapper = LinearColorMapper(palette=palette(REDS), low=0, high=highest)
     bar = colour_bar(mapper)
     bar.ticker.ticks = [0, highest]
@@ -175,10 +186,12 @@ def _draw_path(
     plot.line(shares, heights, line_color=colour, line_width=2, line_dash=dash, legend_label=name)
     plot.line([0, 1], heights[[0, -1]], line_color=INK, line_width=1, line_dash="dotted")
     top = float(found[f"{prefix}{quantity}_barrier_at"].sel(at))
+    barrier: tuple[list[float], ...] = ([], [], [], [])
     if math.isfinite(top):
         where = int(np.argmin(np.abs(shares - top)))
         chord = (1 - top) * heights[0] + top * heights[-1]
-        plot.segment([top], [chord], [top], [heights[where]], line_color=colour, line_width=4)
+        barrier = ([top], [float(chord)], [top], [float(heights[where])])
+    plot.segment(*barrier, line_color=colour, line_width=4)
     source = ColumnDataSource(
         {
             "x": shares.tolist(),
@@ -221,7 +234,7 @@ def _draw_cells(plot: Any, columns: Columns) -> None:
     plot.select_one(HoverTool).renderers = [cells]
 
 
-def _ring(plot: Any, x: float, y: float) -> None:
-    """Put a black ring on white around a cell, to be seen on any colour."""
+def _ring(plot: Any, x: list[int], y: list[int]) -> None:
+    """Put a black ring on white around cells, to be seen on any colour."""
     for colour, width in (("#ffffff", 5.0), ("#111111", 2.5)):
-        plot.rect([x], [y], 0.8, 0.76, fill_alpha=0, line_color=colour, line_width=width)
+        plot.rect(x, y, 0.8, 0.76, fill_alpha=0, line_color=colour, line_width=width)
