@@ -66,11 +66,10 @@ def valley_figure(found: xr.Dataset, layer: str, quantity: Quantity = "loss") ->
     plot.height += 20
     _draw_cells(plot, valley_columns(found, layer, quantity))
     best = float(here["alpha_best"]), float(here["sigma_best"])
-    x, y = [], []
     if all(map(math.isfinite, best)):
-        y = [len(down) - 1 - here["alpha"].values.tolist().index(best[0])]
-        x = [here["sigma"].values.tolist().index(best[1])]
-    _ring(plot, x, y)
+        row = here["alpha"].values.tolist().index(best[0])
+        column = here["sigma"].values.tolist().index(best[1])
+        _ring(plot, column, len(down) - 1 - row)
     return plot
 
 
@@ -186,12 +185,10 @@ def _draw_path(
     plot.line(shares, heights, line_color=colour, line_width=2, line_dash=dash, legend_label=name)
     plot.line([0, 1], heights[[0, -1]], line_color=INK, line_width=1, line_dash="dotted")
     top = float(found[f"{prefix}{quantity}_barrier_at"].sel(at))
-    barrier: tuple[list[float], ...] = ([], [], [], [])
     if math.isfinite(top):
         where = int(np.argmin(np.abs(shares - top)))
         chord = (1 - top) * heights[0] + top * heights[-1]
-        barrier = ([top], [float(chord)], [top], [float(heights[where])])
-    plot.segment(*barrier, line_color=colour, line_width=4)
+        plot.segment([top], [chord], [top], [heights[where]], line_color=colour, line_width=4)
     source = ColumnDataSource(
         {
             "x": shares.tolist(),
@@ -234,7 +231,7 @@ def _draw_cells(plot: Any, columns: Columns) -> None:
     plot.select_one(HoverTool).renderers = [cells]
 
 
-def _ring(plot: Any, x: list[int], y: list[int]) -> None:
-    """Put a black ring on white around cells, to be seen on any colour."""
+def _ring(plot: Any, x: float, y: float) -> None:
+    """Put a black ring on white around a cell, to be seen on any colour."""
     for colour, width in (("#ffffff", 5.0), ("#111111", 2.5)):
-        plot.rect(x, y, 0.8, 0.76, fill_alpha=0, line_color=colour, line_width=width)
+        plot.rect([x], [y], 0.8, 0.76, fill_alpha=0, line_color=colour, line_width=width)
