@@ -355,21 +355,25 @@ def test_a_click_on_a_layer_in_a_figure_selects_it_and_it_is_marked(panels, kind
     assert bench.shown.selection.active.layer == "second"
     figure = pane.figures[0]
     before = states_of(pane)
-    x, y = next(
-        (x, y)
-        for renderer in figure.renderers
-        if "layer" in renderer.data_source.data
-        for x, y, layer in zip(
-            *(renderer.data_source.data[name] for name in ("x", "y", "layer")), strict=True
-        )
-        if layer == "first" and np.isfinite(x + y)
-    )
+    own, others = points_of(figure, "first"), points_of(figure, "second")
+    x, y = next(point for point in own if point not in others)
     figure._trigger_event(Tap(figure, sx=1, sy=1, x=x, y=y))
     assert bench.shown.selection.active.layer == "first"
     assert bench.shown.controls.layer.label == "first"
     assert pane.figures[0] is figure
     assert states_of(pane) != before
     assert len(bench.explorer.measured) == 0  # nothing was measured for it
+
+
+def points_of(figure, wanted):
+    """Where the points of a layer are."""
+    tables = [one.data_source.data for one in figure.renderers if "layer" in one.data_source.data]
+    return [
+        (x, y)
+        for table in tables
+        for x, y, layer in zip(*(table[name] for name in ("x", "y", "layer")), strict=True)
+        if layer == wanted and np.isfinite(x + y)
+    ]
 
 
 def states_of(pane):
