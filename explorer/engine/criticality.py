@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 import xarray as xr
 from torch import nn
-from tqdm.auto import tqdm
 
 from explorer.engine.evaluator import Evaluator
 from explorer.engine.interventions import BatchNormPolicy, Intervention
+from explorer.engine.parts import Part, Parts, last_dataset
 from explorer.engine.provenance import journal_of, provenance_of
 from explorer.engine.sweep import NOT_REACHED, chosen
 from explorer.engine.valley import LayerSearch, Quantity, Valley, search
@@ -122,12 +122,8 @@ def criticality(
     >>> bool(found["criticality"].sel(layer="layer3") < found["criticality"].sel(layer="layer4"))
     True
     """
-    epochs = epoch_numbers(stack)
     names = chosen("layer", layers, layer_names(stack))
-    (first,) = chosen("epoch", None if epoch is None else [epoch], epochs)[:1]
-    valley = Valley(
-        first, _shares(alphas), _deviations(sigmas), _draws(draws), seed, quantity, every_cell
-    )
+    valley = valley_of(stack, epoch, alphas, sigmas, draws, seed, quantity, every_cell)
     _check_limit(factor, quantity)
     evaluator = Evaluator(
         stack,
@@ -139,31 +135,70 @@ def criticality(
         memory=memory,
         calibration=calibration,
     )
-    provenance = {**provenance_of(evaluator), "tolerance": 0.0}
     if store is not None:
-        evaluator.journal = journal_of(store, provenance)
+        evaluator.journal = journal_of(store, {**provenance_of(evaluator), "tolerance": 0.0})
+    parts = criticality_parts(evaluator, valley, layers=names, factor=factor)
+    return last_dataset(parts, "criticality", " α", progress)
+
+
+def valley_of(
+    stack: xr.DataTree,
+    epoch: int | None = None,
+    alphas: int | Sequence[float] = 11,
+    sigmas: Sequence[float] = SIGMAS,
+    draws: int = 10,
+    seed: int = 0,
+    quantity: Quantity = "loss",
+    every_cell: bool = False,
+) -> Valley:
+    """Check the points that are asked for, and list them; arguments as in `criticality`."""
+    (first,) = chosen("epoch", None if epoch is None else [epoch], epoch_numbers(stack))[:1]
+    shares, deviations = _shares(alphas), _deviations(sigmas)
+    return Valley(first, shares, deviations, _draws(draws), seed, quantity, every_cell)
+
+
+def criticality_parts(
+    evaluator: Evaluator,
+    valley: Valley,
+    *,
+    layers: Sequence[str] | None = None,
+    factor: float = FACTOR,
+) -> Parts:
+    """Do what `criticality` does, part by part, with a network that is loaded already."""
+    stack = evaluator.network.stack
+    every = layer_names(stack)
+    names = every if layers is None else list(layers)
     intact = evaluator.result(Intervention(()))
-    limit = factor * float(getattr(intact, quantity))
-    moved = {layer: squared_distance(stack, layer, first) for layer in names}
-    stream = _searched(evaluator, names, valley, limit)
-    found, complete = _followed(stream, len(names) * len(valley.alphas), progress)
-    result = _as_dataset(names, valley, found, moved)
-    total = float(result["criticality"].sum(skipna=False))
-    return result.assign_attrs(
-        provenance,
-        epoch=first,
-        draws=draws,
-        seed=seed,
-        factor=factor,
-        quantity=quantity,
-        limit=limit,
-        every_cell=int(every_cell),
-        final_error=intact.error,
-        final_loss=intact.loss,
-        network_criticality=total,
-        all_layers=int(names == layer_names(stack)),
-        complete=int(complete),
-    )
+    limit = factor * float(getattr(intact, valley.quantity))
+    moved = {layer: squared_distance(stack, layer, valley.epoch) for layer in names}
+    attrs = {
+        **provenance_of(evaluator),
+        "tolerance": 0.0,
+        "epoch": valley.epoch,
+        "draws": valley.draws,
+        "seed": valley.seed,
+        "factor": factor,
+        "quantity": valley.quantity,
+        "limit": limit,
+        "every_cell": int(valley.every_cell),
+        "final_error": intact.error,
+        "final_loss": intact.loss,
+        "all_layers": int(names == every),
+    }
+    found: dict[str, LayerSearch] = {}
+    total = len(names) * len(valley.alphas)
+
+    def dataset() -> xr.Dataset:
+        result = _as_dataset(names, valley, found, moved)
+        complete = len(found) == len(names) and all(one.finished for one in found.values())
+        together = float(result["criticality"].sum(skipna=False))
+        return result.assign_attrs(attrs, network_criticality=together, complete=int(complete))
+
+    yield Part(0, total, dataset)
+    for layer in names:
+        for known in search(evaluator, layer, valley, limit):
+            found[layer] = known
+            yield Part(sum(one.rows_done for one in found.values()), total, dataset)
 
 
 def squared_distance(stack: xr.DataTree, layer: str, epoch: int) -> float:
@@ -175,29 +210,6 @@ def squared_distance(stack: xr.DataTree, layer: str, epoch: int) -> float:
         float(((final[n].astype(np.float64) - start[n].astype(np.float64)) ** 2).sum())
         for n in trained
     )
-
-
-def _searched(
-    evaluator: Evaluator, layers: Sequence[str], valley: Valley, limit: float
-) -> Iterator[tuple[str, LayerSearch]]:
-    for layer in layers:
-        for found in search(evaluator, layer, valley, limit):
-            yield layer, found
-
-
-def _followed(
-    stream: Iterator[tuple[str, LayerSearch]], total: int, progress: bool
-) -> tuple[dict[str, LayerSearch], bool]:
-    """What is known of each layer at the end, or when Ctrl-C was pressed, and whether it is all."""
-    found: dict[str, LayerSearch] = {}
-    with tqdm(total=total, desc="criticality", unit=" α", disable=not progress) as bar:
-        try:
-            for layer, known in stream:
-                found[layer] = known
-                bar.update(sum(one.rows_done for one in found.values()) - bar.n)
-        except KeyboardInterrupt:
-            return found, False
-    return found, True
 
 
 def _as_dataset(

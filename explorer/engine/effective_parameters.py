@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import xarray as xr
 from torch import nn
-from tqdm.auto import tqdm
 
 from explorer.engine.effective import Effective, find_effective, most_measured
 from explorer.engine.evaluator import Evaluator
-from explorer.engine.interventions import BatchNormPolicy, Epoch, FreshDraw, Intervention, Source
+from explorer.engine.interventions import BatchNormPolicy, Epoch, FreshDraw, Intervention
 from explorer.engine.joint import parameters_of
 from explorer.engine.margins import check_margin, margin_of
+from explorer.engine.parts import Part, Parts, last_dataset
 from explorer.engine.provenance import provenance_of
 from explorer.engine.verdicts import DEFAULT_THRESHOLD
 from explorer.errors import UsageError
@@ -109,11 +108,35 @@ def effective_parameters(
         batch_size=batch_size,
         batchnorm=batchnorm,
     )
-    final, chance = evaluator.result(Intervention(())).error, evaluator.chance_error
-    allowed = margin_of(threshold, margin, final, chance)
+    parts = effective_parts(
+        evaluator,
+        epoch=epoch,
+        draws=draws,
+        seed=seed,
+        threshold=threshold,
+        margin=margin,
+        layers=layers,
+    )
+    return last_dataset(parts, "joint resets", " sets", progress)
+
+
+def effective_parts(
+    evaluator: Evaluator,
+    *,
+    epoch: int | None = None,
+    draws: int = 0,
+    seed: int = 0,
+    threshold: float = DEFAULT_THRESHOLD,
+    margin: float | None = None,
+    layers: Sequence[str] | None = None,
+) -> Parts:
+    """Do what `effective_parameters` does, part by part, with a network that is loaded already."""
+    stack = evaluator.network.stack
     chosen = layer_names(stack) if layers is None else list(layers)
     sources = _sources(stack, epoch, draws, seed)
-    found, complete = _search(evaluator, chosen, sources, final + allowed, progress)
+    final, chance = evaluator.result(Intervention(())).error, evaluator.chance_error
+    allowed = margin_of(threshold, margin, final, chance)
+    total = len(sources) * most_measured(chosen)
     attrs = {
         **provenance_of(evaluator),
         "margin": allowed,
@@ -122,10 +145,23 @@ def effective_parameters(
         "chance_error": chance,
         "seed": seed,
         "parameters": parameters_of(evaluator.network.trained_sizes()),
-        "measured": sum(one.measured for one in found.values()),
-        "complete": int(complete),
     }
-    return _dataset(found, chosen, final + allowed, attrs)
+    found: dict[str, Effective] = {}
+
+    def dataset() -> xr.Dataset:
+        known = {name: one for name, one in found.items() if one.trials}
+        complete = len(found) == len(sources) and all(one.finished for one in found.values())
+        said = {"measured": measured(), "complete": int(complete)}
+        return _dataset(known, chosen, final + allowed, attrs | said)
+
+    def measured() -> int:
+        return sum(one.measured for one in found.values())
+
+    yield Part(0, total, dataset)
+    for name, source in sources.items():
+        for one in find_effective(evaluator, dict.fromkeys(chosen, source), final + allowed):
+            found[name] = one
+            yield Part(measured(), total, dataset)
 
 
 def _sources(
@@ -145,26 +181,6 @@ def _sources(
         )
     unit = str(stack.attrs.get("checkpoint_unit", "epoch"))
     return {f"{unit} {one.epoch}" if isinstance(one, Epoch) else str(one): one for one in wanted}
-
-
-def _search(
-    evaluator: Evaluator,
-    layers: Sequence[str],
-    sources: Mapping[str, Source],
-    allowed: float,
-    progress: bool,
-) -> tuple[dict[str, Effective], bool]:
-    """Search for each source, with a progress bar; Ctrl-C keeps what is known."""
-    found: dict[str, Effective] = {}
-    most = len(sources) * most_measured(layers)
-    bar = tqdm(total=most, desc="joint resets", unit=" sets", disable=not progress)
-    with bar, contextlib.suppress(KeyboardInterrupt):
-        for name, source in sources.items():
-            for one in find_effective(evaluator, dict.fromkeys(layers, source), allowed):
-                found[name] = one
-                bar.update(sum(each.measured for each in found.values()) - bar.n)
-        return found, True
-    return {name: one for name, one in found.items() if one.trials}, False
 
 
 def _dataset(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -11,12 +10,12 @@ import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from explorer.engine.answers import in_double
 from explorer.engine.evaluator import Evaluator
 from explorer.engine.interventions import BatchNormPolicy, Intervention
 from explorer.engine.memory import is_out_of_memory
+from explorer.engine.parts import Part, Parts, last_dataset
 from explorer.engine.provenance import provenance_of
 from explorer.engine.results import DIMS
 from explorer.engine.similarity import BINS, Comparison
@@ -105,7 +104,7 @@ def outputs(
     """
     chosen = _chosen("layer", layers, layer_names(stack))
     taken = _chosen("epoch", epochs, epoch_numbers(stack))
-    labelled = not isinstance(data, (Tensor, np.ndarray))
+    labelled = not without_labels(data)
     evaluator = Evaluator(
         stack,
         model=model,
@@ -114,24 +113,49 @@ def outputs(
         batch_size=batch_size,
         batchnorm=batchnorm,
     )
+    parts = outputs_parts(
+        evaluator, layers=chosen, epochs=taken, draws=draws, seed=seed, labelled=labelled
+    )
+    return last_dataset(parts, "outputs", " cells", progress)
+
+
+def without_labels(data: Any) -> bool:
+    """Tell whether what was given as data are inputs alone."""
+    return isinstance(data, (Tensor, np.ndarray))
+
+
+def outputs_parts(
+    evaluator: Evaluator,
+    *,
+    layers: Sequence[str] | None = None,
+    epochs: Sequence[int] | None = None,
+    draws: int = 0,
+    seed: int = 0,
+    labelled: bool = True,
+) -> Parts:
+    """Do what `outputs` does, part by part, with a network that is loaded already."""
+    stack = evaluator.network.stack
+    chosen = _chosen("layer", layers, layer_names(stack))
+    taken = _chosen("epoch", epochs, epoch_numbers(stack))
     cells = [c for c in plan_sweep(chosen, chosen, taken, draws, seed) if c.prefix != "fullmodel_"]
-    found: dict[Cell, Compared] = {}
-    bar = tqdm(total=len(cells) + 1, desc="outputs", unit=" cells", disable=not progress)
-    complete = False
-    with bar, contextlib.suppress(KeyboardInterrupt):
-        for some in compare(evaluator, cells):
-            found |= some
-            bar.update(len(some))
-        complete = True
     attrs = {
         **provenance_of(evaluator),
         "seed": seed,
         "draws": draws,
         "labelled": int(labelled),
         "ece_bins": BINS,
-        "complete": int(complete),
     }
-    return _dataset(evaluator, cells, found, (chosen, taken, draws), attrs)
+    found: dict[Cell, Compared] = {}
+    total = len(cells) + 1
+
+    def dataset() -> xr.Dataset:
+        said = attrs | {"complete": int(len(found) == total)}
+        return _dataset(evaluator, cells, found, (chosen, taken, draws), said)
+
+    yield Part(0, total, dataset)
+    for some in compare(evaluator, cells):
+        found |= some
+        yield Part(len(found), total, dataset)
 
 
 INTACT = Cell("intact", (), Intervention(()))
@@ -153,16 +177,17 @@ def compare(evaluator: Evaluator, cells: Sequence[Cell]) -> Iterator[dict[Cell, 
     Yields
     ------
     dict
-        Cell → comparison over all examples, or the reason why there is none.
+        Cell → comparison over all examples, or the reason why there is none; empty after each
+        slice of the examples before the last.
     """
     groups: dict[tuple[str, ...], list[Cell]] = {}
     for cell in cells:
         groups.setdefault(cell.intervention.layers, []).append(cell)
     for group in ([INTACT], *groups.values()):
-        yield _group(evaluator, group)
+        yield from _group(evaluator, group)
 
 
-def _group(evaluator: Evaluator, cells: Sequence[Cell]) -> dict[Cell, Compared]:
+def _group(evaluator: Evaluator, cells: Sequence[Cell]) -> Iterator[dict[Cell, Compared]]:
     network = evaluator.network
     found: dict[Cell, Compared] = {}
     replacements: dict[Cell, dict[str, Tensor]] = {}
@@ -172,24 +197,28 @@ def _group(evaluator: Evaluator, cells: Sequence[Cell]) -> dict[Cell, Compared]:
         except (CheckpointError, InterventionError) as error:
             found[cell] = str(error)
     try:
-        found |= _compared(evaluator, replacements)
+        for some in _compared(evaluator, replacements):
+            yield {}
+            found |= some
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
         found |= dict.fromkeys(replacements, f"out of memory on {evaluator.device_label}")
-    return found
+    yield found
 
 
 def _compared(
     evaluator: Evaluator, replacements: Mapping[Cell, Mapping[str, Tensor]]
-) -> dict[Cell, Compared]:
+) -> Iterator[dict[Cell, Compared]]:
+    """Add up slice after slice; the last dict is of all examples, those before are empty."""
     comparisons: dict[Cell, Comparison] = {}
     for answers in evaluator.answers(list(replacements.values())):
         intact = in_double(answers.intact)
         for cell, logits in zip(replacements, answers.patched, strict=True):
             one = comparisons.setdefault(cell, Comparison(intact.shape[1]))
             one.add(answers.labels, intact, in_double(logits))
-    return {
+        yield {}
+    yield {
         cell: one if one.finite else "NaN or infinite logits" for cell, one in comparisons.items()
     }
 

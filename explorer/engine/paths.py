@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,8 +21,9 @@ from explorer.engine.interventions import (
     Source,
 )
 from explorer.engine.measuring import Outcome, measure
+from explorer.engine.parts import Part, Parts, last_dataset
 from explorer.engine.provenance import journal_of, provenance_of
-from explorer.engine.sweep import NOT_REACHED, chosen, followed, progress_bar
+from explorer.engine.sweep import NOT_REACHED, chosen, examples_seen
 from explorer.errors import UsageError
 from explorer.weights.joined import joined
 from explorer.weights.stack import content_hash, epoch_numbers, layer_names
@@ -124,26 +125,67 @@ def paths(
         "memory": memory,
         "calibration": calibration,
     }
-    result = _empty(grid)
-    complete, provenance = True, dict[str, Any]()
-    for begin, ends in grid.starts:
+
+    def opened(begin: int, ends: Sequence[int]) -> Evaluator:
         view = stack
         if other is not None or begin != epoch_numbers(stack)[-1]:
             view = joined(stack, begin, stack if other is None else other, ends)
         evaluator = Evaluator(view, **settings)
-        provenance = {**provenance_of(evaluator), "tolerance": 0.0}
-        kept = None if store is None else journal_of(store, provenance)
+        if store is not None:
+            evaluator.journal = journal_of(store, {**provenance_of(evaluator), "tolerance": 0.0})
+        return evaluator
+
+    origin = _origin(stack, other, grid.starts[0][0] if start != "same" else -1)
+    return last_dataset(_parts(grid, opened, origin), "paths", " predictions", progress)
+
+
+def paths_parts(
+    evaluator: Evaluator,
+    *,
+    epochs: Sequence[int] | None = None,
+    layers: Sequence[str] | None = None,
+    shares: int | Sequence[float] = 11,
+    cumulative: bool = False,
+) -> Parts:
+    """Do what `paths` does, part by part, from the trained network, which is loaded already."""
+    stack = evaluator.network.stack
+    grid = _grid(stack, None, None, epochs, layers, shares, cumulative)
+    origin = _origin(stack, None, grid.starts[0][0])
+    return _parts(grid, lambda _begin, _ends: evaluator, origin, by_layer=True)
+
+
+def _parts(
+    grid: _Grid,
+    opened: Callable[[int, Sequence[int]], Evaluator],
+    origin: Mapping[str, Any],
+    by_layer: bool = False,
+) -> Parts:
+    """Measure the paths from each start in turn."""
+    known: list[tuple[dict[_Cell, Intervention], dict[Intervention, Outcome]]] = []
+    said: dict[str, Any] = {"complete": 0}
+
+    def dataset() -> xr.Dataset:
+        result = _empty(grid)
+        for cells, outcomes in known:
+            for cell, intervention in cells.items():
+                _record(result, cell, outcomes.get(intervention, NOT_REACHED))
+        return with_barriers(result).assign_attrs(said).assign_attrs(origin)
+
+    for begin, ends in grid.starts:
+        evaluator = opened(begin, ends)
+        said |= {**provenance_of(evaluator), "tolerance": 0.0}
         cells = {cell: grid.put_in(cell, begin) for cell in grid.cells(ends)}
+        outcomes: dict[Intervention, Outcome] = {}
+        known.append((cells, outcomes))
         wanted = list(dict.fromkeys([Intervention(()), *cells.values()]))
-        about = f"paths from {provenance['checkpoint_unit']} {begin}"
-        with progress_bar(len(wanted) * evaluator.total, progress, about) as bar:
-            outcomes, complete = followed(measure(evaluator, wanted, journal=kept), bar)
-        for cell, intervention in cells.items():
-            _record(result, cell, outcomes.get(intervention, NOT_REACHED))
-        if not complete:
-            break
-    result = with_barriers(result).assign_attrs(provenance, complete=int(complete))
-    return result.assign_attrs(_origin(stack, other, grid.starts[0][0] if start != "same" else -1))
+        before, own = len(known) - 1, len(wanted) * evaluator.total
+        yield Part(before * own, len(grid.starts) * own, dataset)
+        for some in measure(evaluator, wanted, journal=evaluator.journal, by_layer=by_layer):
+            outcomes |= some
+            seen = before * own + sum(map(examples_seen, outcomes.values()))
+            yield Part(seen, len(grid.starts) * own, dataset)
+    said["complete"] = 1
+    yield Part(len(grid.starts) * own, len(grid.starts) * own, dataset)
 
 
 @dataclass(frozen=True)

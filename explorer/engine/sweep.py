@@ -226,14 +226,14 @@ def followed(stream: Stream, bar: Any) -> tuple[dict[Intervention, Outcome], boo
         with contextlib.closing(stream):
             for some in stream:
                 outcomes.update(some)
-                bar.update(sum(map(_seen, outcomes.values())) - bar.n)
+                bar.update(sum(map(examples_seen, outcomes.values())) - bar.n)
     except KeyboardInterrupt:
         return outcomes, False
     bar.update(bar.total - bar.n)  # what need not be counted
     return outcomes, True
 
 
-def _seen(outcome: Outcome) -> int:
+def examples_seen(outcome: Outcome) -> int:
     """Test examples that an outcome has needed; a cell that fails needs no more."""
     return outcome.examples if isinstance(outcome, Estimate) else 0
 
@@ -260,10 +260,10 @@ def _ends(
     return {"final_error": intact.error, "final_examples": intact.examples, **chance}
 
 
-def progress_bar(total: int, progress: bool, about: str = "sweep") -> Any:
+def progress_bar(total: int, progress: bool) -> Any:
     """Progress over so many predictions, or one that does not show."""
     unit = " predictions"
-    return tqdm(total=total, desc=about, unit=unit, unit_scale=True, disable=not progress)
+    return tqdm(total=total, desc="sweep", unit=unit, unit_scale=True, disable=not progress)
 
 
 def chosen(kind: str, wanted: Sequence[Any] | None, available: Sequence[Any]) -> list[Any]:

@@ -35,6 +35,9 @@ NOT_REACHED = "not measured: stopped"
 
 Vector = NDArray[np.float64]
 
+Measured = tuple[dict[str, Vector], dict[str, dict[str, Vector]], list[str]]
+"""One layer's rows, those of its matrices, and why checkpoints could not be read."""
+
 
 def motion(
     stack: xr.DataTree, *, sweep: xr.Dataset | None = None, progress: bool = True
@@ -82,32 +85,28 @@ def motion(
     >>> found.rotation.sel(epoch=100).idxmax().item()
     'layer4'
     """
-    epochs = [int(epoch) for epoch in stack.coords["epoch"].values]
-    layers = [str(layer) for layer in stack.attrs["layers"]]
-    rows: dict[str, dict[str, Vector]] = {}
-    reasons: dict[str, list[str]] = {}
-    matrices: list[tuple[str, str, dict[str, Vector]]] = []
-    bar = tqdm(layers, desc="motion", unit=" layers", disable=not progress)
-    complete = False
-    with contextlib.suppress(KeyboardInterrupt):
-        for layer in bar:
-            rows[layer], own, reasons[layer] = _layer(stack.children[layer], epochs)
-            matrices += [(layer, name, found) for name, found in own.items()]
-        complete = True
-    result = _dataset(layers, epochs, rows, reasons, matrices).assign_attrs(
-        stack=str(stack.attrs.get("name", "")),
-        stack_title=str(stack.attrs.get("title", "")),
-        checkpoint_unit=str(stack.attrs.get("checkpoint_unit", "epoch")),
-        content_hash=str(stack.attrs.get("content_hash", "")),
-        reference_epoch=epochs[0],
-        complete=int(complete),
-    )
+    result = _dataset(stack, {})
+    bar = tqdm(desc="motion", unit=" layers", total=result.sizes["layer"], disable=not progress)
+    with bar, contextlib.suppress(KeyboardInterrupt):
+        for known in motion_parts(stack):
+            result = known
+            bar.update()
     return result if sweep is None else against(result, sweep)
 
 
-def _layer(
-    node: xr.DataTree, epochs: Sequence[int]
-) -> tuple[dict[str, Vector], dict[str, dict[str, Vector]], list[str]]:
+def motion_parts(stack: xr.DataTree) -> Iterator[xr.Dataset]:
+    """Do what `motion` does without a sweep; yield what is known after each layer.
+
+    To stop, do not ask for the next.
+    """
+    epochs = [int(epoch) for epoch in stack.coords["epoch"].values]
+    found: dict[str, Measured] = {}
+    for layer in map(str, stack.attrs["layers"]):
+        found[layer] = _layer(stack.children[layer], epochs)
+        yield _dataset(stack, found)
+
+
+def _layer(node: xr.DataTree, epochs: Sequence[int]) -> Measured:
     """One layer's rows, those of its matrices, and why checkpoints could not be read."""
     rows = {name: np.full(len(epochs), np.nan) for name in OF_LAYERS}
     matrices: dict[str, dict[str, Vector]] = {}
@@ -167,18 +166,16 @@ def _rotation(start: Vector, now: Vector) -> float:
     return float(apart @ apart / 2)
 
 
-def _dataset(
-    layers: Sequence[str],
-    epochs: Sequence[int],
-    rows: Mapping[str, Mapping[str, Vector]],
-    reasons: Mapping[str, Sequence[str]],
-    matrices: Sequence[tuple[str, str, Mapping[str, Vector]]],
-) -> xr.Dataset:
+def _dataset(stack: xr.DataTree, found: Mapping[str, Measured]) -> xr.Dataset:
+    """Lay out what is known of the layers that are finished."""
+    epochs = [int(epoch) for epoch in stack.coords["epoch"].values]
+    layers = [str(layer) for layer in stack.attrs["layers"]]
+    matrices = [(layer, name, one) for layer in found for name, one in found[layer][1].items()]
     empty = np.full(len(epochs), np.nan)
     of_layers = {
         name: (
             ("layer", "epoch"),
-            np.array([rows[layer][name] if layer in rows else empty for layer in layers]),
+            np.array([found[layer][0][name] if layer in found else empty for layer in layers]),
             {"long_name": formula},
         )
         for name, formula in OF_LAYERS.items()
@@ -186,12 +183,13 @@ def _dataset(
     of_matrices = {
         name: (
             ("matrix", "epoch"),
-            np.array([found[name] for *_, found in matrices]).reshape(-1, len(epochs)),
+            np.array([one[name] for *_, one in matrices]).reshape(-1, len(epochs)),
             {"long_name": formula},
         )
         for name, formula in OF_MATRICES.items()
     }
-    why = [reasons.get(layer, [NOT_REACHED] * len(epochs)) for layer in layers]
+    not_reached = [NOT_REACHED] * len(epochs)
+    why = [found[layer][2] if layer in found else not_reached for layer in layers]
     return xr.Dataset(
         {**of_layers, **of_matrices, "reason": (("layer", "epoch"), np.array(why, object))},
         {
@@ -199,5 +197,13 @@ def _dataset(
             "epoch": list(epochs),
             "matrix": np.array([name for _, name, _ in matrices], object),
             "of_layer": ("matrix", np.array([layer for layer, *_ in matrices], object)),
+        },
+        {
+            "stack": str(stack.attrs.get("name", "")),
+            "stack_title": str(stack.attrs.get("title", "")),
+            "checkpoint_unit": str(stack.attrs.get("checkpoint_unit", "epoch")),
+            "content_hash": str(stack.attrs.get("content_hash", "")),
+            "reference_epoch": epochs[0],
+            "complete": int(len(found) == len(layers)),
         },
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import xarray as xr
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from explorer.engine.interventions import Intervention, Source
 from explorer.ui.results import Counts
+from explorer.ui.studies import Part, Study
 from explorer.weights.stack import epoch_numbers
 
 
@@ -116,6 +118,69 @@ def find_order(
     from explorer.engine import joint
 
     return joint.find_order(evaluator, sources, allowed_error)
+
+
+def begin(study: Study, evaluator: Any) -> Iterator[Part]:
+    """Begin a study that needs the network.
+
+    Parameters
+    ----------
+    study : Study
+        Of any kind but ``"motion"``.
+    evaluator : explorer.engine.evaluator.Evaluator
+        Test set and final network.
+    """
+    # as above; and the first picture needs none of them
+    arguments = dict(study.arguments)
+    if study.kind == "effective":
+        from explorer.engine.effective_parameters import effective_parts
+
+        return effective_parts(evaluator, **arguments)
+    if study.kind == "criticality":
+        from explorer.engine.criticality import FACTOR, criticality_parts, valley_of
+
+        factor = arguments.pop("factor", FACTOR)
+        valley = valley_of(evaluator.network.stack, **arguments)
+        return criticality_parts(evaluator, valley, factor=factor)
+    if study.kind == "paths":
+        from explorer.engine.paths import paths_parts
+
+        return paths_parts(evaluator, **arguments)
+    from explorer.engine.outputs import outputs_parts
+
+    return outputs_parts(evaluator, **arguments)
+
+
+@dataclass(frozen=True)
+class _Moved:
+    """What is known of the motion after some layers."""
+
+    done: int
+    total: int
+    motion: xr.Dataset
+    sweep: xr.Dataset
+
+    def dataset(self) -> xr.Dataset:
+        """Set it beside the errors as they are known now."""
+        from explorer.stats.rank_correlation import against  # scipy.stats: half a second
+
+        return against(self.motion, self.sweep)
+
+
+def begin_motion(stack: xr.DataTree, sweep: xr.Dataset) -> Iterator[Part]:
+    """Begin to measure motion, which needs the weights alone (imports scipy).
+
+    Parameters
+    ----------
+    stack : xarray.DataTree
+        A stack from `explorer.open_stack`.
+    sweep : xarray.Dataset
+        The errors, as far as they are known.
+    """
+    from explorer.stats.motion import motion_parts
+
+    for done, found in enumerate(motion_parts(stack), 1):
+        yield _Moved(done, found.sizes["layer"], found, sweep)
 
 
 NOT_HERE = "not on this machine yet: a click on a cell downloads its checkpoint"

@@ -51,7 +51,8 @@ def valley_columns(found: xr.Dataset, layer: str, quantity: Quantity = "loss") -
         There is no such layer.
     """
     here = of_layer(found, layer)
-    values, good = here[quantity].values, here["good_enough"].values
+    cells = {name: here[name].values for name in (*NAMES, "good_enough", "examples", "reason")}
+    values, good = cells[quantity], cells["good_enough"]
     final = float(found.attrs[f"final_{quantity}"])
     most = max((v for v in values.ravel() if math.isfinite(v)), default=final)
     columns: Columns = {name: [] for name in CELL_COLUMNS}
@@ -59,7 +60,7 @@ def valley_columns(found: xr.Dataset, layer: str, quantity: Quantity = "loss") -
     for row, column in np.ndindex(*values.shape):
         number = float(values[row, column])
         where = f"{layer}: α = {alphas[row]:.3g}, σ = {sigmas[column]:.3g}"
-        tip = _valley_tip(here.isel(alpha=row, sigma=column), found.attrs)
+        tip = _valley_tip({name: one[row, column] for name, one in cells.items()}, found.attrs)
         fill = shade(REDS, _ratio(number, final, most)) if math.isfinite(number) else MISSING
         text = _short(number, quantity) if math.isfinite(number) else "–"
         accepted = good[row, column] == 1
@@ -137,9 +138,9 @@ def criticality_words(here: xr.Dataset) -> str:
     )
 
 
-def _valley_tip(cell: xr.Dataset, attrs: Mapping[Any, Any]) -> str:
+def _valley_tip(cell: Mapping[str, Any], attrs: Mapping[Any, Any]) -> str:
     if not math.isfinite(float(cell["loss"])):
-        return str(cell["reason"].values)
+        return str(cell["reason"])
     good = {1: "good enough", 0: "not good enough"}[int(cell["good_enough"])]
     limit = f"the mean {attrs['quantity']} may be {float(attrs['limit']):.4g}"
     pairs = f"over {int(cell['examples']):,} pairs of example and draw"

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import xarray as xr
-from bokeh.models import ColumnDataSource, HoverTool, NumeralTickFormatter
+from bokeh.models import BasicTicker, ColumnDataSource, HoverTool, NumeralTickFormatter
 from bokeh.models.annotations import Span
 
-from explorer.ui.figures import BLUE, INK, QUIET_INK, RED, line_label, relation_figure
+from explorer.ui.figures import BLUE, FONT, INK, QUIET_INK, RED, line_label, relation_figure
+from explorer.ui.linked import LAYER, ring_points
 from explorer.ui.wording import interval, percent, tick
 
 LOOKS = {
@@ -20,13 +21,15 @@ LOOKS = {
 """Direction → colour, marker, line, words of the legend: no two alike without the colours."""
 
 
-def effective_figure(found: xr.Dataset) -> Any:
+def effective_figure(found: xr.Dataset, selected: str | None = None) -> Any:
     """Draw every set that the searches went through: parameters left across, error upwards.
 
     Parameters
     ----------
     found : xarray.Dataset
         As `explorer.effective_parameters` returns it; of several sources the first.
+    selected : str, optional
+        Layer whose steps are ringed.
 
     Returns
     -------
@@ -49,6 +52,10 @@ def effective_figure(found: xr.Dataset) -> Any:
     plot.scatter(
         [left], [float(best["joint_error"])], size=18, fill_alpha=0, line_color=INK, line_width=2
     )
+    if selected is not None:
+        own = steps.isel(step=(steps["layer_moved"] == (selected or "none")).values)
+        x, y = (own[name].values.tolist() for name in ("parameters_left", "trial_error"))
+        ring_points(plot, x, y)
     line = Span(location=allowed, dimension="width", line_color=QUIET_INK, line_dash="dotted")
     label = line_label()
     label.update(
@@ -56,9 +63,12 @@ def effective_figure(found: xr.Dataset) -> Any:
     )
     plot.add_layout(line)
     plot.add_layout(label)
-    plot.title.text = f"To {source}: {left:,} of {total:,} parameters are needed"
-    plot.legend.location = "top_right"
-    plot.legend.label_text_font_size = "11px"
+    plot.title.text = f"{left:,} of {total:,} parameters are needed"
+    plot.xaxis.ticker = BasicTicker(desired_num_ticks=3)  # "300,000" has to fit beside its like
+    plot.add_layout(plot.legend[0], "below")
+    plot.height += 70
+    plot.legend.label_text_font_size, plot.legend.label_text_font = "11px", FONT
+    plot.legend.ncols, plot.legend.spacing, plot.legend.border_line_color = 2, 0, None
     return plot
 
 
@@ -66,7 +76,7 @@ def _draw(plot: Any, steps: xr.Dataset, direction: str) -> Any:
     """Points of one direction, joined in the order in which they were tried."""
     colour, marker, dash, words = LOOKS[direction]
     own = steps.isel(step=(steps["direction"] == direction).values)
-    columns: dict[str, list[Any]] = {name: [] for name in ("x", "y", "where", "tip")}
+    columns: dict[str, list[Any]] = {name: [] for name in ("x", "y", "where", "tip", LAYER)}
     for k in range(own.sizes["step"]):
         at = own.isel(step=k)
         layer, error = str(at["layer_moved"].item()), float(at["trial_error"])
@@ -78,7 +88,7 @@ def _draw(plot: Any, steps: xr.Dataset, direction: str) -> Any:
         )
         left = int(at["parameters_left"])
         for name, content in zip(
-            columns, (left, error, f"{left:,} parameters left", tip), strict=True
+            columns, (left, error, f"{left:,} parameters left", tip, layer), strict=True
         ):
             columns[name].append(content)
     source = ColumnDataSource(columns)

@@ -63,6 +63,15 @@ class Strip(anywidget.AnyWidget):
         )
 
 
+FILES = (
+    ("html", "HTML report"),
+    ("nc", "netCDF"),
+    ("csv", "CSV"),
+    ("list", "CSV of what was measured"),
+)
+"""Kinds of file that the explorer as a whole is saved as, and their buttons."""
+
+
 class Exports(anywidget.AnyWidget):
     """Buttons that save pictures, data and code.
 
@@ -70,17 +79,31 @@ class Exports(anywidget.AnyWidget):
     ----------
     pictures : sequence of (str, str)
         Id of a Bokeh figure, and its name.
+    files : sequence of (str, str)
+        Kind of a file, and what stands on its button.
+    about : str
+        What the code does.
     """
 
     _esm = _script("export.js")
     pictures: Any = traitlets.List().tag(sync=True)
     picture = traitlets.Int(0).tag(sync=True)
     """Number of the chosen picture."""
+    files: Any = traitlets.List().tag(sync=True)
+    """Kinds of file, and their names."""
+    about = traitlets.Unicode().tag(sync=True)
+    """What the code does."""
     code = traitlets.Unicode().tag(sync=True)
-    """Python code of the selected cell."""
+    """Python code."""
 
-    def __init__(self, pictures: Sequence[tuple[str, str]]) -> None:
-        super().__init__(pictures=[list(one) for one in pictures])
+    def __init__(
+        self,
+        pictures: Sequence[tuple[str, str]],
+        files: Sequence[tuple[str, str]] = FILES,
+        about: str = "The selected cell in Python",
+    ) -> None:
+        plain = {"pictures": [list(one) for one in pictures], "files": [list(one) for one in files]}
+        super().__init__(**plain, about=about)
 
     def on_ask(self, handler: Callable[[str], None]) -> None:
         """Call the handler with the kind of file that is asked for: html, nc, csv or list."""

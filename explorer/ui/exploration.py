@@ -16,6 +16,7 @@ import xarray as xr
 from explorer.engine.intact import doubt_about
 from explorer.ui import exports
 from explorer.ui.background import Order
+from explorer.ui.beyond import Beyond
 from explorer.ui.changes import Changes, changes_html
 from explorer.ui.controls import Controls, SettingsPane, Views
 from explorer.ui.grid import Cell
@@ -27,6 +28,7 @@ from explorer.ui.relations import verdict_words
 from explorer.ui.results import Counts, read
 from explorer.ui.selection import Choice, Selection, joined, presets
 from explorer.ui.session import Session, Settings
+from explorer.ui.studies import Progress, Study
 from explorer.ui.verdict_pane import VerdictPane
 from explorer.ui.wording import (
     complaint,
@@ -84,6 +86,7 @@ class Exploration(widgets.VBox):
         self._order, self._list = OrderPane(), widgets.HTML(measured_html(()))
         self._settings_pane = SettingsPane(settings, apply)
         self._tested = VerdictPane(self.session, lambda: self.shown.share)
+        self.beyond = Beyond(self._around)
         self._select(Selection(grid.cell(grid.layers[0], grid.start)))
         self.on_recorded()
         self.on_distances()
@@ -99,6 +102,7 @@ class Exploration(widgets.VBox):
         if self._built:  # ipywidgets closes every object that goes, also one that never opened
             self.session.close()
             self.pictures.close()
+            self.beyond.close()
         super().close()
 
     # What is on the page
@@ -125,17 +129,34 @@ class Exploration(widgets.VBox):
     def _arrange(self) -> None:
         tabs = widgets.Tab(
             [
-                *(self._changed, self._order, self._tested),
+                *(self._changed, self._order, self._tested, self.beyond),
                 *(self._list, self._settings_pane, self.pictures.exports),
             ],
             titles=[
-                *("What changed", "How far can we go?", "How sure?"),
+                *("What changed", "How far can we go?", "How sure?", "Beyond the paper"),
                 *("Measured", "Settings", "Export"),
             ],
         )
+        tabs.observe(self._guarded(self._tab_turned), "selected_index")
+        self.tabs = tabs
         heatmaps, curves = self.pictures.lay_out()
         strip = side_by_side(self.pictures.strip, self.shown.threshold)
         super().__init__([self._heading, strip, heatmaps, self.controls, self.status, curves, tabs])
+
+    def _tab_turned(self) -> None:
+        self.beyond.turn(seen=self.tabs.children[self.tabs.selected_index] is self.beyond)
+
+    def _around(self) -> Any:
+        from explorer.ui.panel_pane import Around  # what only the panels need
+
+        return Around(
+            self.session,
+            self._settings,
+            self._opened,
+            lambda: self.shown.share,
+            lambda: self.selection,
+            self._layer_picked,
+        )
 
     def _guarded(self, act: Callable[[], None]) -> Callable[[Any], None]:
         """Return a handler that shows what goes wrong, and does nothing while menus follow."""
@@ -156,6 +177,7 @@ class Exploration(widgets.VBox):
         self.pictures.select(selection, self.session, by_keys)
         intervention = exports.intervention_of(selection.choice, self.session)
         self.pictures.exports.code = exports.code_of(intervention, self._opened, self._settings)
+        self.beyond.follow()
 
     def _drawn(self) -> None:
         """The page has the errors: now the other pictures, and then the network."""
@@ -177,6 +199,12 @@ class Exploration(widgets.VBox):
         with self.session.reported(), self.session.lock:
             self._select(Selection(self.session.grid.cell(layer, self.session.grid.start)))
             self._measure()
+
+    def _layer_picked(self, layer: str) -> None:
+        """Select a layer that was clicked in a panel; nothing is measured."""
+        with self.session.reported(), self.session.lock:
+            self._select(Selection(self.session.grid.cell(layer, self.selection.active.epoch)))
+            self._say_known()
 
     def _key(self, kind: str, line: int, column: int) -> None:
         with self.session.reported(), self.session.lock:
@@ -255,6 +283,7 @@ class Exploration(widgets.VBox):
         self.pictures.arrange()
         self.pictures.select(self.selection, self.session)
         self._tested.follow()
+        self.beyond.follow()
 
     def _stop(self) -> None:
         stopped = "Stopped. What was measured so far is kept."
@@ -356,10 +385,24 @@ class Exploration(widgets.VBox):
         """Paint what depends on the distances."""
         self.pictures.paint_distances(self.session)
 
-    def on_failure(self, choice: Choice | None, error: Exception) -> None:
-        """Show an error, and in which cell it happened."""
+    def on_study(self, study: Study, progress: Progress) -> None:
+        """Show how far a panel's measurement is."""
+        self.beyond.advance(study, progress)
+        if progress.finished:
+            self.status.say(f"{self.beyond.name(study)}: measured.")
+
+    def on_stopped(self, study: Study) -> None:
+        """Say in its panel that a measurement will not go on."""
+        self.beyond.stopped(study)
+
+    def on_failure(self, asked: Choice | Study | None, error: Exception) -> None:
+        """Show an error, and in which cell or panel it happened."""
         self.on_recorded()
-        self._say_failed(choice, complaint(error))
+        if isinstance(asked, Study):
+            self.beyond.failed(asked, complaint(error))
+            self.status.say(f"{self.beyond.name(asked)} could not be measured.")
+        else:
+            self._say_failed(asked, complaint(error))
 
     def _say_failed(self, choice: Choice | None, reason: str) -> None:
         self.status.complain(reason)

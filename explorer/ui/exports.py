@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import tempfile
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pandas as pd
 
 from explorer.engine.interventions import Intervention
 from explorer.errors import UsageError
+from explorer.inventory.manifest import bundled_sweep
 from explorer.ui import as_python
 from explorer.ui.measured import measured_frame
 from explorer.ui.report import report_page
@@ -32,6 +35,19 @@ def intervention_of(choice: Choice, session: Session) -> Intervention:
 
 def code_of(intervention: Intervention, opened: str, settings: Settings) -> str:
     """Return the code that measures an intervention under these settings."""
+    return as_python.code_of(intervention, opened, options_of(settings))
+
+
+def options_of(settings: Settings, screen: bool = True) -> str:
+    """Return settings as keyword arguments, each begun by a comma; only those not as by default.
+
+    Parameters
+    ----------
+    settings : Settings
+        In force.
+    screen : bool
+        Whether the function can compute in a lower precision first.
+    """
     options = ""
     if settings.model is not None:
         options += ", model=net"
@@ -41,9 +57,27 @@ def code_of(intervention: Intervention, opened: str, settings: Settings) -> str:
         options += f", batchnorm={settings.batchnorm!r}"
     if settings.device != "auto":
         options += f", device={settings.device!r}"
-    if settings.screen:
+    if settings.screen and screen:
         options += ", screen=True"
-    return as_python.code_of(intervention, opened, options)
+    return options
+
+
+def sweep_of(attrs: Mapping[Any, Any]) -> str:
+    """Return the sweep that came with a stack as a keyword argument; nothing where none did."""
+    name = str(attrs.get("stack", ""))
+    known = bool(name) and bundled_sweep(name) is not None
+    return f", sweep=lx.open_sweep({name!r})" if known else ""
+
+
+def page_address(page: str) -> str:
+    """Return the address of a page of the docs; empty where the package names none."""
+    try:
+        urls = metadata("layer-explorer").get_all("Project-URL") or []
+    except PackageNotFoundError:
+        return ""
+    named = dict(one.split(", ", 1) for one in urls)
+    root = named.get("Source") or named.get("Repository") or ""
+    return f"{root.rstrip('/')}/blob/main/{page}" if root.startswith("https://") else ""
 
 
 def hand_over(kind: str, session: Session, page: Any) -> None:
@@ -61,7 +95,7 @@ def hand_over(kind: str, session: Session, page: Any) -> None:
     with session.lock:
         results, distances = session.results.copy(deep=True), session.distances
         entries = list(session.measured)
-    name = _UNSAFE.sub("-", str(results.attrs.get("stack", ""))).strip("-.") or "explorer"
+    name = _file_name(results)
     try:
         if kind == "html":
             if distances is None:
@@ -81,6 +115,35 @@ def hand_over(kind: str, session: Session, page: Any) -> None:
             page.hand_over(f"{name}-measured.csv", "text/csv", text.encode("utf-8"))
     except UsageError as error:
         page.refuse(complaint(error))
+
+
+def hand_over_found(kind: str, found: Any, what: str, page: Any, csv: Sequence[str]) -> None:
+    """Let the browser save what a measurement has found.
+
+    Parameters
+    ----------
+    kind : {"nc", "csv"}
+        The whole Dataset as netCDF, or its numbers over some dims as a table.
+    found : xarray.Dataset
+        As the public function returns it.
+    what : str
+        Name of the measurement.
+    page : explorer.ui.elements.Exports
+        Where the reader asked for it.
+    csv : sequence of str
+        Dims of the table; what does not depend on all of them stands in many rows.
+    """
+    name = f"{_file_name(found)}-{what}"
+    if kind == "nc":
+        page.hand_over(f"{name}.nc", "application/x-netcdf", _netcdf(found))
+        return
+    names = [one for one in found.data_vars if set(found[one].dims) <= set(csv)]
+    frame = found[names].to_dataframe(dim_order=list(csv)).reset_index()
+    page.hand_over(f"{name}.csv", "text/csv", _csv(frame).encode("utf-8"))
+
+
+def _file_name(results: Any) -> str:
+    return _UNSAFE.sub("-", str(results.attrs.get("stack", ""))).strip("-.") or "explorer"
 
 
 def _netcdf(results: Any) -> bytes:

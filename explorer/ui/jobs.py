@@ -25,6 +25,7 @@ from explorer.ui.grid import Cell, Grid
 from explorer.ui.measured import Measured
 from explorer.ui.results import Counts, fail, read, record
 from explorer.ui.selection import Choice, Step, source_of, steps
+from explorer.ui.studies import Progress, Study
 
 PAINT_EVERY = 0.1
 """Seconds between two reports of a running estimate; at 50 Hz the browser falls behind."""
@@ -52,7 +53,7 @@ class FindOrder:
     """Share of the way from the final error to chance that is allowed."""
 
 
-Job = Choice | Fill | FindOrder | None
+Job = Choice | Fill | FindOrder | Study | None
 """What the thread can be asked for; None for the error of the intact network."""
 
 
@@ -83,8 +84,14 @@ class Listener(Protocol):
     def on_distances(self) -> None:
         """The distances are known."""
 
-    def on_failure(self, choice: Choice | None, error: Exception) -> None:
-        """Something went wrong; the cell of the choice is marked, if there is one."""
+    def on_study(self, study: Study, progress: Progress) -> None:
+        """A study has come further, or to its end."""
+
+    def on_stopped(self, study: Study) -> None:
+        """A study will not go on."""
+
+    def on_failure(self, asked: Choice | Study | None, error: Exception) -> None:
+        """Something went wrong; the cell of a choice is marked, if there is one."""
 
 
 class Desk(Protocol):

@@ -29,6 +29,7 @@ from explorer.ui.between import (
     worded,
 )
 from explorer.ui.figures import BLUE, FONT, INK, RED, colour_bar, line_figure, table_figure
+from explorer.ui.linked import LAYER, frame_row
 from explorer.ui.painting import Columns
 
 
@@ -61,6 +62,8 @@ def valley_figure(found: xr.Dataset, layer: str, quantity: Quantity = "loss") ->
     description = f"Heatmap of the {NAMES[quantity]}, {len(down)} α by {len(across)} σ. {title}."
     plot = table_figure(across, down, ("σ, deviation of the noise", "α"), description)
     plot.title.text = f"{title}\n{NAMES[quantity]}; blue frames: good enough"
+    plot.xaxis.major_label_orientation = 0.8  # "0.00464" has to fit beside its like
+    plot.height += 20
     _draw_cells(plot, valley_columns(found, layer, quantity))
     best = float(here["alpha_best"]), float(here["sigma_best"])
     if all(map(math.isfinite, best)):
@@ -70,7 +73,9 @@ def valley_figure(found: xr.Dataset, layer: str, quantity: Quantity = "loss") ->
     return plot
 
 
-def barrier_figure(found: xr.Dataset, quantity: Quantity = "error") -> Any:
+def barrier_figure(
+    found: xr.Dataset, quantity: Quantity = "error", selected: str | None = None
+) -> Any:
     """Draw the barriers of all layers to all epochs, and those of the whole network.
 
     Parameters
@@ -79,6 +84,8 @@ def barrier_figure(found: xr.Dataset, quantity: Quantity = "error") -> Any:
         As `explorer.paths` returns it.
     quantity : {"error", "loss"}
         Whose barriers.
+    selected : str, optional
+        Layer whose row is framed.
 
     Returns
     -------
@@ -96,7 +103,10 @@ def barrier_figure(found: xr.Dataset, quantity: Quantity = "error") -> Any:
     unit = str(found.attrs.get("checkpoint_unit", "epoch"))
     plot = table_figure(across, down, (f"{unit} of B", " "), description)
     plot.title.text = f"Barriers of the {NAMES[quantity]}, {between(found)}"
-    _draw_cells(plot, columns)
+    rows = np.repeat([*down[:-1], ""], len(across)).tolist()
+    _draw_cells(plot, {**columns, LAYER: rows})
+    if selected is not None:
+        frame_row(plot, down.index(selected) if selected in down[:-1] else None)
     mapper = LinearColorMapper(palette=palette(REDS), low=0, high=highest)
     bar = colour_bar(mapper)
     bar.ticker.ticks = [0, highest]

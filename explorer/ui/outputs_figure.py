@@ -12,6 +12,7 @@ import xarray as xr
 from explorer.colours import BLUES, REDS, Ramp, ink, shade
 from explorer.ui.figures import heatmap_figure
 from explorer.ui.grid import Cell, Grid, unit_of
+from explorer.ui.linked import LAYER, frame_row
 from explorer.ui.painted_cells import COLUMNS, draw_cells
 from explorer.ui.painting import MISSING
 
@@ -39,7 +40,9 @@ SHOWN: Mapping[str, Quantity] = {
 """Variables of `explorer.outputs` that can be shown."""
 
 
-def outputs_figure(found: xr.Dataset, quantity: str = "js_divergence") -> Any:
+def outputs_figure(
+    found: xr.Dataset, quantity: str = "js_divergence", selected: str | None = None
+) -> Any:
     """Draw one quantity over layers and checkpoints, the mean of the fresh draws before them.
 
     Parameters
@@ -48,6 +51,8 @@ def outputs_figure(found: xr.Dataset, quantity: str = "js_divergence") -> Any:
         As `explorer.outputs` returns it.
     quantity : str
         One of `SHOWN`.
+    selected : str, optional
+        Layer whose row is framed.
 
     Returns
     -------
@@ -58,13 +63,16 @@ def outputs_figure(found: xr.Dataset, quantity: str = "js_divergence") -> Any:
     grid = Grid(layers, epochs, found.sizes["draw"], unit_of(found.attrs))
     shown = SHOWN[quantity]
     plot = heatmap_figure(grid, f"Heatmap of the {shown.words}, {len(layers)} layers", False)
-    columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
+    columns: dict[str, list[Any]] = {name: [] for name in (*COLUMNS, LAYER)}
     for cell in grid.cells:
         if cell.layer is not None:
-            for name, content in zip(COLUMNS, _cell(found, grid, cell, quantity), strict=True):
+            said = (*_cell(found, grid, cell, quantity), cell.layer)
+            for name, content in zip(columns, said, strict=True):
                 columns[name].append(content)
     draw_cells(plot, grid, columns)
-    plot.title.text = f"{shown.words[0].upper()}{shown.words[1:]}: white is as the trained network"
+    if selected is not None:
+        frame_row(plot, layers.index(selected) if selected in layers else None)
+    plot.title.text = f"{shown.words[0].upper()}{shown.words[1:]}\nwhite: as the trained network"
     return plot
 
 

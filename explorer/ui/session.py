@@ -15,13 +15,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import xarray as xr
 
 from explorer.engine.intact import recorded_error
 from explorer.engine.interventions import BatchNormPolicy
 from explorer.engine.results import read_sweep, warn_if_changed
 from explorer.inventory.manifest import bundled_sweep
-from explorer.ui import background, jobs
+from explorer.ui import background, jobs, studies
 from explorer.ui.background import Evaluates
 from explorer.ui.grid import Cell, Grid, unit_of
 from explorer.ui.jobs import Fill, FindOrder, Job, Listener
@@ -29,6 +30,7 @@ from explorer.ui.measured import Measured
 from explorer.ui.results import blank, fail, forget_draws, from_sweep
 from explorer.ui.selection import Choice
 from explorer.ui.sending import SendingLock
+from explorer.ui.studies import Kind, Progress, Study
 from explorer.ui.wording import complaint
 from explorer.ui.worker import Worker
 from explorer.weights.stack import epoch_numbers, epochs_here, layer_names
@@ -98,18 +100,22 @@ class Session:
         self.grid = Grid(layers, epochs, settings.draws, unit_of(stack.attrs), settings.sideways)
         self.results = known_results(stack, self.grid, settings) if results is None else results
         self.measured: list[Measured] = []
+        self.found: dict[Kind, xr.Dataset] = {}
         self.distances: xr.Dataset | None = None
         self._measured_epochs: list[int] = []
         self.device = ""
         self.seed, self.listener = settings.seed, listener
         self._stack, self._settings = stack, settings
         self._evaluator: Evaluates | None = None
+        self._for_studies: Evaluates | None = None
         self._worker: Worker[Job] = Worker(self.lock, self._work)
         # Not a daemon: an interpreter that goes while torch is being imported would crash.
         self._warm_up = threading.Thread(target=self._prepare, name="explorer warm-up")
         self._opening = threading.Lock()
         self._hurried = threading.Event()
         self._rest_of_sweep: Fill | None = None
+        self._study: Study | None = None
+        self._beside: Study | None = None
         self._closed = False
 
     def start(self) -> None:
@@ -125,23 +131,53 @@ class Session:
         """Do this next; whatever ran before may write no more, but a sweep goes on afterwards."""
         if isinstance(job, Fill):
             self._rest_of_sweep = job
+        elif isinstance(job, Study):
+            self._end(self._study)
+            self._study = job
         self._worker.submit(job)
         self.hurry()
+
+    def begin_beside(self, study: Study) -> None:
+        """Measure motion on a thread of its own: it reads weights and needs no network."""
+        self._end(self._beside)
+        self._beside = study
+        # as the warm-up, no daemon; it ends after the layer that it is at
+        threading.Thread(target=self._move, args=(study,), name="explorer motion").start()
 
     def stop(self) -> bool:
         """Forget what is running; return whether anything was."""
         self._rest_of_sweep = None
-        return self._worker.cancel()
+        ended = [self._end(self._study), self._end(self._beside)]
+        return self._worker.cancel() or any(ended)
+
+    def _end(self, study: Study | None) -> bool:
+        """Forget a study, and say so; return whether there was one."""
+        if study is None:
+            return False
+        self._study = None if study is self._study else self._study
+        self._beside = None if study is self._beside else self._beside
+        self.listener.on_stopped(study)
+        return True
+
+    def why_not(self, kind: Kind) -> str:
+        """Say why a measurement does not apply here; empty where it does."""
+        return studies.why_not(kind, self._stack, self._settings.data)
+
+    @property
+    def all_here(self) -> bool:
+        """Whether every checkpoint is on this machine, so that reading it downloads nothing."""
+        return epochs_here(self._stack) == list(self.grid.epochs)
 
     def rest(self) -> None:
         """Stop, and give the network's memory back until the next request."""
         self.stop()
         with self.lock:
-            self._evaluator = None
+            self._evaluator = self._for_studies = None
 
     def close(self, timeout: float = 1.0) -> None:
         """End the thread, waiting for it at most `timeout` seconds."""
         self._closed = True
+        self._study = self._beside = None
         self.hurry()
         self._worker.close(timeout)
         _open_sessions.discard(self)
@@ -173,20 +209,22 @@ class Session:
         self._rest_of_sweep = Fill(tuple(cells), total) if cells else None
 
     @contextlib.contextmanager
-    def reported(self, number: int | None = None, choice: Choice | None = None) -> Iterator[None]:
+    def reported(
+        self, number: int | None = None, asked: Choice | Study | None = None
+    ) -> Iterator[None]:
         """Hand an exception to the listener and the log: nobody above could show it."""
         try:
             yield
         except Exception as error:  # the widget's edge
             if not threading.main_thread().is_alive():
                 return  # the interpreter is going, and imports fail
-            logger.exception("%s", choice or "explorer")
+            logger.exception("%s", asked.kind if isinstance(asked, Study) else asked or "explorer")
             with self.lock:
                 if self._closed or not (number is None or self._worker.is_current(number)):
                     return
-                if choice is not None and choice.cell is not None:
-                    fail(self.results, choice.cell, choice.draw, complaint(error))
-                self.listener.on_failure(choice, error)
+                if isinstance(asked, Choice) and asked.cell is not None:
+                    fail(self.results, asked.cell, asked.draw, complaint(error))
+                self.listener.on_failure(asked, error)
 
     # On the threads: everything is written under the lock, and only while current
 
@@ -202,6 +240,23 @@ class Session:
         self._measure_distances()
 
     def _work(self, number: int, job: Job) -> None:
+        if isinstance(job, Study):
+            self._go_on_with(number, job)
+        else:
+            self._measure(number, job)
+        self._measure_newcomers()
+        with self.turn(number) as mine:
+            if not mine:
+                return
+            if isinstance(job, Fill):
+                self._rest_of_sweep = None
+            elif isinstance(job, Study):
+                self._study = None
+            rest = self._study or self._rest_of_sweep
+            if rest is not None:
+                self._worker.submit(rest)
+
+    def _measure(self, number: int, job: Choice | Fill | FindOrder | None) -> None:
         with self.reported(number):
             evaluator = self._open()
             if isinstance(job, Choice):
@@ -212,14 +267,47 @@ class Session:
                 jobs.fill(self, number, job, evaluator)
             elif isinstance(job, FindOrder):
                 jobs.find_order(self, number, job, evaluator)
-        self._measure_newcomers()
-        with self.turn(number) as mine:
-            if not mine:
-                return
-            if isinstance(job, Fill):
-                self._rest_of_sweep = None
-            elif self._rest_of_sweep is not None:
-                self._worker.submit(self._rest_of_sweep)
+
+    def _go_on_with(self, number: int, study: Study) -> None:
+        """Begin a study, or go on with it after a click that came first."""
+        with self.reported(number, study):
+            if study.parts is None:
+                study.parts = background.begin(study, self._open_for_studies())
+            studies.follow(study, lambda: self.turn(number), self._tell)
+
+    def _move(self, study: Study) -> None:
+        with self.reported(asked=study):
+            study.parts = background.begin_motion(self._stack, self.results)
+            studies.follow(study, lambda: self._turn_of(study), self._tell)
+        with self.lock:
+            self._beside = None if study is self._beside else self._beside
+
+    @contextlib.contextmanager
+    def _turn_of(self, study: Study) -> Iterator[bool]:
+        with self.lock:
+            yield study is self._beside and not self._closed
+
+    def _tell(self, study: Study, progress: Progress) -> None:
+        if progress.found is not None:
+            self.found[study.kind] = progress.found
+        self.listener.on_study(study, progress)
+
+    def _open_for_studies(self) -> Evaluates:
+        """Return the network in float32 to the last digit, with labels or without."""
+        own, unlabelled = self._settings, studies.unlabelled(self._settings.data)
+        if not (own.screen or unlabelled):
+            return self._open()
+        if self._for_studies is None:
+            data = (own.data, np.zeros(len(own.data), np.int64)) if unlabelled else own.data
+            self._for_studies = background.open_evaluator(
+                self._stack,
+                model=own.model,
+                data=data,
+                device=own.device,
+                batch_size=own.batch_size,
+                batchnorm=own.batchnorm,
+            )
+        return self._for_studies
 
     def _answer(self, number: int, choice: Choice, evaluator: Evaluates) -> None:
         step = None

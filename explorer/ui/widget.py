@@ -107,6 +107,16 @@ class Explorer(widgets.VBox):
         with session.lock:
             return measured_frame(session.measured)
 
+    @property
+    def found(self) -> dict[str, xr.Dataset]:
+        """What the panels beyond the paper have measured, by the name of their command.
+
+        Each as the public function returns it; the attribute ``complete`` says whether it is all.
+        """
+        session = self._shown.session
+        with session.lock:
+            return {kind: found.copy(deep=True) for kind, found in session.found.items()}
+
     def close(self) -> None:
         """Stop what runs, end the thread and take the explorer off the page."""
         if self._exploration is not None:  # None: it never opened, and ipywidgets closes it too

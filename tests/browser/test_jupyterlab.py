@@ -228,6 +228,7 @@ def test_nothing_in_the_explorer_is_out_of_reach_for_a_screen_reader(notebook):
         "What changed",
         "How far can we go?",
         "How sure?",
+        "Beyond the paper",
         "Measured",
         "Settings",
         "Export",

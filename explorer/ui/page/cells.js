@@ -107,6 +107,12 @@ function render({model, el}) {
     event.stopPropagation()
   })
 
+  function escaped(event) {  // from wherever the focus is in the explorer
+    const explorer = el.closest(".layer-explorer")
+    if (event.key === "Escape" && !event.defaultPrevented && explorer?.contains(event.target))
+      send("stop", model.get("active"))
+  }
+
   function asked(message) {
     if (message.ask === "here") send("here", [0, 0])
   }
@@ -122,6 +128,7 @@ function render({model, el}) {
     explorer.prepend(alert)
   }
 
+  window.addEventListener("keydown", escaped)
   model.on("change:names", rename)
   model.on("change:label", draw)
   model.on("change:active", () => mark())
@@ -131,6 +138,7 @@ function render({model, el}) {
   draw()
   send("shown", [0, 0])
   return () => {
+    window.removeEventListener("keydown", escaped)
     model.off("change:names", rename)
     model.off("msg:custom", asked)
     model.off("comm_live_update", lost)

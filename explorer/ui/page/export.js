@@ -1,5 +1,5 @@
 // Files for the reader: pictures as the page has drawn them, data as Python has written it, and
-// the code of the selected cell.
+// code that gives the same.
 
 function save(blob, name) {
   const link = document.createElement("a")
@@ -41,17 +41,16 @@ function render({model, el}) {
 
   const files = add("p")
   files.append("Data ")
-  for (const [kind, text] of [["html", "HTML report"], ["nc", "netCDF"], ["csv", "CSV"],
-                              ["list", "CSV of what was measured"]])
+  for (const [kind, text] of model.get("files"))
     button(text, files, () => { say("Writing …"); model.send({kind}) })
 
   const code = add("div")
   const head = add("p", code)
-  head.append("The selected cell in Python ")
+  head.append(`${model.get("about")} `)
   const listing = add("pre", code)
   listing.tabIndex = 0
   listing.setAttribute("role", "region")
-  listing.setAttribute("aria-label", "Python code of the selected cell")
+  listing.setAttribute("aria-label", model.get("about"))
   button("Copy", head, () => navigator.clipboard.writeText(listing.textContent).then(
     () => say("Copied."),
     () => { window.getSelection().selectAllChildren(listing); say("Selected: copy it by hand.") }))
@@ -68,11 +67,11 @@ function render({model, el}) {
     save(new Blob(buffers, {type: message.type}), message.name)
     say(`Saved ${message.name}.`)
   }
-  model.on("change:code", draw)
+  model.on("change:code change:pictures", draw)
   model.on("msg:custom", arrived)
   draw()
   return () => {
-    model.off("change:code", draw)
+    model.off("change:code change:pictures", draw)
     model.off("msg:custom", arrived)
   }
 }
