@@ -7,7 +7,6 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,22 +14,18 @@ import xarray as xr
 from tqdm.auto import tqdm
 
 from explorer.engine.across_summary import described, summary_of
+from explorer.engine.contenders import Contender, Member, labelled, opened
 from explorer.engine.judging import LEVEL
 from explorer.engine.margins import check_fraction, check_margin
-from explorer.engine.overview import is_sweep
-from explorer.engine.results import open_sweep, read_sweep
 from explorer.engine.verdicts import DEFAULT_THRESHOLD
-from explorer.errors import UsageError, unknown_name
-from explorer.inventory.manifest import bundled_sweep, load_manifest
+from explorer.errors import unknown_name
+from explorer.inventory.manifest import load_manifest
 from explorer.inventory.placing import placed
 from explorer.tables import Cell, Row, Table, page_html, table_html
 from explorer.weights.stack import content_hash, epoch_numbers, open_stack
 
 if TYPE_CHECKING:
     import pandas as pd
-
-Member = str | Path | xr.DataTree | xr.Dataset
-"""Name of a stack, folder or file of one, a stack, a sweep, or the netCDF file of a sweep."""
 
 SHOWN = ("layers", "parameters", "final_error", "robust", "mixed", "critical", "undecided")
 """Columns of the table in a notebook; `Across.table` has all."""
@@ -58,20 +53,6 @@ class Across(xr.DataTree):  # type: ignore[no-untyped-call] # xarray's hook has 
         table = Table("Verdicts of the layers of each stack", SHOWN, tuple(rows))
         notes = ['All columns: `.table`; the numbers of a stack: `["stacks/NAME"]`.']
         return page_html(f"Comparison of {len(rows)} stacks", {}, table_html(table), notes)
-
-
-@dataclass(frozen=True)
-class Contender:
-    """One of the stacks that are compared, opened and not yet measured."""
-
-    label: str
-    """What it is called in the comparison."""
-    source: str
-    """What it was named by."""
-    stack: xr.DataTree | None
-    """The checkpoints, where they are known."""
-    sweep: xr.Dataset | None
-    """Its sweep, where there is one already."""
 
 
 def compare(
@@ -152,12 +133,12 @@ def compare(
     check_margin(threshold, margin)
     check_fraction("level", level, "0.05 is the usual one")
     settings = {"epochs": epochs, "draws": draws, "seed": seed, "batchnorm": batchnorm}
-    named = _labelled(stacks)
+    named = labelled(stacks)
     for kind, own in (("model", model), ("data", data)):
         _check_labels(kind, own, named)
     # a network of one's own or other examples have other numbers than the bundled sweep
     own_numbers = {k for k in named if _of(model, k) is not None or _of(data, k) is not None}
-    found = [_opened(k, one, settings, k in own_numbers) for k, one in named.items()]
+    found = [opened(k, one, settings, k in own_numbers) for k, one in named.items()]
     judging = {"threshold": threshold, "margin": margin, "level": level}
     nodes: dict[str, xr.Dataset] = {}
     with contextlib.suppress(KeyboardInterrupt):
@@ -186,96 +167,6 @@ def _tree(nodes: Mapping[str, xr.Dataset], attrs: Mapping[str, Any]) -> Across:
     return Across(xr.Dataset(attrs=dict(attrs)), children=children)
 
 
-# --- what is compared -----------------------------------------------------------------------------
-
-
-def _labelled(stacks: Any) -> dict[str, Member]:
-    """Members by label."""
-    if isinstance(stacks, (str, Path, xr.DataTree, xr.Dataset)):
-        stacks = [stacks]
-    if not len(stacks):
-        raise UsageError(
-            "There are no stacks.", "At least one is needed.", "Pass names, folders or sweeps."
-        )
-    if not isinstance(stacks, Mapping):
-        return _unlike([(_own_name(one), one) for one in stacks])
-    for label in stacks:
-        if not isinstance(label, str) or not label or "/" in label or label in (".", ".."):
-            raise UsageError(
-                f"A stack is called {label!r}.",
-                "A text without slashes is needed: it names a node of the tree.",
-                "Call it otherwise.",
-            )
-    return dict(stacks)
-
-
-def _own_name(member: Member) -> str:
-    """What a member is called that nobody has named: the last part of a name with slashes."""
-    if isinstance(member, (str, Path)):
-        name = Path(member).stem if str(member).endswith((".nc", ".nc4")) else Path(member).name
-        return name or "stack"
-    attrs = member.attrs
-    name = str(attrs.get("name") or attrs.get("stack") or attrs.get("title") or "stack")
-    return name.replace("/", ":")
-
-
-def _unlike(members: Sequence[tuple[str, Member]]) -> dict[str, Member]:
-    """Members by label, those of equal names numbered."""
-    found: dict[str, Member] = {}
-    for name, member in members:
-        label, k = name, 1
-        while label in found:
-            k += 1
-            label = f"{name} ({k})"
-        found[label] = member
-    return found
-
-
-def _opened(
-    label: str, member: Member, settings: Mapping[str, Any], own_numbers: bool
-) -> Contender:
-    """Open a member; no tensor is read and nothing measured."""
-    if isinstance(member, xr.DataTree):
-        return Contender(label, str(member.attrs.get("name", "")), member, None)
-    if isinstance(member, xr.Dataset):
-        if not is_sweep(member):
-            raise UsageError(
-                f"{label} is a Dataset over {', '.join(map(str, member.sizes)) or 'nothing'}.",
-                "A sweep as explorer.sweep returns it is needed.",
-                "Pass a stack to have it swept.",
-            )
-        return Contender(label, str(member.attrs.get("stack", "")), None, member)
-    source = str(member)
-    if bundled_sweep(source) is not None:
-        stack, sweep = open_stack(source), open_sweep(source)
-        usable = not own_numbers and _same(sweep, settings)
-        return Contender(label, source, stack, _selected(sweep, settings) if usable else None)
-    if _is_file_of_sweep(Path(source)):
-        return Contender(label, source, None, open_sweep(source))
-    return Contender(label, source, open_stack(member), None)
-
-
-def _is_file_of_sweep(path: Path) -> bool:
-    """Whether a netCDF file holds a sweep and no stack, whose tensors lie in groups."""
-    if not path.is_file() or path.suffix not in (".nc", ".nc4", ".netcdf"):
-        return False
-    return is_sweep(read_sweep(path))
-
-
-def _same(sweep: xr.Dataset, settings: Mapping[str, Any]) -> bool:
-    """Whether a bundled sweep is what would be measured."""
-    wanted = settings["epochs"]
-    known = {int(epoch) for epoch in sweep["epoch"].values}
-    return (wanted is None or set(wanted) <= known) and all(
-        sweep.attrs[name] == settings[name] for name in ("draws", "seed", "batchnorm")
-    )
-
-
-def _selected(sweep: xr.Dataset, settings: Mapping[str, Any]) -> xr.Dataset:
-    epochs = settings["epochs"]
-    return sweep if epochs is None else sweep.sel(epoch=list(epochs))
-
-
 def _check_labels(kind: str, own: Any, named: Mapping[str, Any]) -> None:
     for label in own if isinstance(own, Mapping) else ():
         if label not in named:
@@ -285,9 +176,6 @@ def _check_labels(kind: str, own: Any, named: Mapping[str, Any]) -> None:
 def _of(own: Any, label: str) -> Any:
     """What is meant for one stack."""
     return own.get(label) if isinstance(own, Mapping) else own
-
-
-# --- measuring ------------------------------------------------------------------------------------
 
 
 def _node(
@@ -375,11 +263,6 @@ def _file(store: str | Path | None, one: Contender, kind: str) -> Path | None:
     readable = re.sub(r"[^\w.-]+", "-", one.label)[:60]
     known = hashlib.sha256(f"{one.label} {content_hash(one.stack)}".encode()).hexdigest()
     return Path(store) / f"{readable}-{known[:12]}.{kind}"
-
-
-def labels_of(found: xr.DataTree) -> list[str]:
-    """Stacks of a comparison, in the order in which they were given."""
-    return list(map(str, found["stacks"].children))
 
 
 def each_of(found: xr.DataTree) -> Iterator[tuple[str, xr.Dataset]]:
