@@ -11,10 +11,14 @@ import xarray as xr
 from torch import nn
 from tqdm.auto import tqdm
 
-from explorer.engine.effective import Effective, find_effective, most_measured
+from explorer.engine.effective import (
+    Effective,
+    find_effective,
+    most_measured,
+    parameters_of,
+)
 from explorer.engine.evaluator import Evaluator
 from explorer.engine.interventions import BatchNormPolicy, Epoch, FreshDraw, Intervention, Source
-from explorer.engine.joint import parameters_of
 from explorer.engine.margins import check_margin, margin_of
 from explorer.engine.provenance import provenance_of
 from explorer.engine.verdicts import DEFAULT_THRESHOLD
