@@ -11,6 +11,7 @@ from scipy.stats import rankdata
 import explorer as lx
 from explorer.api import save_netcdf
 from explorer.cli import main
+from explorer.data.datasets import load_training_set
 from explorer.engine.across_summary import DEPTHS
 from explorer.engine.evaluator import Evaluator
 from explorer.errors import UnknownNameError, UsageError
@@ -150,8 +151,11 @@ def test_agreement_is_what_the_ranks_and_words_written_out_give(relatives):
 
 
 def test_the_numbers_of_bundled_stacks_are_those_of_their_sweeps_and_verdicts():
-    names = ["fcn3x256-digits", "resnet18-digits"]
+    names = ["resnet18-digits", "resnet18bn-digits"]
     found = lx.compare(names, progress=False)
+    firsts = [lx.open_sweep(name)["error"].sel(epoch=0).values for name in names]
+    rank = np.corrcoef(*map(rankdata, firsts))[0, 1]
+    assert found.table["rank_agreement"].tolist() == pytest.approx([rank, rank])
     for name in names:
         sweep, judged = lx.open_sweep(name), lx.verdicts(name)
         row, words = found.table.loc[name], judged["verdict"].values.tolist()
@@ -402,3 +406,43 @@ def test_a_notebook_shows_the_table(linear):
     page = linear._repr_html_()
     assert "Comparison of 2 stacks" in page
     assert "short" in page
+
+
+# --- every kind of difference, trained ------------------------------------------------------------
+
+SMALL = {"dataset": "digits16", "inputs": 256, "width": 16, "learning_rate": 0.1, "keep": "0,1,3"}
+KINDS = {
+    "base": {},
+    "seed": {"seed": 1},
+    "width": {"width": 32},
+    "depth": {"depth": 1},
+    "BatchNorm": {"batchnorm": 1},
+    "random labels": {"label_noise": 1.0, "augment": False},
+}
+"""Label → what differs; `seed` is an argument of its own."""
+
+
+@pytest.mark.slow
+def test_widths_depths_seeds_normalisation_and_random_labels_stand_beside_each_other(tmp_path):
+    folders = {}
+    for label, changes in KINDS.items():
+        settings = {**SMALL, **changes}
+        options = {"epochs": 6, "seed": settings.pop("seed", 0), "settings": settings}
+        folders[label] = lx.train(
+            "fcn3x256-digits", out=tmp_path / label, device="cpu", progress=False, **options
+        )
+    noisy = load_training_set("digits16", augment=False, label_noise=1.0, seed=0)
+    found = lx.compare(
+        folders, data={"random labels": (noisy.plain, noisy.labels)}, effective=True, **QUIET
+    )
+    table = found.table
+    assert table.index.tolist() == list(KINDS)
+    assert table["layers"].tolist() == [4, 4, 4, 2, 4, 4]
+    assert table["parameters"]["BatchNorm"] == table["parameters"]["base"] + 2 * 3 * 16
+    assert table["parameters"]["width"] > table["parameters"]["base"]
+    assert table["rank_agreement"].isna().tolist() == [label == "depth" for label in KINDS]
+    assert (table["effective_parameters"] <= table["parameters"]).all()
+    assert table["final_error"]["base"] < 0.7 < table["final_error"]["random labels"]
+    assert found["stacks/random labels"].attrs["examples"] == 1437
+    assert np.isfinite(table["mean_rerandomized_damage"]).all()
+    assert len(multiples_of(found)) == len(KINDS)

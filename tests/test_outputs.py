@@ -276,6 +276,8 @@ def test_every_family_is_watched_where_its_units_are(member):
         assert last["intact_never_active"].values[k] == pytest.approx(float(never))
         assert last["units"].values[k] == units.shape[-1]
     assert np.isfinite(last["penultimate_cka"].values).all()
+    order = [stack.attrs["layers"].index(layer) for layer in last["of_layer"].values]
+    assert order == sorted(order)  # that of a skip's end is the block's, not the skip's source
 
 
 class Unrecorded(nn.Module):
