@@ -350,7 +350,7 @@ def test_networks_beside_each_other_are_what_the_notebook_says(run):
     layers, error, _robust, _mixed, critical = (float(n) for n in rows["resnet18-digits"][:5])
     with_bn = [float(number) for number in rows["resnet18bn-digits"]]
     assert (layers, critical, with_bn[4]) == (10, 4, 8)
-    assert abs(error - with_bn[1]) < 0.001
+    assert abs(error - with_bn[1]) < 0.002
     assert abs(with_bn[-1]) < 0.2  # rank agreement of the two
     for name in ("vit-digits", "mixer-digits"):
         assert float(rows[name][7]) < 0.4  # fresh draws

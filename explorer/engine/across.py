@@ -222,7 +222,8 @@ def _effective(
     if len(epoch_numbers(one.stack)) < 2:
         return {}
     allowed = {name: judging[name] for name in ("threshold", "margin")}
-    origin = {n: sweep.attrs[n] for n in ("content_hash", "dataset_hash", "batchnorm")} | allowed
+    known_by = ("content_hash", "dataset_hash", "batchnorm")
+    origin = {**{name: sweep.attrs.get(name) for name in known_by}, **allowed}
     kept = _file(store, one, "joint.json")
     known = _read(kept, origin)
     if known is not None:
