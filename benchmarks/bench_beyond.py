@@ -48,6 +48,8 @@ class Plain:
         examples = load_test_set(stack.attrs["dataset"])
         self._loader = DataLoader(TensorDataset(examples.inputs, examples.labels), batch_size=128)
 
+        self._read = []
+
     def tensors(self, layers):
         return self._evaluator.network.replacement(reinitialise(layers, 0)) if layers else {}
 
@@ -60,20 +62,24 @@ class Plain:
         twin = copy.deepcopy(self._network)
         twin.load_state_dict({**self._final, **own})
         twin.eval()
+        *_, head = (one for one in twin.modules() if isinstance(one, torch.nn.Linear))
+        head.register_forward_pre_hook(lambda _module, given: self._read.append(given[0]))
         with torch.no_grad():
             for inputs, labels in self._loader:
-                yield twin(inputs), labels
+                logits = twin(inputs)
+                yield logits, labels, self._read.pop()
 
     def error(self, own):
-        wrong = [(logits.argmax(1) != labels).float() for logits, labels in self.logits(own)]
+        wrong = [(logits.argmax(1) != labels).float() for logits, labels, _ in self.logits(own)]
         return float(torch.cat(wrong).mean())
 
     def compare(self, layer):
         both = zip(self.logits({}), self.logits(self.tensors([layer])), strict=True)
         found = None
-        for (intact, labels), (patched, _) in both:
+        for (intact, labels, x), (patched, _, y) in both:
             found = found or Comparison(intact.shape[1])
             found.add(labels, intact.double(), patched.double())
+            found.penultimate.add(x.double(), y.double())
         return found
 
 
@@ -137,6 +143,8 @@ def outputs(name, stack, plain, sides):
     for layer, one in zip(layers, expected, strict=False):
         divergence = float(found["js_divergence"].sel(layer=layer, epoch=0))
         assert abs(divergence - one.divergence / one.examples) < 1e-5, layer
+        cka = float(found["penultimate_cka"].sel(layer=layer, epoch=0))
+        assert abs(cka - one.penultimate.cka()) < 1e-5, layer
     return line
 
 
@@ -203,12 +211,16 @@ def row(name, what, count, sample, each, ours):
     return f"| {name} | {what} | {count} | {a:.2f} s{about} | {ours:.2f} s | {a / ours:.1f}× |"
 
 
+MEASURED = {"effective": effective, "outputs": outputs, "paths": paths, "motion": motion}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "--only", nargs="+", default=["fcn3x256-digits", "vgg11-digits", "mixer-digits"]
     )
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--what", nargs="+", choices=list(MEASURED), default=list(MEASURED))
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     lines = [
@@ -223,8 +235,8 @@ def main():
         stack = lx.open_stack(name)
         plain = Plain(stack)
         plain.error({})  # warm up
-        for measure in (effective, outputs, paths, motion):
-            lines.append(measure(name, stack, plain, Sides(options.repeats)))
+        for what in options.what:
+            lines.append(MEASURED[what](name, stack, plain, Sides(options.repeats)))
             print(lines[-1], flush=True)
     if options.out:
         options.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
