@@ -1,10 +1,11 @@
-"""Effective parameters and outputs against the pattern of public code.
+"""Measures beyond the paper against the pattern of public code.
 
-A: for every set of layers, or cell, a deep copy of the network, load_state_dict, and a DataLoader
-of 128 over the whole test set. Both in one process, in turn. Where A would take too long, some of
-its sets are timed and scaled, which the table says.
+A: for every set of layers, cell or point, a deep copy of the network, load_state_dict, and a
+DataLoader of 128 over the whole test set; for motion numpy over every checkpoint. Both in one
+process, in turn; processor time, medians of some repeats. Where A would take too long, some of its
+points are timed and scaled, which the table says. The numbers of both sides are compared.
 
-    python benchmarks/bench_beyond.py [--only mixer-digits] [--out FILE.md]
+    python benchmarks/bench_beyond.py [--only mixer-digits] [--repeats 3] [--out FILE.md]
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ import copy
 import platform
 import statistics
 import time
+from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -24,11 +27,15 @@ from explorer.data.datasets import load_test_set
 from explorer.engine.evaluator import Evaluator
 from explorer.engine.interventions import reinitialise
 from explorer.engine.similarity import Comparison
+from explorer.stats.spectra import as_matrix
 from explorer.weights.families.known import build_network
-from explorer.weights.stack import epoch_numbers, layer_names, read_epoch
+from explorer.weights.stack import epoch_numbers, layer_names, layer_variables, read_epoch
 
 SAMPLE = 12
-"""Sets that A measures; the rest is scaled."""
+"""Sets or points that A measures; the rest is scaled."""
+
+EXACT = 1e-3
+"""Errors may differ by so much: a few labels that rounding decides, of 1,800."""
 
 
 class Plain:
@@ -41,25 +48,38 @@ class Plain:
         examples = load_test_set(stack.attrs["dataset"])
         self._loader = DataLoader(TensorDataset(examples.inputs, examples.labels), batch_size=128)
 
-    def logits(self, layers):
-        own = self._evaluator.network.replacement(reinitialise(layers, 0)) if layers else {}
+        self._read = []
+
+    def tensors(self, layers):
+        return self._evaluator.network.replacement(reinitialise(layers, 0)) if layers else {}
+
+    def between(self, layer, share):
+        """Tensors of a layer on the way from the end to epoch 0."""
+        early = self.tensors([layer])
+        return {name: (1 - share) * self._final[name] + share * early[name] for name in early}
+
+    def logits(self, own):
         twin = copy.deepcopy(self._network)
         twin.load_state_dict({**self._final, **own})
         twin.eval()
+        *_, head = (one for one in twin.modules() if isinstance(one, torch.nn.Linear))
+        head.register_forward_pre_hook(lambda _module, given: self._read.append(given[0]))
         with torch.no_grad():
             for inputs, labels in self._loader:
-                yield twin(inputs), labels
+                logits = twin(inputs)
+                yield logits, labels, self._read.pop()
 
-    def error(self, layers):
-        wrong = [(logits.argmax(1) != labels).float() for logits, labels in self.logits(layers)]
+    def error(self, own):
+        wrong = [(logits.argmax(1) != labels).float() for logits, labels, _ in self.logits(own)]
         return float(torch.cat(wrong).mean())
 
     def compare(self, layer):
-        both = zip(self.logits(()), self.logits([layer]), strict=True)
+        both = zip(self.logits({}), self.logits(self.tensors([layer])), strict=True)
         found = None
-        for (intact, labels), (patched, _) in both:
+        for (intact, labels, x), (patched, _, y) in both:
             found = found or Comparison(intact.shape[1])
             found.add(labels, intact.double(), patched.double())
+            found.penultimate.add(x.double(), y.double())
         return found
 
 
@@ -68,25 +88,121 @@ def tensors(arrays):
 
 
 def timed(work):
-    start = time.perf_counter()
+    start = time.process_time()  # of this process alone, whatever else the machine does
     found = work()
-    return time.perf_counter() - start, found
+    return time.process_time() - start, found
 
 
-def effective(name, stack, plain):
-    ours, found = timed(lambda: lx.effective_parameters(stack, device="cpu", progress=False))
+class Sides:
+    """Times of both sides in turn, a repeat after the other."""
+
+    def __init__(self, repeats):
+        self._repeats = repeats
+
+    def __call__(self, name, what, count, points, plain, ours):
+        """A row; `plain` takes a point, `ours` nothing and gives what is compared."""
+        a, own, expected, found = [], [], [], None
+        for _ in range(self._repeats):
+            seconds, found = timed(ours)
+            own.append(seconds)
+            one = [timed(lambda point=point: plain(point)) for point in points]
+            a.append(statistics.mean(seconds for seconds, _ in one))
+            expected = [number for _, number in one]
+        line = row(name, what, count, len(points), statistics.median(a), statistics.median(own))
+        return line, expected, found
+
+
+def effective(name, stack, plain, sides):
     layers = layer_names(stack)
-    sets = [layers[: k % len(layers) + 1] for k in range(min(SAMPLE, found.attrs["measured"]))]
-    each = statistics.mean(timed(lambda one=one: plain.error(one))[0] for one in sets)
-    return row(name, "effective_parameters", found.attrs["measured"], len(sets), each, ours)
+    options = {"device": "cpu", "progress": False}
+    count = lx.effective_parameters(stack, **options).attrs["measured"]
+    sets = [layers[: k % len(layers) + 1] for k in range(min(SAMPLE, count))]
+    line, expected, found = sides(
+        name,
+        "effective_parameters",
+        count,
+        sets,
+        lambda one: plain.error(plain.tensors(one)),
+        lambda: lx.effective_parameters(stack, **options),
+    )
+    single = float(found["alone_error"].sel(layer=layers[0])[0])
+    assert abs(single - expected[0]) <= EXACT, (single, expected[0])
+    return line
 
 
-def outputs(name, stack, plain):
+def outputs(name, stack, plain, sides):
     layers = layer_names(stack)
-    ours, _ = timed(lambda: lx.outputs(stack, epochs=[0], device="cpu", progress=False))
-    some = layers[:SAMPLE]
-    each = statistics.mean(timed(lambda one=one: plain.compare(one))[0] for one in some)
-    return row(name, "outputs at epoch 0", len(layers), len(some), each, ours)
+    line, expected, found = sides(
+        name,
+        "outputs at epoch 0",
+        len(layers),
+        layers[:SAMPLE],
+        plain.compare,
+        lambda: lx.outputs(stack, epochs=[0], device="cpu", progress=False),
+    )
+    for layer, one in zip(layers, expected, strict=False):
+        divergence = float(found["js_divergence"].sel(layer=layer, epoch=0))
+        assert abs(divergence - one.divergence / one.examples) < 1e-5, layer
+        cka = float(found["penultimate_cka"].sel(layer=layer, epoch=0))
+        assert abs(cka - one.penultimate.cka()) < 1e-5, layer
+    return line
+
+
+def paths(name, stack, plain, sides):
+    layers, shares = layer_names(stack), np.linspace(0, 1, 11)
+    points = [(layer, float(share)) for layer in layers for share in shares]
+    some = points[:: max(1, len(points) // SAMPLE)][:SAMPLE]
+    line, expected, found = sides(
+        name,
+        "paths to epoch 0, 11 shares",
+        len(points) + len(shares),  # the whole network's path as well
+        some,
+        lambda point: plain.error(plain.between(*point)),
+        lambda: lx.paths(stack, epochs=[0], device="cpu", progress=False),
+    )
+    for (layer, share), error in zip(some, expected, strict=True):
+        along = found["error"].sel(layer=layer, epoch=0)
+        ours = float(along.sel(share=share, method="nearest"))
+        assert abs(ours - error) <= EXACT, (layer, share, ours, error)
+    return line
+
+
+def motion(name, stack, _plain, sides):
+    epochs = epoch_numbers(stack)
+    line, (expected,), found = sides(
+        name,
+        "motion of all checkpoints",
+        1,
+        [epochs],
+        lambda _: numpy_motion(stack),
+        lambda: lx.motion(stack, progress=False),
+    )
+    rotation, norms = expected
+    np.testing.assert_allclose(found["rotation"], rotation, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(found["spectral_norm"], norms, rtol=1e-5)
+    return line
+
+
+def numpy_motion(stack):
+    """Rotation, steps, signs and singular values, each checkpoint loaded as a whole."""
+    states = [read_epoch(stack, epoch) for epoch in epoch_numbers(stack)]
+    rotations, norms = [], []
+    for layer in layer_names(stack):
+        variables = layer_variables(stack, layer)
+        names = [name for name, array in variables.items() if not array.attrs["buffer"]]
+        flat = [np.concatenate([s[n].ravel() for n in names]).astype(float) for s in states]
+        start = flat[0]
+        lengths = [np.linalg.norm(one) for one in flat]
+        rotations.append(
+            [1 - start @ one / lengths[0] / n for one, n in zip(flat, lengths, strict=True)]
+        )
+        _steps = [np.linalg.norm(b - a) for a, b in pairwise(flat)]
+        _flips = [(np.sign(start) * np.sign(one) < 0).mean() for one in flat]
+        for n in names:
+            if states[0][n].ndim > 1:
+                matrices = [as_matrix(state[n]) for state in states]
+                norms.append([np.linalg.svd(one, compute_uv=False)[0] for one in matrices])
+    return np.array(rotations), np.array(norms)
 
 
 def row(name, what, count, sample, each, ours):
@@ -95,26 +211,33 @@ def row(name, what, count, sample, each, ours):
     return f"| {name} | {what} | {count} | {a:.2f} s{about} | {ours:.2f} s | {a / ours:.1f}× |"
 
 
+MEASURED = {"effective": effective, "outputs": outputs, "paths": paths, "motion": motion}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "--only", nargs="+", default=["fcn3x256-digits", "vgg11-digits", "mixer-digits"]
     )
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--what", nargs="+", choices=list(MEASURED), default=list(MEASURED))
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     lines = [
         f"`python benchmarks/bench_beyond.py`, {platform.system()} {platform.machine()}, torch "
-        f"{torch.__version__}, {torch.get_num_threads()} thread(s).",
+        f"{torch.__version__}, {torch.get_num_threads()} thread(s), processor time, medians of "
+        f"{options.repeats}.",
         "",
-        "| stack | what | sets or cells | A | ours | against A |",
+        "| stack | what | sets, cells or points | A | ours | against A |",
         "|---|---|---|---|---|---|",
     ]
     for name in options.only:
         stack = lx.open_stack(name)
         plain = Plain(stack)
-        plain.error(layer_names(stack)[:1])  # warm up
-        lines += [effective(name, stack, plain), outputs(name, stack, plain)]
-        print("\n".join(lines[-2:]), flush=True)
+        plain.error({})  # warm up
+        for what in options.what:
+            lines.append(MEASURED[what](name, stack, plain, Sides(options.repeats)))
+            print(lines[-1], flush=True)
     if options.out:
         options.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
 

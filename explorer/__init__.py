@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from explorer.api import distances
     from explorer.doctor.check import check
     from explorer.doctor.diff import diff
+    from explorer.engine.across import compare
     from explorer.engine.criticality import criticality
     from explorer.engine.effective_parameters import effective_parameters
     from explorer.engine.evaluate import evaluate, predictions
@@ -38,6 +39,7 @@ __all__ = [
     "__version__",
     "catalog",
     "check",
+    "compare",
     "criticality",
     "diff",
     "distances",
@@ -63,6 +65,7 @@ _HOMES = {
     "Explorer": "explorer.ui.widget",
     "catalog": "explorer.inventory.manifest",
     "check": "explorer.doctor.check",
+    "compare": "explorer.engine.across",
     "criticality": "explorer.engine.criticality",
     "diff": "explorer.doctor.diff",
     "distances": "explorer.api",

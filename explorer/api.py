@@ -209,8 +209,8 @@ class _FreshDraws(Mapping[str, Sequence[Mapping[str, Any]]]):
         return len(self._members)
 
 
-def save_netcdf(dataset: xr.Dataset, path: str | Path) -> Path:
-    """Write a sweep or distances as netCDF-4, whole or not at all.
+def save_netcdf(dataset: xr.Dataset | xr.DataTree, path: str | Path) -> Path:
+    """Write a sweep, distances or a comparison as netCDF-4, whole or not at all.
 
     Raises
     ------
@@ -225,5 +225,10 @@ def save_netcdf(dataset: xr.Dataset, path: str | Path) -> Path:
         full_disk_told(temporary) as stream,
         h5netcdf.File(stream, "w") as file,
     ):
-        dataset.dump_to_store(xr.backends.H5NetCDFStore(file))  # needs no lock of Dask's
+        if isinstance(dataset, xr.Dataset):
+            dataset.dump_to_store(xr.backends.H5NetCDFStore(file))  # needs no lock of Dask's
+            return target
+        for node in dataset.subtree:
+            group = file if node.path == "/" else file.create_group(node.path)
+            node.to_dataset(inherit=False).dump_to_store(xr.backends.H5NetCDFStore(group))
     return target

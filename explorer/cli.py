@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import explorer
-from explorer.commands import criticality, effective, motion, outputs, paths, verdicts
+from explorer.commands import compare, criticality, effective, motion, outputs, paths, verdicts
 from explorer.doctor import commands as doctor
 from explorer.errors import ExplorerError, UsageError
 
@@ -209,7 +209,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_sweep(commands)
     _add_distances(commands)
     _add_report(commands)
-    for module in (verdicts, effective, outputs, motion, criticality, paths):
+    for module in (verdicts, effective, outputs, motion, criticality, paths, compare):
         module.add(_command(commands, module.NAME, module.SUMMARY, module.EXAMPLES))
     _add_check(commands)
     _add_diff(commands)

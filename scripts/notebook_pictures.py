@@ -21,6 +21,7 @@ from typing import Any
 import nbformat
 import xarray as xr
 from bokeh.embed import components
+from bokeh.layouts import gridplot
 from bokeh.resources import Resources
 from nbclient import NotebookClient
 from PIL import Image
@@ -29,6 +30,7 @@ from set_up import BROWSERS  # beside this script, which is run by its path
 
 import explorer as lx
 from explorer.inventory.paper import paper_distances, paper_sweep
+from explorer.ui.across_figure import multiples_of
 from explorer.ui.landscapes import barrier_figure, valley_figure
 from explorer.ui.table import sweep_html
 
@@ -103,6 +105,11 @@ def bodies() -> Iterator[tuple[str, str]]:
     stack = lx.open_stack("fcn3x256-digits")
     valley = lx.criticality(stack, layers=["layer4"], every_cell=True, draws=3, progress=False)
     yield "valley", figure_html(valley_figure(valley, "layer4"))
+    names = ["resnet18-digits", "resnet18bn-digits", "vit-digits", "mixer-digits"]
+    multiples = multiples_of(lx.compare(names, progress=False))
+    for plot in multiples:
+        plot.update(sizing_mode="fixed", width=430)
+    yield "across", embedded(gridplot(multiples, ncols=2, toolbar_location=None))
     with TemporaryDirectory() as folder:
         run = lx.train("fcn3x256-digits", out=folder, seed=1, epochs=8, progress=False)
         settings = {"start": "same", "shares": 5, "progress": False}
@@ -113,7 +120,12 @@ def bodies() -> Iterator[tuple[str, str]]:
 def figure_html(plot: Any) -> str:
     """Return a figure of Bokeh, with the library, as HTML."""
     plot.update(sizing_mode="fixed", width=700)
-    return "".join((Resources("inline").render(), *components(plot)))
+    return embedded(plot)
+
+
+def embedded(layout: Any) -> str:
+    """Return something of Bokeh that has its size, with the library, as HTML."""
+    return "".join((Resources("inline").render(), *components(layout)))
 
 
 def experiment(sweep: xr.Dataset) -> str:

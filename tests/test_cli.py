@@ -18,7 +18,7 @@ from explorer.stats.distances import MEASURES
 
 STACK = "fcn3x256-digits"
 COMMANDS = ("catalog", "data", "train", "sweep", "distances", "report", "lab", "dashboard")
-COMMANDS += ("check", "diff")
+COMMANDS += ("check", "diff", "compare")
 
 
 def run(capsys, *arguments):

@@ -193,6 +193,12 @@ CALLS = {
         lambda net, _f: lx.check(stack_of(net), model=net, progress=False),
         lambda *_: lx.check("nothing of this name"),
     ],
+    "compare": [
+        lambda net, folder: lx.compare(
+            stack_of(net), effective=True, store=folder, progress=False, **options(net)
+        ),
+        lambda net, _f: lx.compare(stack_of(net), draws=-1, **options(net)),
+    ],
     "criticality": [
         lambda net, _f: lx.criticality(stack_of(net), **SMALL_VALLEY, **options(net)),
         lambda net, _f: lx.criticality(stack_of(net), draws=0, **options(net)),

@@ -96,7 +96,7 @@ def test_ctrl_c_before_anything_is_known_is_passed_on(bundled, monkeypatch):
     def stopped(*_arguments):
         raise KeyboardInterrupt("by the reader")
 
-    monkeypatch.setattr("explorer.engine.joint.measure", stopped)
+    monkeypatch.setattr("explorer.engine.effective.measure", stopped)
     with pytest.raises(KeyboardInterrupt, match="by the reader"):
         lx.reset_order(bundled, device="cpu", progress=False)
 

@@ -345,6 +345,17 @@ def test_the_notebook_beyond_the_paper_shows_correlations_of_opposite_sign(run):
     assert vgg > 0.5 > 0 > -0.4 > vit
 
 
+def test_networks_beside_each_other_are_what_the_notebook_says(run):
+    rows = table_with("mean_rerandomized_damage", run(BEYOND))
+    layers, error, _robust, _mixed, critical = (float(n) for n in rows["resnet18-digits"][:5])
+    with_bn = [float(number) for number in rows["resnet18bn-digits"]]
+    assert (layers, critical, with_bn[4]) == (10, 4, 8)
+    assert abs(error - with_bn[1]) < 0.002
+    assert abs(with_bn[-1]) < 0.2  # rank agreement of the two
+    for name in ("vit-digits", "mixer-digits"):
+        assert float(rows[name][7]) < 0.4  # fresh draws
+
+
 def test_valleys_and_paths_show_what_the_notebook_says(run):
     notebook = run(BEYOND)
     strict, loose = (

@@ -20,6 +20,7 @@ from explorer.errors import UnknownNameError
 from explorer.weights.families.known import build_network
 from explorer.weights.stack import read_epoch
 from tests import toy
+from tests.members import examples, initial_state
 
 
 def gram_cka(x, y):
@@ -128,6 +129,198 @@ def test_slices_of_any_size_give_the_same(bundled, found):
             np.testing.assert_allclose(again[name], expected, rtol=1e-5, atol=1e-8)
 
 
+# --- inside the network ---------------------------------------------------------------------------
+
+
+class Watched(nn.Module):
+    """ReLU units before a linear head, and a second kind of unit that stays near zero."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Linear(3, 4)
+        self.gate = nn.Linear(4, 3)
+        self.head = nn.Linear(3, 3)
+
+    def forward(self, x):
+        hidden = torch.relu(self.body(x))
+        return self.head(torch.nn.functional.gelu(self.gate(hidden)))
+
+
+def watched_state(push, seed=0):
+    """Units that see one input each; a push of −9 keeps the last two of the four below 0."""
+    generator = torch.Generator().manual_seed(seed)
+    body = torch.cat([torch.eye(3), torch.ones(1, 3)])
+    return {
+        "body.weight": body,
+        "body.bias": torch.tensor([0.0, 0.0, push, push]),
+        "gate.weight": torch.eye(4)[:3] + 0.1 * torch.rand(3, 4, generator=generator),
+        "gate.bias": torch.zeros(3),
+        "head.weight": torch.randn(3, 3, generator=generator),
+        "head.bias": torch.zeros(3),
+    }
+
+
+def watched(states, **options):
+    return lx.outputs(
+        lx.open_stack(states, model=Watched()),
+        model=Watched(),
+        data=toy.one_hot_examples(),
+        device="cpu",
+        progress=False,
+        **options,
+    )
+
+
+def test_units_that_nothing_activates_are_counted_whatever_their_weights_are():
+    """At epoch 0 two of four ReLU units are below 0 for every input; of 7 units in all: 2/7."""
+    found = watched([watched_state(-9.0), watched_state(1.0)])
+    assert found["activation"].values.tolist() == ["body", "gate"]
+    assert found["of_layer"].values.tolist() == ["body", "gate"]
+    assert found["units"].values.tolist() == [4, 3]
+    assert found["intact_never_active"].values.tolist() == [0, 0]
+    by_activation = found["never_active_by_activation"].sel(epoch=0)
+    assert by_activation.sel(layer="body").values.tolist() == [0.5, 0]
+    assert found["never_active"].sel(layer="body", epoch=0) == pytest.approx(2 / 7)
+    assert by_activation.sel(layer="head").values.tolist() == [0, 0]
+    assert (found["never_active"].sel(epoch=1) == 0).all()
+
+
+def test_a_gelu_unit_counts_as_active_only_above_0():
+    """Below 0 a GELU is not 0, and its unit passes on next to nothing all the same."""
+    low = {**watched_state(1.0), "gate.bias": torch.tensor([-9.0, 0.0, 0.0])}
+    found = watched([low, watched_state(1.0)])
+    share = found["never_active_by_activation"].sel(layer="gate", epoch=0)
+    assert share.values.tolist() == pytest.approx([0, 1 / 3])
+
+
+def test_penultimate_values_do_not_move_when_the_head_does_and_are_blind_to_rotations():
+    """Units in another order are the same geometry: CKA 1, whatever the head makes of them."""
+    order = [2, 0, 1]
+    final = watched_state(1.0)
+    moved = {name: final[name][order] for name in ("gate.weight", "gate.bias")}
+    other_head = {"head.weight": watched_state(1.0, seed=7)["head.weight"]}
+    found = watched([{**final, **moved, **other_head}, final])
+    at = found.sel(epoch=0)
+    assert at["penultimate_cka"].sel(layer="head") == pytest.approx(1, abs=1e-12)
+    assert at["penultimate_cka"].sel(layer="gate") == pytest.approx(1, abs=1e-6)
+    assert at["cka"].sel(layer="head") < 0.999
+    assert at["cka"].sel(layer="gate") < 0.999
+
+
+def hooked(network, state, inputs, modules, head):
+    """What a plain copy's modules give, and what its head reads, by hooks."""
+    twin = copy.deepcopy(network)
+    twin.load_state_dict(state)
+    twin.eval()
+    seen = {}
+    for name in modules:
+        twin.get_submodule(name).register_forward_hook(
+            lambda _m, _i, out, name=name: seen.__setitem__(name, torch.relu(out))
+        )
+    twin.get_submodule(head).register_forward_pre_hook(
+        lambda _m, given: seen.__setitem__("head", given[0])
+    )
+    with torch.no_grad():
+        twin(inputs)
+    return seen
+
+
+def test_what_happens_inside_is_what_hooks_on_a_copied_network_see(bundled, found):
+    inputs = load_test_set("digits28").inputs
+    network = build_network(bundled.attrs["family"], bundled.attrs["sizes"])
+    final, early = (
+        {name: torch.from_numpy(array) for name, array in read_epoch(bundled, at).items()}
+        for at in (100, 0)
+    )
+    layers = ["layer1", "layer2", "layer3"]
+    intact = hooked(network, final, inputs, layers, "layer4")
+    for layer in ("layer1", "layer3"):
+        own = {name: tensor for name, tensor in early.items() if name.startswith(layer)}
+        patched = hooked(network, {**final, **own}, inputs, layers, "layer4")
+        expected = [float((patched[one] <= 0).all(0).float().mean()) for one in layers]
+        cell = found.sel(layer=layer, epoch=0)
+        assert cell["never_active_by_activation"].values.tolist() == pytest.approx(expected)
+        x, y = (seen["head"].double().numpy() for seen in (intact, patched))
+        assert cell["penultimate_cka"].item() == pytest.approx(gram_cka(x, y), rel=1e-5)
+    dead = [float((intact[one] <= 0).all(0).float().mean()) for one in layers]
+    assert found["intact_never_active"].values.tolist() == pytest.approx(dead)
+    assert dead[0] > 0  # one unit of 256, so that there is something to find
+
+
+MANY_UNITS = ["vgg11", "resnet18", "vit", "transformer-tied"]
+
+
+@pytest.mark.parametrize("member", MANY_UNITS)
+def test_every_family_is_watched_where_its_units_are(member):
+    network, final = initial_state(member)
+    stack = lx.open_stack([initial_state(member, 1)[1], final], model=network)
+    inputs = examples(member, 5)
+    data = (inputs, inputs) if member.startswith("transformer") else inputs.numpy()
+    last = lx.outputs(
+        stack, model=network, data=data, epochs=[0], device="cpu", batch_size=3, progress=False
+    )
+    counted = {"relu": nn.ReLU, "gelu": nn.GELU}
+    modules = [m for m in network.modules() if isinstance(m, tuple(counted.values()))]
+    seen = []
+    for module in modules:
+        module.register_forward_hook(lambda _m, _i, out: seen.append(out))
+    with torch.no_grad():
+        network.load_state_dict(final)
+        network(inputs)
+    assert seen
+    assert last.sizes["activation"] == len(seen)
+    for k, out in enumerate(seen):
+        images = member.startswith(("vgg", "resnet")) and out.ndim == 4
+        units = out.movedim(1, -1) if images else out
+        never = (units.reshape(-1, units.shape[-1]) <= 0).all(0).float().mean()
+        assert last["intact_never_active"].values[k] == pytest.approx(float(never))
+        assert last["units"].values[k] == units.shape[-1]
+    assert np.isfinite(last["penultimate_cka"].values).all()
+    order = [stack.attrs["layers"].index(layer) for layer in last["of_layer"].values]
+    assert order == sorted(order)  # that of a skip's end is the block's, not the skip's source
+
+
+class Unrecorded(nn.Module):
+    """A network whose pass depends on its data, which cannot be recorded."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = Watched()
+
+    def forward(self, x):
+        return self.net(x) if bool(x.isfinite().all()) else x
+
+
+def test_a_pass_that_cannot_be_recorded_says_that_nothing_is_known_of_its_inside():
+    states = [{f"net.{name}": t for name, t in watched_state(push).items()} for push in (-9.0, 1.0)]
+    found = lx.outputs(
+        lx.open_stack(states, model=Unrecorded()),
+        model=Unrecorded(),
+        data=toy.one_hot_examples(),
+        device="cpu",
+        progress=False,
+    )
+    assert found.attrs["inside"] == "the engine could not record the network's pass"
+    assert found[["penultimate_cka", "never_active"]].isnull().all().to_array().all()
+    assert np.isfinite(found["cka"].values).all()
+    assert "activation" not in found.dims
+
+
+def test_without_memory_to_look_inside_the_outputs_are_compared_all_the_same(monkeypatch):
+    original = Evaluator.answers
+
+    def short(self, replacements, watch=None):
+        if watch is not None and len(replacements) > 1:
+            raise MemoryError("for this test")
+        return original(self, replacements, watch)
+
+    monkeypatch.setattr(Evaluator, "answers", short)
+    found = watched([watched_state(-9.0), watched_state(1.0)])
+    assert (found["reason"] == "").all()
+    assert np.isfinite(found["js_divergence"]).all()
+    assert np.isnan(found["penultimate_cka"]).all()
+
+
 # --- closed forms ---------------------------------------------------------------------------------
 
 
@@ -230,11 +423,11 @@ def test_a_cell_whose_weights_are_not_finite_says_so():
 def test_ctrl_c_keeps_the_layers_that_are_finished(bundled, monkeypatch):
     original, groups = Evaluator.answers, []
 
-    def stopped(self, replacements):
+    def stopped(self, replacements, watch=None):
         groups.append(len(replacements))
         if len(groups) == 3:  # the trained network, then layer 1
             raise KeyboardInterrupt
-        return original(self, replacements)
+        return original(self, replacements, watch)
 
     monkeypatch.setattr(Evaluator, "answers", stopped)
     found = lx.outputs(bundled, epochs=[0], device="cpu", progress=False)

@@ -29,7 +29,14 @@ def add(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--show",
         default="js_divergence",
-        choices=["softmax_cosine", "js_divergence", "cka", "ece"],
+        choices=[
+            "softmax_cosine",
+            "js_divergence",
+            "cka",
+            "penultimate_cka",
+            "never_active",
+            "ece",
+        ],
         help="what to print; the file has all",
     )
     add_out(command)
@@ -47,7 +54,18 @@ def outputs_text(found: xr.Dataset, quantity: str) -> str:
     about = shown.attrs
     unit = "" if about["units"] == "1" else f", {about['units']}"
     head = f"{found.attrs['stack_title']}: {about['long_name']}{unit}"
-    return f"{head}\n\n{frame.round(4).to_string()}"
+    lines = [head, "", frame.round(4).to_string()]
+    if quantity == "never_active" and "activation" in found.dims:
+        own = found["intact_never_active"].to_series()
+        units = found["units"].values
+        never = [
+            f"{name} {share:.1%} of {n}"
+            for (name, share), n in zip(own.items(), units, strict=True)
+        ]
+        lines += ["", f"as trained, by activation: {', '.join(never)}"]
+    if found.attrs["inside"] and quantity in ("penultimate_cka", "never_active"):
+        lines += ["", f"not measured: {found.attrs['inside']}"]
+    return "\n".join(lines)
 
 
 def _run(options: argparse.Namespace) -> int:

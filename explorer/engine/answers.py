@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from explorer.engine.execution import Execution, filled_up
+from explorer.engine.inside import Inside, Watch
 from explorer.engine.replay import INTACT
 
 
@@ -22,6 +23,8 @@ class Answers:
     """(label, class) logits of the trained network."""
     patched: tuple[Tensor, ...]
     """The same under each intervention."""
+    inside: tuple[Inside, ...] = ()
+    """What happens inside, of the trained network and then under each; where it is watched."""
 
 
 def answers_of(
@@ -29,6 +32,7 @@ def answers_of(
     inputs: Tensor,
     labels: Tensor,
     replacements: Sequence[Mapping[str, Tensor]],
+    watch: Watch | None = None,
 ) -> Iterator[Answers]:
     """Run all examples under many interventions at once, in float32.
 
@@ -40,25 +44,34 @@ def answers_of(
         (example, …) and (example,) or (example, position), on the device.
     replacements : sequence of mapping
         Tensor name → its value.
+    watch : Watch, optional
+        Runs the slices instead, and tells what happens inside.
 
     Yields
     ------
     Answers
         Of one slice; its labels are those of the plain pass.
     """
-    prepared = [execution.prepare(replacement) for replacement in replacements]
+    runs: Execution | Watch = execution if watch is None else watch
+    prepared = [runs.prepare(replacement) for replacement in replacements]
     size = execution.batch_size
     for start in range(0, len(inputs), size):
         some = inputs[start : start + size]
         whole = filled_up(some, size) if execution.fixed_size else some
         found: dict[int, Tensor] = {}
-        for k, logits in execution.run(whole, prepared, True):
+        inside: dict[int, Inside] = {}
+        for k, made in runs.run(whole, prepared, True):
+            logits = made if watch is None else watch.logits(made)
+            if watch is not None:
+                inside[k] = watch.inside(made, len(some))
             cut = logits[: len(some)].flatten(0, -2)  # (label, class)
-            if k != INTACT and execution.unsure(cut.unsqueeze(0)):
-                cut = execution.plain(some, replacements[k]).flatten(0, -2)
+            if (k != INTACT or watch is not None) and execution.unsure(cut.unsqueeze(0)):
+                cut = execution.plain(some, {} if k == INTACT else replacements[k]).flatten(0, -2)
             found[k] = cut.clone()  # a pass may use its memory again
-        patched = tuple(found[k] for k in range(len(replacements)))
-        yield Answers(labels[start : start + size].flatten(), found[INTACT], patched)
+        order = (INTACT, *range(len(replacements)))
+        patched = tuple(found[k] for k in order[1:])
+        watched = tuple(inside[k] for k in order) if watch is not None else ()
+        yield Answers(labels[start : start + size].flatten(), found[INTACT], patched, watched)
 
 
 def in_double(logits: Tensor) -> Tensor:

@@ -9,8 +9,11 @@ from typing import Literal
 from explorer.engine.estimate import Estimate
 from explorer.engine.evaluator import Evaluator
 from explorer.engine.interventions import Intervention, Source
-from explorer.engine.joint import is_final, nothing_measurable, parameters_of
 from explorer.engine.measuring import Outcome, measure
+from explorer.errors import UsageError
+
+Sizes = Mapping[str, Mapping[str, int]]
+"""Layer → trained tensor → numbers in it."""
 
 Layers = frozenset[str]
 """Layers that are reset together; all others stay as trained."""
@@ -93,26 +96,33 @@ def find_effective(
     UsageError
         No layer may be reset, or none of them can be measured.
     """
-    search = _Search(evaluator, sources, allowed_error)
+    search = Search(evaluator, sources, allowed_error)
     for _ in search.steps():
         yield search.found
     search.finished = True
     yield search.found
 
 
-class _Search:
-    """Both searches, and what they have measured."""
+class Search:
+    """Searches for sets of layers that can be reset together, and what they have measured.
+
+    `explorer.engine.joint` shows the search forward alone; it is this one.
+    """
 
     def __init__(
         self, evaluator: Evaluator, sources: Mapping[str, Source], allowed_error: float
     ) -> None:
         self._evaluator, self._sources, self._allowed = evaluator, dict(sources), allowed_error
+        self.layers = list(sources)
+        if not sources:
+            raise nothing_measurable(())
         evaluator.network.canonical(Intervention(tuple(sources.items())))  # is all of it there?
         self._sizes = evaluator.network.trained_sizes()
         self._large = {layer: sum(self._sizes[layer].values()) for layer in sources}
         self._known: dict[Layers, Outcome] = {}
         self._movable: list[str] = []
-        self._trials: list[Trial] = []
+        self._done = 0
+        self.trials: list[Trial] = []
         self.finished = False
 
     @property
@@ -123,8 +133,28 @@ class _Search:
             for layer in self._sources
             if (counts := self._counts(frozenset({layer}))) is not None and counts.exact
         }
-        measured = sum(map(is_final, self._known.values()))
-        return Effective(tuple(self._trials), alone, measured, self.finished)
+        return Effective(tuple(self.trials), alone, self.measured, self.finished)
+
+    @property
+    def measured(self) -> int:
+        """Sets measured so far: those of the groups that are done, and what is known for good."""
+        under_way = list(self._known.values())[self._done :]
+        return self._done + sum(map(is_final, under_way))
+
+    @property
+    def parameters(self) -> int:
+        """Trained parameters of the whole network; one that layers share counts once."""
+        return parameters_of(self._sizes)
+
+    def forward(self) -> Iterator[None]:
+        """Search forward only, from nothing reset; yield whenever more is known.
+
+        A layer that cannot be measured alone may be with others, and stays among the candidates.
+        """
+        self._movable = self.layers
+        yield from self._forward(frozenset(), "forward")
+        if not self.trials:
+            raise nothing_measurable(self._known.values())
 
     def steps(self) -> Iterator[None]:
         """Search; yield whenever more is known."""
@@ -176,6 +206,7 @@ class _Search:
         for outcomes in measure(self._evaluator, wanted):
             self._known |= {wanted[one]: outcome for one, outcome in outcomes.items()}
             yield
+        self._done = len(self._known)
 
     def _intervention(self, layers: Layers) -> Intervention:
         return Intervention(
@@ -202,7 +233,7 @@ class _Search:
         ordered = tuple(name for name in self._sources if name in layers)
         left = parameters_of(self._sizes, without=layers)
         interval = (counts.error_low, counts.error_high)
-        self._trials.append(Trial(direction, layer, ordered, counts.error, *interval, left, within))
+        self.trials.append(Trial(direction, layer, ordered, counts.error, *interval, left, within))
         return within
 
 
@@ -210,3 +241,31 @@ def most_measured(layers: Sequence[str]) -> int:
     """Sets that the searches measure at most: a triangle from either end, some shared."""
     n = len(layers)
     return n * (n + 1) + 3
+
+
+def parameters_of(sizes: Sizes, without: Iterable[str] = ()) -> int:
+    """Trained numbers of a network, but for those of some layers; each counts once."""
+    every = {name: size for layer in sizes.values() for name, size in layer.items()}
+    gone = {name for layer in without for name in sizes[layer]}
+    return sum(size for name, size in every.items() if name not in gone)
+
+
+def is_final(outcome: Outcome) -> bool:
+    """Tell whether nothing more will become known of an intervention."""
+    return isinstance(outcome, str) or outcome.exact
+
+
+def nothing_measurable(outcomes: Iterable[Outcome]) -> UsageError:
+    """Say that no layer can be reset, and why none of those that there are."""
+    reasons = {one if isinstance(one, str) else one.failure for one in outcomes}
+    if not reasons:
+        return UsageError(
+            "There is no layer to reset.",
+            "At least one layer with a source is needed.",
+            "Leave layers= out to try all of them.",
+        )
+    return UsageError(
+        f"No layer can be measured: {'; '.join(sorted(reasons))}",
+        "Values that are finite and can be read are needed.",
+        "Choose another epoch or other layers.",
+    )

@@ -9,10 +9,14 @@ import numpy as np
 import xarray as xr
 from torch import nn
 
-from explorer.engine.effective import Effective, find_effective, most_measured
+from explorer.engine.effective import (
+    Effective,
+    find_effective,
+    most_measured,
+    parameters_of,
+)
 from explorer.engine.evaluator import Evaluator
 from explorer.engine.interventions import BatchNormPolicy, Epoch, FreshDraw, Intervention
-from explorer.engine.joint import parameters_of
 from explorer.engine.margins import check_margin, margin_of
 from explorer.engine.parts import Part, Parts, last_dataset
 from explorer.engine.provenance import provenance_of

@@ -18,6 +18,7 @@ from explorer.engine.counting import Counting
 from explorer.engine.estimate import Estimate
 from explorer.engine.examples import calibration_inputs, examples_for
 from explorer.engine.execution import Execution
+from explorer.engine.inside import Watch
 from explorer.engine.interventions import BatchNormPolicy, Intervention
 from explorer.engine.journal import Journal
 from explorer.engine.memory import TRIAL_BATCH, is_out_of_memory
@@ -221,10 +222,17 @@ class Evaluator:
         """Test examples of each class, (class,)."""
         return np.asarray(torch.bincount(self._labels.flatten().cpu(), minlength=classes))
 
-    def answers(self, replacements: Sequence[Mapping[str, Tensor]]) -> Iterator[Answers]:
+    def watch(self) -> Watch | None:
+        """Return what tells what happens inside the network; None where it is not recorded."""
+        with self._settings():
+            return self._counting.execution.watch()
+
+    def answers(
+        self, replacements: Sequence[Mapping[str, Tensor]], watch: Watch | None = None
+    ) -> Iterator[Answers]:
         """Stream the logits of all examples, slice by slice; see `explorer.engine.answers`."""
         execution = self._counting.execution
-        stream = answers_of(execution, self._inputs, self._labels, replacements)
+        stream = answers_of(execution, self._inputs, self._labels, replacements, watch)
         while True:
             with self._settings():
                 found = next(stream, None)

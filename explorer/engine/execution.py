@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from explorer.engine.estimate import two_largest
+from explorer.engine.inside import Watch
 from explorer.engine.kept import Kept, KeptSlice
 from explorer.engine.memory import (
     KEPT_SHARE,
@@ -100,6 +101,10 @@ class Execution:
     def plan(self, names: Sequence[str]) -> Plan | None:
         """What runs when these tensors are replaced; None where everything runs."""
         return self._pass.plan(names) if isinstance(self._pass, Replay) else None
+
+    def watch(self) -> Watch | None:
+        """Return what runs slices and tells what happens inside; None if nothing is recorded."""
+        return Watch(self._pass) if isinstance(self._pass, Replay) else None
 
     def prepare(self, replacement: Mapping[str, Tensor], *, low: bool = False) -> Any:
         """Do what is needed once per intervention; `low`: to run it in lower precision."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,18 +11,14 @@ import xarray as xr
 from torch import nn
 from tqdm.auto import tqdm
 
-from explorer.engine.estimate import Estimate
+from explorer.engine.effective import Search
 from explorer.engine.evaluator import Evaluator
 from explorer.engine.intact import doubt_about, not_measured, warn_of
 from explorer.engine.interventions import BatchNormPolicy, Epoch, Intervention, Source
-from explorer.engine.measuring import Outcome, measure
 from explorer.engine.provenance import provenance_of
 from explorer.engine.verdicts import DEFAULT_THRESHOLD
 from explorer.errors import InterventionError, UsageError
 from explorer.weights.stack import epoch_numbers, layer_names
-
-Sizes = Mapping[str, Mapping[str, int]]
-"""Layer → trained tensor → numbers in it."""
 
 
 @dataclass(frozen=True)
@@ -94,32 +90,28 @@ def find_order(
     Joint re-initialisation is in Zhang, Bengio, Singer, JMLR 23(67), 2022; the greedy order is
     ours, and it need not find the largest set.
     """
-    if not sources:
-        raise nothing_measurable(())
-    sizes = evaluator.network.trained_sizes()
-    found = ResetOrder((), None, 0, _most(len(sources)), False, parameters_of(sizes))
-    while len(found.steps) < len(sources) and found.beyond is None:
-        chosen = found.steps[-1].layers if found.steps else ()
-        candidates = {
-            layer: Intervention(tuple((name, sources[name]) for name in (*chosen, layer)))
-            for layer in sources
-            if layer not in chosen
-        }
-        outcomes: dict[Intervention, Outcome] = {}
-        for some in measure(evaluator, candidates.values()):
-            outcomes |= some
-            yield replace(found, tried=found.tried + sum(map(is_final, outcomes.values())))
-        found = replace(found, tried=found.tried + len(candidates))
-        harm = _harm(candidates, outcomes)
-        if not harm and found.steps:
-            break  # the layers left cannot be measured
-        layer = _least_harmful(harm, outcomes, sizes)
-        step = _step((*chosen, layer), harm[layer], sizes)
-        if step.error <= allowed_error:
-            found = replace(found, steps=(*found.steps, step))
-        else:
-            found = replace(found, beyond=step)
-    yield replace(found, to_try=found.tried, finished=True)
+    search = Search(evaluator, sources, allowed_error)
+    for _ in search.forward():
+        yield _order(search, finished=False)
+    yield _order(search, finished=True)
+
+
+def _order(search: Search, *, finished: bool) -> ResetOrder:
+    """What a search forward has found, as steps that add one layer each."""
+    steps: list[ResetStep] = []
+    for trial in search.trials:
+        before = steps[-1].layers if steps else ()
+        numbers = (trial.error, trial.error_low, trial.error_high, trial.parameters_left)
+        steps.append(ResetStep(trial.layer, (*before, trial.layer), *numbers))
+    beyond = bool(steps) and not search.trials[-1].within
+    return ResetOrder(
+        steps=tuple(steps[:-1] if beyond else steps),
+        beyond=steps[-1] if beyond else None,
+        tried=search.measured,
+        to_try=search.measured if finished else _most(len(search.layers)),
+        finished=finished,
+        parameters=search.parameters,
+    )
 
 
 def reset_order(
@@ -253,64 +245,3 @@ def _as_dataset(found: ResetOrder, attrs: Mapping[str, Any]) -> xr.Dataset:
 
 def _most(layers: int) -> int:
     return layers * (layers + 1) // 2
-
-
-def parameters_of(sizes: Sizes, without: Iterable[str] = ()) -> int:
-    """Trained numbers of a network, but for those of some layers; each counts once."""
-    every = {name: size for layer in sizes.values() for name, size in layer.items()}
-    gone = {name for layer in without for name in sizes[layer]}
-    return sum(size for name, size in every.items() if name not in gone)
-
-
-def _step(layers: tuple[str, ...], counts: Estimate, sizes: Sizes) -> ResetStep:
-    return ResetStep(
-        layers[-1],
-        layers,
-        counts.error,
-        counts.error_low,
-        counts.error_high,
-        parameters_of(sizes, without=layers),
-    )
-
-
-def is_final(outcome: Outcome) -> bool:
-    """Tell whether nothing more will become known of an intervention."""
-    return isinstance(outcome, str) or outcome.exact
-
-
-def nothing_measurable(outcomes: Iterable[Outcome]) -> UsageError:
-    """Say that no layer can be reset, and why none of those that there are."""
-    reasons = {one if isinstance(one, str) else one.failure for one in outcomes}
-    if not reasons:
-        return UsageError(
-            "There is no layer to reset.",
-            "At least one layer with a source is needed.",
-            "Leave layers= out to try all of them.",
-        )
-    return UsageError(
-        f"No layer can be measured: {'; '.join(sorted(reasons))}",
-        "Values that are finite and can be read are needed.",
-        "Choose another epoch or other layers.",
-    )
-
-
-def _harm(
-    candidates: Mapping[str, Intervention], outcomes: Mapping[Intervention, Outcome]
-) -> dict[str, Estimate]:
-    """Layer → counts with it reset as well, of the layers that could be measured."""
-    counted: dict[str, Estimate] = {}
-    for layer, intervention in candidates.items():
-        outcome = outcomes[intervention]
-        if isinstance(outcome, Estimate) and not outcome.failure:
-            counted[layer] = outcome
-    return counted
-
-
-def _least_harmful(
-    harm: Mapping[str, Estimate], outcomes: Mapping[Intervention, Outcome], sizes: Sizes
-) -> str:
-    if not harm:
-        raise nothing_measurable(outcomes.values())
-    order = list(harm)
-    large = {name: sum(sizes[name].values()) for name in order}
-    return min(order, key=lambda name: (harm[name].error, -large[name], order.index(name)))

@@ -13,25 +13,32 @@ from torch import Tensor, nn
 
 from explorer.engine.answers import in_double
 from explorer.engine.evaluator import Evaluator
+from explorer.engine.inside import Watch
 from explorer.engine.interventions import BatchNormPolicy, Intervention
 from explorer.engine.memory import is_out_of_memory
 from explorer.engine.parts import Part, Parts, last_dataset
 from explorer.engine.provenance import provenance_of
 from explorer.engine.results import DIMS
-from explorer.engine.similarity import BINS, Comparison
+from explorer.engine.similarity import BINS, Compared, Comparison
 from explorer.engine.sweep import NOT_REACHED, Cell, plan_sweep
+from explorer.engine.units import NEVER_ACTIVE, with_units
 from explorer.errors import CheckpointError, InterventionError, unknown_name
 from explorer.weights.stack import epoch_numbers, layer_names
-
-Compared = Comparison | str
-"""What an intervention did to the outputs, or why that is not known."""
 
 QUANTITIES: Mapping[str, dict[str, Any]] = {
     "softmax_cosine": {"long_name": "mean cosine of the softmax outputs", "units": "1"},
     "js_divergence": {"long_name": "mean Jensen–Shannon divergence of outputs", "units": "nat"},
     "cka": {"long_name": "linear CKA of the logits, all examples, exact", "units": "1"},
+    "penultimate_cka": {
+        "long_name": "linear CKA of what the last linear map reads, all examples, exact",
+        "units": "1",
+    },
+    "never_active": NEVER_ACTIVE,
 }
 """What needs no labels."""
+
+NOT_WATCHED = "the engine could not record the network's pass"
+"""Why `penultimate_cka` and `never_active` are NaN, in the attribute ``inside``."""
 
 LABELLED: Mapping[str, dict[str, Any]] = {
     "error": {"long_name": "test error", "units": "1"},
@@ -77,7 +84,12 @@ def outputs(
         Over (layer, epoch): softmax_cosine (mean cosine of both softmax outputs, 1 if equal),
         js_divergence (mean Jensen–Shannon divergence, nats, 0…ln 2), cka (linear centred kernel
         alignment of the logits, 0…1, of the whole Gram matrices; NaN for more than 2,048
-        classes), and reason, why there are no numbers. With labels also error, ece (expected
+        classes), penultimate_cka (the same of what the last linear map reads; NaN for more than
+        2,048 features), never_active (share of the units behind ReLU and its like that are above 0
+        for none of the examples, at no position), and reason, why there are no numbers. Over
+        (…, activation) never_active_by_activation; over (activation) units,
+        intact_never_active and the coordinate of_layer. NaN where the pass cannot be recorded;
+        the attribute ``inside`` says so. With labels also error, ece (expected
         calibration error, 15 bins of equal width) and, over (…, class), class_damage: how much
         the error of each class grows; intact_class_error and class_examples over (class). The
         same over (layer, draw) with the prefix ``rerandomized_``. Attributes say what is needed to
@@ -137,6 +149,7 @@ def outputs_parts(
     stack = evaluator.network.stack
     chosen = _chosen("layer", layers, layer_names(stack))
     taken = _chosen("epoch", epochs, epoch_numbers(stack))
+    watch = evaluator.watch()
     cells = [c for c in plan_sweep(chosen, chosen, taken, draws, seed) if c.prefix != "fullmodel_"]
     attrs = {
         **provenance_of(evaluator),
@@ -144,16 +157,21 @@ def outputs_parts(
         "draws": draws,
         "labelled": int(labelled),
         "ece_bins": BINS,
+        "inside": NOT_WATCHED if watch is None else "",
     }
     found: dict[Cell, Compared] = {}
     total = len(cells) + 1
 
     def dataset() -> xr.Dataset:
         said = attrs | {"complete": int(len(found) == total)}
-        return _dataset(evaluator, cells, found, (chosen, taken, draws), said)
+        result = _dataset(evaluator, cells, found, (chosen, taken, draws), said)
+        if watch is None:
+            return result
+        trained = found.get(INTACT, NOT_REACHED)
+        return with_units(result, stack, watch.units, cells, found, trained)
 
     yield Part(0, total, dataset)
-    for some in compare(evaluator, cells):
+    for some in compare(evaluator, cells, watch):
         found |= some
         yield Part(len(found), total, dataset)
 
@@ -162,7 +180,9 @@ INTACT = Cell("intact", (), Intervention(()))
 """The trained network, compared with itself."""
 
 
-def compare(evaluator: Evaluator, cells: Sequence[Cell]) -> Iterator[dict[Cell, Compared]]:
+def compare(
+    evaluator: Evaluator, cells: Sequence[Cell], watch: Watch | None = None
+) -> Iterator[dict[Cell, Compared]]:
     """Compare outputs cell by cell, one layer at a time; first the trained network's with itself.
 
     To stop, do not ask for the next.
@@ -173,6 +193,8 @@ def compare(evaluator: Evaluator, cells: Sequence[Cell]) -> Iterator[dict[Cell, 
         Test set and final network.
     cells : sequence of Cell
         Those of one layer follow each other.
+    watch : Watch, optional
+        Of the same evaluator: what happens inside is compared as well.
 
     Yields
     ------
@@ -184,10 +206,12 @@ def compare(evaluator: Evaluator, cells: Sequence[Cell]) -> Iterator[dict[Cell, 
     for cell in cells:
         groups.setdefault(cell.intervention.layers, []).append(cell)
     for group in ([INTACT], *groups.values()):
-        yield from _group(evaluator, group)
+        yield from _group(evaluator, group, watch)
 
 
-def _group(evaluator: Evaluator, cells: Sequence[Cell]) -> Iterator[dict[Cell, Compared]]:
+def _group(
+    evaluator: Evaluator, cells: Sequence[Cell], watch: Watch | None
+) -> Iterator[dict[Cell, Compared]]:
     network = evaluator.network
     found: dict[Cell, Compared] = {}
     replacements: dict[Cell, dict[str, Tensor]] = {}
@@ -197,26 +221,33 @@ def _group(evaluator: Evaluator, cells: Sequence[Cell]) -> Iterator[dict[Cell, C
         except (CheckpointError, InterventionError) as error:
             found[cell] = str(error)
     try:
-        for some in _compared(evaluator, replacements):
+        for some in _compared(evaluator, replacements, watch):
             yield {}
             found |= some
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
+        if watch is not None:  # which keeps more at once
+            yield from _group(evaluator, cells, None)
+            return
         found |= dict.fromkeys(replacements, f"out of memory on {evaluator.device_label}")
     yield found
 
 
 def _compared(
-    evaluator: Evaluator, replacements: Mapping[Cell, Mapping[str, Tensor]]
+    evaluator: Evaluator,
+    replacements: Mapping[Cell, Mapping[str, Tensor]],
+    watch: Watch | None,
 ) -> Iterator[dict[Cell, Compared]]:
     """Add up slice after slice; the last dict is of all examples, those before are empty."""
     comparisons: dict[Cell, Comparison] = {}
-    for answers in evaluator.answers(list(replacements.values())):
+    for answers in evaluator.answers(list(replacements.values()), watch):
         intact = in_double(answers.intact)
-        for cell, logits in zip(replacements, answers.patched, strict=True):
+        for k, (cell, logits) in enumerate(zip(replacements, answers.patched, strict=True)):
             one = comparisons.setdefault(cell, Comparison(intact.shape[1]))
             one.add(answers.labels, intact, in_double(logits))
+            if answers.inside:
+                one.add_inside(answers.inside[0], answers.inside[k + 1])
         yield {}
     yield {
         cell: one if one.finite else "NaN or infinite logits" for cell, one in comparisons.items()
@@ -278,6 +309,8 @@ def _record(result: xr.Dataset, cell: Cell, one: Compared, intact: Comparison | 
         "softmax_cosine": one.cosine / one.examples,
         "js_divergence": one.divergence / one.examples,
         "cka": one.moments.cka(),
+        "penultimate_cka": one.penultimate.cka(),
+        "never_active": float((~one.active).mean()) if one.active.size else math.nan,
         "error": one.error,
         "ece": one.ece,
     }

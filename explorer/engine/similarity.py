@@ -10,8 +10,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from explorer.engine.answers import in_double
+from explorer.engine.inside import Inside
+
 MOST_CLASSES = 2048
-"""Classes up to which CKA and the error of each class are found: it holds class × class sums."""
+"""Classes or features up to which CKA and the error of each class are found: it holds sums of
+class × class."""
 
 BINS = 15
 """Bins of equal width over the confidence 0…1, as Guo et al. 2017 take them."""
@@ -81,6 +85,10 @@ class Comparison:
     """Whether all logits were."""
     moments: Moments = field(default_factory=Moments)
     """For CKA."""
+    penultimate: Moments = field(default_factory=Moments)
+    """For that of what the last linear map reads."""
+    active: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
+    """(unit,) whether it has been active; empty where that is not watched."""
     bins: NDArray[np.float64] = field(default_factory=lambda: np.zeros((3, BINS)))
     """Per bin of confidence: examples, sum of confidences, right answers."""
     wrong: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
@@ -99,6 +107,13 @@ class Comparison:
         if self.classes <= MOST_CLASSES:
             self.moments.add(intact, patched)
         self._count(labels, q)
+
+    def add_inside(self, intact: Inside, patched: Inside) -> None:
+        """Add what happens inside both networks."""
+        active = patched.active.cpu().numpy()
+        self.active = active if not self.active.size else self.active | active
+        if self.finite and patched.penultimate.shape[1] <= MOST_CLASSES:
+            self.penultimate.add(in_double(intact.penultimate), in_double(patched.penultimate))
 
     def _count(self, labels: Tensor, q: Tensor) -> None:
         """Sort the answers by how sure they are, and by the class that is right."""
@@ -127,6 +142,10 @@ class Comparison:
     def error(self) -> float:
         """Share of examples misclassified."""
         return float(1 - self.bins[2].sum() / self.examples)
+
+
+Compared = Comparison | str
+"""What an intervention did to the outputs, or why that is not known."""
 
 
 def jensen_shannon(log_p: Tensor, log_q: Tensor) -> Tensor:

@@ -35,6 +35,8 @@ SHOWN: Mapping[str, Quantity] = {
     "softmax_cosine": Quantity("mean cosine of the softmax outputs", 1.0, 0.0),
     "js_divergence": Quantity("Jensen–Shannon divergence of outputs, nats", 0.0, math.log(2)),
     "cka": Quantity("linear CKA of the logits", 1.0, 0.0),
+    "penultimate_cka": Quantity("linear CKA of the penultimate values", 1.0, 0.0),
+    "never_active": Quantity("share of units never active", 0.0, 1.0),
     "ece": Quantity("expected calibration error", 0.0, 1.0, REDS),
 }
 """Variables of `explorer.outputs` that can be shown."""
