@@ -116,6 +116,9 @@ def layers(stack, condition=lambda sweep: sweep["error"].isel(epoch=0) >= 0):
 
 
 SLIPS = {
+    "some number": (1, lambda: 0.5, "not in the row or the column"),
+    "some other number": (2, lambda: 0.5, "Begin at final_error"),
+    "one of five": (5, lambda: ["embedding"], "Two conditions"),
     "percent": (1, lambda: 100 * error_of(FCN, layer="layer1", epoch=8), "a fraction here"),
     "two decimals": (1, lambda: 0.19, "three decimal places"),
     "all layers": (1, lambda: open_sweep(FCN)["fullmodel_error"].sel(epoch=8), "fullmodel"),
