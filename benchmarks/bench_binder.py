@@ -1,10 +1,10 @@
-"""The demo on a machine as small as Binder's: one core, 2 GB; what memory it takes, how long it is.
+"""Demo and course on a machine as small as Binder's, one core and 2 GB: memory and time.
 
 JupyterLab and its kernels are confined to one core and, where the system lets us make a control
 group for memory, to the limit; the browser is not, as a reader's is not. Memory is the
 proportional set size (a page shared by two processes counts half in each).
 
-    python benchmarks/bench_binder.py [--limit-gb 2] [--out FILE.md]
+    python benchmarks/bench_binder.py [--course] [--limit-gb 2] [--out FILE.md]
 """
 
 from __future__ import annotations
@@ -87,6 +87,7 @@ class Group:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--limit-gb", type=float, default=2.0, help="bound of the memory")
+    parser.add_argument("--course", action="store_true", help="the notebooks of the course only")
     parser.add_argument("--out", help="Markdown file for the results")
     options = parser.parse_args()
     executable = find_browser()
@@ -95,7 +96,8 @@ def main() -> None:
     group = Group(options.limit_gb)
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
-        shutil.copytree(ROOT / "notebooks", home / "checkout" / "notebooks")
+        for part in ("notebooks", "docs/images"):
+            shutil.copytree(ROOT / part, home / "checkout" / part)
         served = serving(
             lab_command(home / "checkout"),
             own_folders(home),
@@ -104,12 +106,45 @@ def main() -> None:
             group.enter,
         )
         with served as server, browsing(executable) as chromium:
-            rows = measured(chromium, lab_address(home, server, home / "log"), server.pid)
+            url = lab_address(home, server, home / "log")
+            if options.course:
+                rows = [row(chromium, url, server.pid, path) for path in course_notebooks()]
+            else:
+                rows = measured(chromium, url, server.pid)
         text = report(rows, group, options)
     group.remove()
     print(text)
     if options.out:
         Path(options.out).write_text(text, encoding="utf-8")
+
+
+def course_notebooks() -> list[Path]:
+    return sorted((ROOT / "notebooks").glob("[0-9][0-9]-*.ipynb"))
+
+
+def row(chromium, url: str, server: int, path: Path) -> str:
+    """Run every cell of one notebook of the course, in a kernel of its own that is then ended."""
+    context = chromium.new_context(viewport={"width": 1280, "height": 1000})
+    notebook = Notebook(context.new_page())
+    notebook.page.set_default_timeout(600_000)
+    notebook.page.goto(f"{url}lab/tree/notebooks/{path.name}?token={TOKEN}&reset")
+    notebook.wait_for("() => window.jupyterapp?.shell?.currentWidget?.sessionContext?.isReady")
+    before = time.monotonic()
+    notebook.run_all()
+    took = time.monotonic() - before
+    failed = notebook.page.locator("[data-mime-type='application/vnd.jupyter.error']").count()
+    assert not failed, f"{failed} cells of {path.name} ended with an error"
+    (kernel,) = psutil.Process(server).children()
+    status = Path(f"/proc/{kernel.pid}/status").read_text()
+    busy = sum(kernel.cpu_times()[:2])
+    peak = int(status.partition("VmHWM:")[2].split()[0]) * 1024 / 1e6
+    own = psutil.Process(server).memory_full_info().pss / 1e6
+    notebook.page.evaluate("() => jupyterapp.shell.currentWidget.sessionContext.shutdown()")
+    kernel.wait(60)
+    context.close()
+    found = f"| {path.stem} | {took:.0f} s | {busy:.0f} s | {peak:,.0f} MB | {own + peak:,.0f} MB |"
+    print(found, flush=True)
+    return found
 
 
 def measured(chromium, url: str, server: int) -> list[str]:
@@ -155,24 +190,40 @@ def measured(chromium, url: str, server: int) -> list[str]:
     return rows
 
 
+OF_THE_COURSE = (
+    "Every notebook by itself, run all from the first cell to the last in a fresh kernel; the "
+    "next column is the time that its kernel kept the core busy, start included, which other "
+    "work on the machine hardly changes. Memory: the largest resident set of the kernel, and that "
+    "with the proportional set of the server. One run.",
+    "| notebook | run all | of it busy | kernel, at most | with the server |",
+)
+OF_THE_DEMO = (
+    "JupyterLab and its kernels are confined, Chromium is not. Memory: proportional set size, "
+    "after each step. One run.",
+    "| step | time | server | kernels | together |",
+)
+"""What the figures are, and the head of their table."""
+
+
 def report(rows: list[str], group: Group, options: argparse.Namespace) -> str:
     """The figures as Markdown."""
     bound = f"{options.limit_gb:g} GB" if group.folder else "no bound of the memory"
     packages = ("jupyterlab", "voila", "bokeh", "torch", "numba")
     versions = ", ".join(f"{name} {version(name)}" for name in packages)
+    words, head = OF_THE_COURSE if options.course else OF_THE_DEMO
+    what = "The course" if options.course else "The demo"
     return "\n".join(
         [
-            "# The demo on a machine as small as Binder's",
+            f"# {what} on a machine as small as Binder's",
             "",
-            "`python benchmarks/bench_binder.py`",
+            f"`python benchmarks/bench_binder.py{' --course' if options.course else ''}`",
             "",
             f"{datetime.date.today()} · {platform.machine()}, one core of {os.cpu_count()}, "
             f"{bound} · Python {platform.python_version()}, {versions}",
             "",
-            "JupyterLab and its kernels are confined, Chromium is not. Memory: proportional set "
-            "size, after each step. One run.",
+            words,
             "",
-            "| step | time | server | kernels | together |",
+            head,
             "|---|---|---|---|---|",
             *rows,
             "",

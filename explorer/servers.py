@@ -23,7 +23,7 @@ STACK_VARIABLE = "EXPLORER_STACK"
 """Names the stack that the dashboard opens; `explorer.Explorer()` reads it."""
 
 LOOPBACK = "127.0.0.1"
-_PACKAGE = Path(__file__).parent
+_PACKAGE = Path(__file__).resolve().parent
 VOILA = _PACKAGE / "voila"
 """Where Voila finds the template of the dashboard."""
 
@@ -135,12 +135,20 @@ def _run(command: list[str], environment: dict[str, str]) -> int:
 
 
 def lab_command(notebook: Path, port: int | None, browser: bool) -> list[str]:
-    """Put the command line together that starts JupyterLab."""
+    """Put the command line together that starts JupyterLab.
+
+    In a checkout its root is the whole of it: a server shows nothing outside its root, and the
+    notebooks' pictures lie in docs/images.
+    """
+    notebook = notebook.resolve()
+    checkout = _PACKAGE.parent
+    root = checkout if notebook.parent == checkout / "notebooks" else notebook.parent
     command = [
         *(sys.executable, "-m", "jupyterlab"),
         f"--ServerApp.ip={LOOPBACK}",
-        f"--ServerApp.root_dir={notebook.parent.resolve()}",
-        f"--LabApp.default_url=/lab/tree/{notebook.name}",  # in the printed address too
+        f"--ServerApp.root_dir={root}",
+        # in the printed address too
+        f"--LabApp.default_url=/lab/tree/{notebook.relative_to(root).as_posix()}",
     ]
     if port is not None:
         command += [f"--ServerApp.port={port}", "--ServerApp.port_retries=0"]

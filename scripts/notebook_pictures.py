@@ -1,4 +1,4 @@
-"""Make the pictures of the notebooks: docs/images/*.png, and the one inside the first notebook.
+"""Make the pictures of the notebooks: docs/images/*.png, and those inside the first notebook.
 
 Notebooks are committed without outputs, so a reader who runs nothing sees these. They are drawn
 from the bundled numbers by a headless Chromium. Run with ``make pictures`` after a sweep, a table
@@ -12,7 +12,7 @@ import io
 import json
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -48,6 +48,9 @@ FAMILIES = {
 }
 """End of a picture's name → bundled stack."""
 
+ATTACHED = {"family-fcn": "first-click.png", "question": "question.png"}
+"""Picture that the first notebook carries → its name there."""
+
 COLOURS = 128
 """Colours of a picture; fewer make a smaller file, and these are more than a table has."""
 
@@ -77,8 +80,8 @@ def main() -> int:
             png = reduced(page.locator("main").screenshot())
             (IMAGES / f"{name}.png").write_bytes(png)
             print(f"{name}: {len(png):,} bytes")
-            if name == "family-fcn":
-                attach(NOTEBOOKS / "01-first-click.ipynb", "first-click.png", png)
+            if name in ATTACHED:
+                attach(NOTEBOOKS / "01-first-click.ipynb", ATTACHED[name], png)
         browser.close()
     return 0
 
@@ -100,6 +103,8 @@ def bodies() -> Iterator[tuple[str, str]]:
         both = (paper_sweep(figure), lx.open_sweep(FAMILIES[name]))
         yield f"paper-{name}", "".join(sweep_html(sweep) for sweep in both)
     yield "experiment", experiment(lx.open_sweep("fcn3x256-digits"))
+    yield "question", question(lx.open_sweep("fcn3x256-digits"))
+    yield "threshold", threshold()
     yield "paper-distances", norms()
     yield "own-model", own_model()
     stack = lx.open_stack("fcn3x256-digits")
@@ -140,19 +145,55 @@ def experiment(sweep: xr.Dataset) -> str:
         ("layer4 re-randomised", {"layer4": "fresh"}, fresh),
         ("fullmodel", dict.fromkeys(layers, "epoch 0"), sweep["fullmodel_error"].sel(epoch=0)),
     )
+    return drawn(networks, layers)
+
+
+def question(sweep: xr.Dataset) -> str:
+    """Draw the trained network and two changed ones whose errors the reader is to guess."""
+    networks = (
+        ("as trained", {}, sweep.attrs["final_error"]),
+        ("layer1 put back", {"layer1": "epoch 0"}, None),
+        ("layer4 put back", {"layer4": "epoch 0"}, None),
+    )
+    return drawn(networks, [str(layer) for layer in sweep["layer"].values])
+
+
+def drawn(networks: Sequence[tuple[str, dict[str, str], Any]], layers: list[str]) -> str:
+    """Draw networks side by side: title, what the changed layers hold, test error."""
     columns = "".join(
         network(200 * at, title, {layer: holds.get(layer, "trained") for layer in layers}, error)
         for at, (title, holds, error) in enumerate(networks)
     )
-    return f'<svg width="1000" height="270" font-size="14">{columns}</svg>'
+    return f'<svg width="{200 * len(networks)}" height="270" font-size="14">{columns}</svg>'
 
 
-def network(left: float, title: str, holds: dict[str, str], error: float) -> str:
-    """Draw one network as a column of boxes, input at the bottom."""
+def threshold() -> str:
+    """Draw the way from the trained error to guessing, and where critical begins."""
+    left, right = 60, 660
+    at = left + (right - left) / 10
+    return (
+        '<svg width="720" height="150" font-size="14">'
+        f'<rect x="{left}" y="60" width="{at - left}" height="22" fill="#2166ac"/>'
+        f'<rect x="{at}" y="60" width="{right - at}" height="22" fill="#be161c"/>'
+        f'<path d="M{at} 44V98" stroke="#111" stroke-width="2"/>'
+        f'<text x="{at}" y="36" text-anchor="middle" font-weight="bold">'
+        "a tenth of the way</text>"
+        f'<text x="{left + 30}" y="116" text-anchor="middle" font-weight="bold">robust</text>'
+        f'<text x="{(at + right) / 2}" y="116" text-anchor="middle" font-weight="bold">'
+        "critical</text>"
+        f'<text x="{left - 50}" y="140">error of the trained network</text>'
+        f'<text x="{right + 50}" y="140" text-anchor="end">error of guessing</text>'
+        "</svg>"
+    )
+
+
+def network(left: float, title: str, holds: dict[str, str], error: Any) -> str:
+    """Draw one network as a column of boxes, input at the bottom; None: an error to be guessed."""
+    said = "?" if error is None else f"{100 * float(error):.1f} %"
     parts = [
         f'<text x="{left + 90}" y="20" text-anchor="middle" font-weight="bold">{title}</text>',
         f'<text x="{left + 90}" y="250" text-anchor="middle">test error '
-        f'<tspan font-weight="bold">{100 * float(error):.1f} %</tspan></text>',
+        f'<tspan font-weight="bold">{said}</tspan></text>',
     ]
     for at, (layer, value) in enumerate(holds.items()):
         top = 180 - 48 * at

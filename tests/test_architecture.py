@@ -44,6 +44,7 @@ PARTS = {
     "doctor": {"errors", "colours", "tables", "inventory", "weights", "stats"},
     "api": BELOW_UI - {"api", "doctor"},
     "ui": BELOW_UI,
+    "course": BELOW_UI - {"tables", "colours"},
     "servers": {"errors"},
     "commands": BELOW_UI | {"ui", "servers"},
     "cli": BELOW_UI | {"ui", "servers", "commands"},

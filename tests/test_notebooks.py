@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from base64 import b64decode
 from html import escape
+from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 
 import nbformat
 import pytest
 from nbclient import NotebookClient
+from nbconvert import HTMLExporter
 
 from explorer.inventory.manifest import load_manifest
 
@@ -27,10 +31,14 @@ OWN_LOGIC = {
         "for rows in torch.randperm(len(x_train)).split(64):",
         "for epoch, state in enumerate(states):",
         "for step in (0, 21, 210, 420):",
-    ]
+    ],
+    "06-exercises": ["for _ in practice_epochs(network):"],
 }
-"""What a reader brings along is the subject of this notebook: a network, its training loop, the
+"""What a reader brings along is the subject of these notebooks: a network, its training loop, the
 files that other libraries write. Exactly these lines, so that nothing else slips in."""
+
+COURSE = [path for path in NOTEBOOKS if re.match(r"\d\d-", path.name)]
+HAS_THE_FORM = [path for path in COURSE if path.name != "05-beyond.ipynb"]
 
 MOST_PICTURE_BYTES = 120_000
 
@@ -84,28 +92,153 @@ def test_a_notebook_shows_and_has_no_logic(path):
     assert found == OWN_LOGIC.get(path.stem, [])
 
 
-def pictures_of(path):
-    """Alt text and target of every picture in the words of a notebook."""
-    notebook = nbformat.read(path, as_version=4)
+class Images(HTMLParser):
+    """The attributes of every <img> and <svg> in HTML, and the ids that things refer to."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.found = []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        if tag in ("img", "svg"):
+            named = dict(attrs)
+            self.found.append((named.get("alt", named.get("aria-label")), named.get("src", "")))
+
+
+def pictures_in(source):
+    """Alt text and target of every picture in Markdown, whichever way it is written."""
+    yield from re.findall(r"!\[([^\]]*)\]\(([^)]*)\)", source)
+    yield from Images(source).found
+
+
+def pictures_of(notebook):
+    """Alt text and target of every picture in the words of a notebook, and its attachments."""
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
-            for alt, target in re.findall(r"!\[([^\]]*)\]\(([^)]*)\)", cell.source):
+            for alt, target in pictures_in(cell.source):
                 yield alt, target, cell.get("attachments", {})
 
 
-@pytest.mark.parametrize("number", ["01", "02", "03", "04", "05"])
-def test_a_reader_who_runs_nothing_sees_pictures_with_words_for_those_who_cannot_see(number):
-    (path,) = [path for path in NOTEBOOKS if path.name.startswith(number)]
-    found = list(pictures_of(path))
+def complaint(alt):
+    """Say why an alt text does not tell anything; empty if it may."""
+    if not alt or not alt.strip():
+        return "none"
+    if re.search(r"\.(png|svg|jpe?g|gif|webp)\b|^(image|picture|figure)?[\s\d_-]*$", alt, re.I):
+        return "the name of a file, or of nothing"
+    return "" if len(alt.split()) >= 10 else "too short to stand for a picture"
+
+
+@pytest.mark.parametrize("path", COURSE, ids=lambda path: path.stem)
+def test_a_reader_who_runs_nothing_sees_pictures_with_words_for_those_who_cannot_see(path):
+    found = list(pictures_of(nbformat.read(path, as_version=4)))
     assert found
     for alt, target, attachments in found:
-        assert len(alt.split()) >= 10, target
+        assert complaint(alt) == "", target
         if target.startswith("attachment:"):
             image = b64decode(attachments[target.removeprefix("attachment:")]["image/png"])
         else:
             image = (REPOSITORY / "notebooks" / target).read_bytes()
         assert image.startswith(b"\x89PNG")
         assert len(image) < MOST_PICTURE_BYTES or target.endswith("/explorer.png")
+
+
+def test_every_attached_picture_is_shown():
+    for path in COURSE:
+        for cell in nbformat.read(path, as_version=4).cells:
+            for name in cell.get("attachments", {}):
+                assert f"](attachment:{name})" in cell.source
+
+
+def test_the_test_of_alt_texts_sees_pictures_however_they_are_written():
+    source = "![a](b.png) <img src='c.png'>\n<img alt='' src=d.png><svg aria-label='five'></svg>"
+    assert list(pictures_in(source)) == [
+        ("a", "b.png"),
+        (None, "c.png"),
+        ("", "d.png"),
+        ("five", ""),
+    ]
+    assert complaint("family-fcn.png") == complaint("Figure 1") == complaint("image_2")
+    assert complaint("A table of errors") == "too short to stand for a picture"
+    assert complaint(None) == complaint(" ") == "none"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_every_picture_that_a_notebook_draws_has_words_too(run, path):
+    drawn = 0
+    for output in outputs(run(path.name)):
+        data = output.get("data", {})
+        drawn += "application/vnd.bokehjs_exec.v0+json" in data
+        assert not {kind for kind in data if kind.startswith("image/")}, "no place for an alt text"
+        for alt, _ in Images(data.get("text/html", "")).found:
+            assert alt
+        for figure in figures_in(data):
+            named = dict(figure["attributes"]["html_attributes"]["entries"])
+            assert len(named["aria-label"].split()) >= 3
+            drawn -= 1
+    assert drawn == 0, "figures of Bokeh that this test does not see"
+
+
+def figures_in(data):
+    """The figures of Bokeh in one output, as they are written down."""
+    script = data.get("application/javascript", "")
+    for text in re.findall(r"docs_json = (\{.*?\});\n", script):
+        for document in json.loads(text).values():
+            for model in models_in(document["roots"]):
+                if model.get("name") == "Figure":
+                    yield model
+
+
+def models_in(value):
+    """Every object in a document of Bokeh."""
+    if isinstance(value, dict):
+        if "attributes" in value:
+            yield value
+        for inner in value.values():
+            yield from models_in(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from models_in(inner)
+
+
+def headings(notebook):
+    """Every heading of a notebook, from top to bottom: level and text."""
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            words = re.sub(r"```.*?```", "", cell.source, flags=re.DOTALL)
+            yield from ((len(m), text) for m, text in re.findall(r"^(#+) (.+)$", words, re.M))
+
+
+@pytest.mark.parametrize("path", HAS_THE_FORM, ids=lambda path: path.stem)
+def test_a_notebook_of_the_course_says_what_is_learnt_how_long_it_takes_and_what_comes_next(path):
+    notebook = nbformat.read(path, as_version=4)
+    opening, *_, closing = (cell.source for cell in notebook.cells)
+    assert re.match(r"# .+\n\n- \*\*You will learn:\*\* .+\n- \*\*Time:\*\* ", opening)
+    (minutes,) = re.findall(r"\*\*Time:\*\* about (\d+) minutes", opening)
+    assert 10 <= int(minutes) <= 20
+    assert "\n- **You need:** " in opening
+    assert closing.startswith("## What you now know\n\n- ")
+    assert "\n**Next:** " in closing
+    cells = [cell.source for cell in notebook.cells]
+    (asked,) = (k for k, text in enumerate(cells) if "**Predict before you run.**" in text)
+    kinds = [cell.cell_type for cell in notebook.cells]
+    assert "code" in kinds[asked:]
+
+
+@pytest.mark.parametrize("path", COURSE, ids=lambda path: path.stem)
+def test_headings_go_down_one_level_at_a_time(path):
+    levels = [level for level, _ in headings(nbformat.read(path, as_version=4))]
+    assert levels[0] == 1
+    assert len(levels) >= 5
+    assert all(below <= above + 1 for above, below in pairwise(levels))
+
+
+@pytest.mark.parametrize("path", COURSE, ids=lambda path: path.stem)
+def test_what_a_notebook_links_to_is_there(path):
+    text = "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells)
+    targets = re.findall(r"(?<!!)\[[^\]]*\]\(([^)]+)\)", text)
+    local = [one for one in targets if "://" not in one]
+    assert all((REPOSITORY / "notebooks" / one).exists() for one in local), local
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -134,12 +267,16 @@ def test_the_first_notebook_measures_the_final_error_that_the_manifest_states(ru
 
 
 def test_the_first_notebook_finds_the_first_layer_critical(run):
-    tables = shown(run("01-first-click.ipynb"), "text/html")
-    (sweep,) = (table for table in tables if "<th>verdict</th>" in table)
-    words = r"<th>(layer\d)</th>.*?<td>(robust|critical)</td>"
-    verdicts = dict(re.findall(words, sweep, re.DOTALL))
-    assert verdicts["layer1"] == "critical"
-    assert verdicts["layer4"] == "robust"
+    notebook = run("01-first-click.ipynb")
+    verdicts = {n: verdict_of(f"layer{n}", "FCN 3×256 on framed", notebook) for n in (1, 2, 3, 4)}
+    assert verdicts == {1: "critical", 2: "critical", 3: "robust", 4: "robust"}
+
+
+def test_the_first_notebook_measures_one_cell_as_its_words_say(run):
+    one = next(t for t in shown(run("01-first-click.ipynb"), "text/plain") if t.startswith("0."))
+    assert round(100 * float(one)) == 71
+    said = "".join(cell.source for cell in run("01-first-click.ipynb").cells)
+    assert "**71 %**" in said
 
 
 def test_the_families_notebook_shows_every_bundled_stack_as_a_coloured_table(run):
@@ -397,3 +534,49 @@ def numbers_of_columns(table):
     heads = [head for head in heads if head != "layer"]
     rows = rows_of(table)
     return {h: {name: row[k] for name, row in rows.items()} for k, h in enumerate(heads)}
+
+
+EXERCISES = "06-exercises.ipynb"
+
+
+def said_of(notebook):
+    """What the check of each exercise says."""
+    found = [
+        re.search(r"<b>(Right|Not yet)\.</b> (.*)</p>", t) for t in shown(notebook, "text/html")
+    ]
+    return [match.groups() for match in found if match]
+
+
+def test_the_exercises_as_they_come_are_not_yet_right_and_run_without_error(run):
+    said = said_of(run(EXERCISES))
+    assert [word for word, _ in said] == ["Not yet"] * 10
+    assert all("in the place of the dots" in text for _, text in (*said[:5], *said[6:7]))
+    assert "no answer under" in said[5][1]
+    assert "goes on changing them" in said[7][1]
+
+
+def test_each_exercise_has_a_hint_and_a_solution_folded_away():
+    cells = nbformat.read(REPOSITORY / "notebooks" / EXERCISES, as_version=4).cells
+    asked = [k for k, cell in enumerate(cells) if re.match(r"## \d+ · ", cell.source)]
+    assert len(asked) == 10
+    for number, at in enumerate(asked, 1):
+        question, code, solution = (cell.source for cell in cells[at : at + 3])
+        assert question.startswith(f"## {number} · ")
+        assert question.count("<details>\n<summary>Hint</summary>\n\n") == 1
+        assert question.endswith("\n\n</details>")
+        assert f"check({number}, " in code
+        assert solution.startswith("<details>\n<summary>Solution</summary>\n\n```python\n")
+        assert solution.endswith("\n\n</details>")
+        assert f"check({number}, " in solution
+
+
+def test_what_is_folded_stays_folded_on_a_page(run):
+    page, _ = HTMLExporter().from_notebook_node(run(EXERCISES))
+    body = page[page.index("<body") :]
+    assert body.count("<details>") == body.count("</details>") == 20
+    assert "<details open" not in body
+    folded = re.findall(r"<details>.*?</details>", body, re.DOTALL)
+    solutions = [one for one in folded if "<summary>Solution" in one]
+    assert all('class="highlight' in one for one in solutions)  # Markdown inside is read as such
+    unfolded = re.sub(r"<details>.*?</details>", "", body, flags=re.DOTALL)
+    assert "final + 0.1" not in unfolded

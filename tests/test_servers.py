@@ -29,6 +29,14 @@ def test_the_address_that_is_printed_leads_to_the_notebook():
     assert f"--ServerApp.root_dir={Path('somewhere').resolve()}" in command
 
 
+def test_in_a_checkout_the_server_reaches_the_pictures_of_the_notebooks():
+    command = servers.lab_command(servers.place_notebook(None, servers.NOTEBOOK), None, False)
+    checkout = Path(__file__).resolve().parents[1]
+    assert f"--ServerApp.root_dir={checkout}" in command
+    assert f"--LabApp.default_url=/lab/tree/notebooks/{servers.NOTEBOOK}" in command
+    assert (checkout / "docs" / "images").is_dir()
+
+
 def test_a_chosen_port_is_taken_or_nothing():
     command = servers.lab_command(NOTEBOOK, 8890, browser=False)
     assert command[-1 if "--allow-root" not in command else -2] == "--no-browser"
