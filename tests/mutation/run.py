@@ -60,9 +60,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--part", default="1/1", help="1/2 and 2/2 in two processes")
     parser.add_argument("--whole", help="all mutants of these: engine/paired,stats/measures")
-    parser.add_argument("--survivors", action="store_true", help="those of the last run again")
+    parser.add_argument(
+        "--survivors", action="store_true", help="those again, with all tests beside"
+    )
     parser.add_argument("--report", action="store_true", help="print the scores only")
-    parser.add_argument("--budget", type=float, default=30.0, help="seconds of tests per mutant")
+    parser.add_argument("--budget", type=float, default=15.0, help="processor seconds of tests")
     parser.add_argument("--out", type=Path, default=ROOT / "test-artifacts" / "mutation")
     return parser
 
@@ -83,10 +85,12 @@ def record(to: Path) -> int:
     return subprocess.run([*run, *plugin, *files], cwd=ROOT, check=False).returncode
 
 
-def tests_of(mutant: Mutant, reached: Mapping[str, Any], budget: float) -> list[str]:
+def chosen_tests(mutant: Mutant, reached: Mapping[str, Any], budget: float) -> list[str]:
     """Choose the tests of a mutant, in the order in which they run.
 
-    What runs on import is reached by every test that reaches the file at all.
+    First those that reach its line; what runs on import is reached by every test that reaches the
+    file at all. Then the others of the same files: a fixture that several share is noted for the
+    first of them alone.
     """
     if mutant.file == trial.KERNELS:
         return ["tests/test_kernels.py"]
@@ -95,21 +99,30 @@ def tests_of(mutant: Mutant, reached: Mapping[str, Any], budget: float) -> list[
         for test, one in reached.items()
         if mutant.file in one["lines"]
     }
-    found = [test for test, lines in of_file.items() if lines.intersection(mutant.lines)]
-    by_function: dict[str, list[str]] = defaultdict(list)
-    for test in sorted(found or of_file, key=lambda test: (reached[test]["seconds"], test)):
-        by_function[test.split("[")[0]].append(test)
-    turns = [
-        (number, reached[test]["seconds"], test)
-        for tests in by_function.values()
-        for number, test in enumerate(tests)
-    ]
+    direct = [test for test, lines in of_file.items() if lines.intersection(mutant.lines)]
+    direct = in_turn(direct or of_file, reached)
+    files = {test.split("::")[0] for test in direct}
+    beside = {test for test in reached if test.split("::")[0] in files} - set(direct)
     chosen, spent = [], 0.0
-    for _, seconds, test in sorted(turns):
+    for test in (*direct, *in_turn(beside, reached)):
+        seconds = reached[test]["seconds"]
         if not chosen or spent + seconds <= budget:
             chosen.append(test)
             spent += seconds
     return chosen
+
+
+def in_turn(tests: Iterable[str], reached: Mapping[str, Any]) -> list[str]:
+    """Order tests: the quickest of each function, quick ones first, then the second of each, …"""
+    by_function: dict[str, list[str]] = defaultdict(list)
+    for test in sorted(tests, key=lambda test: (reached[test]["seconds"], test)):
+        by_function[test.split("[")[0]].append(test)
+    turns = [
+        (number, reached[test]["seconds"], test)
+        for variants in by_function.values()
+        for number, test in enumerate(variants)
+    ]
+    return [test for _, _, test in sorted(turns)]
 
 
 # --- which mutants --------------------------------------------------------------------------------
@@ -162,7 +175,10 @@ ALIVE = ("survived", "unreached")
 
 
 def try_all(
-    mutants: Iterable[Mutant], reached: Mapping[str, Any], trials: Path, budget: float
+    mutants: Iterable[Mutant],
+    reached: Mapping[str, Any],
+    trials: Path,
+    budget: float,
 ) -> None:
     """Try mutants, each written down at once; then see the tests that failed pass without them."""
     trial.import_heavy()
@@ -170,7 +186,7 @@ def try_all(
         copy = trial.copy_checkout(ROOT, Path(folder) / "copy")
         killers: dict[str, Mutant] = {}
         for mutant in mutants:
-            outcome = _try(mutant, reached, copy, budget)
+            outcome = _try(mutant, reached, copy, chosen_tests(mutant, reached, budget))
             _write(trials, mutant, outcome)
             if outcome.ended == "killed" and "::" in outcome.killer:
                 killers.setdefault(outcome.killer, mutant)
@@ -181,8 +197,9 @@ def try_all(
                 print(f"{len(tests)} tests that failed, without mutants: {found}")
 
 
-def _try(mutant: Mutant, reached: Mapping[str, Any], copy: Path, budget: float) -> trial.Outcome:
-    tests = tests_of(mutant, reached, budget)
+def _try(
+    mutant: Mutant, reached: Mapping[str, Any], copy: Path, tests: Sequence[str]
+) -> trial.Outcome:
     if not tests:
         return trial.Outcome("unreached")
     seconds = sum(reached.get(test, {"seconds": 30})["seconds"] for test in tests)
