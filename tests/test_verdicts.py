@@ -84,6 +84,8 @@ def test_a_margin_test_is_the_largest_tail_over_the_interval_of_the_share_that_c
 
 def test_where_too_few_change_for_the_margin_only_the_interval_can_be_wrong():
     assert p_within(0, 0, 100, 0.5) == p_within(3, 0, 100, 0.5) == DISCORDANT_GAMMA
+    _, high = exact_interval(0, 100, DISCORDANT_GAMMA)  # where none of 100 changes half as often
+    assert p_within(0, 0, 100, high) == pytest.approx(1.5 * DISCORDANT_GAMMA)
 
 
 @pytest.mark.parametrize("margin", [0.04, 0.15])
