@@ -34,6 +34,9 @@ PROCESSOR = 60.0
 PATIENCE = 20
 """As long again, this many times, on the clock: the machine may have other work."""
 
+FAILED = 70
+"""How a child ends that did not come as far as its tests; pytest has no such code."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -100,11 +103,14 @@ def run_tests(copy: Path, tests: Sequence[str], limit: float, *, first: bool, ji
     (copy / "tests.txt").write_text("\n".join(tests))
     child = os.fork()
     if child == 0:
-        _be_the_child(copy, limit, first, jit)
+        try:
+            _be_the_child(copy, limit, first, jit)
+        finally:
+            os._exit(FAILED)
     code = _wait(child, started + PATIENCE * limit)
     killers = " ".join(failed.read_text().split("\n")).strip()
     seconds = round(time.monotonic() - started, 1)
-    if code == 5 or (code == 4 and not _cannot_be_imported(copy)):
+    if code in (5, FAILED) or (code == 4 and not _cannot_be_imported(copy)):
         raise RuntimeError(f"The tests did not run, see {copy / 'output.txt'}: {tests}")
     ended = {0: "survived", 1: "killed", 2: "killed", 3: "killed", 4: "killed"}.get(code, "timeout")
     return Outcome(ended, killers or f"exit {code}" * (code != 0), len(tests), seconds)
@@ -134,7 +140,9 @@ def _wait(child: int, until: float) -> int:
 
 def _be_the_child(copy: Path, limit: float, first: bool, jit: bool) -> None:
     os.setsid()
-    resource.setrlimit(resource.RLIMIT_CPU, (int(limit), int(limit) + 5))
+    _, hardest = resource.getrlimit(resource.RLIMIT_CPU)
+    soft = int(limit) if hardest == resource.RLIM_INFINITY else min(int(limit), hardest)
+    resource.setrlimit(resource.RLIMIT_CPU, (soft, hardest))
     with (copy / "output.txt").open("w") as output:
         os.dup2(output.fileno(), 1)
         os.dup2(output.fileno(), 2)
@@ -159,9 +167,6 @@ def _be_the_child(copy: Path, limit: float, first: bool, jit: bool) -> None:
                     file.write(report.nodeid + "\n")
 
     options = ["-q", "-p", "no:cacheprovider", "--timeout", "0", "-m", "", *["-x"] * first]
-    code = 3
-    try:
-        code = int(pytest.main([*options, "@tests.txt"], plugins=[Failures()]))
-    finally:
-        sys.stdout.flush()
-        os._exit(code)
+    code = int(pytest.main([*options, "@tests.txt"], plugins=[Failures()]))
+    sys.stdout.flush()
+    os._exit(code)
