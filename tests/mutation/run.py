@@ -30,7 +30,7 @@ EQUIVALENT = Path(__file__).with_name("equivalent.json")
 """Survivors that were looked at and do nothing different: name of the mutant → why."""
 
 ELSEWHERE = (
-    *("browser", "fuzz", "test_notebooks", "test_servers", "test_set_up", "test_environment"),
+    *("test_notebooks", "test_servers", "test_set_up", "test_environment"),
     *("test_kills", "test_widget", "test_views", "test_live", "test_escaping", "test_cli"),
 )
 """Tests that are not asked: they are about other parts, or look from afar."""
