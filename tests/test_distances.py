@@ -44,12 +44,6 @@ def test_no_layer_is_away_from_itself_at_initialisation(distances):
         assert (distances[name].sel(epoch=0) == 0).all(), name
 
 
-def test_the_one_checkpoint_of_a_stack_is_not_away_from_itself():
-    found = lx.distances(lx.open_stack(toy.switch_states()[-1:], model=toy.Switch()))
-    assert found.l2.sizes["epoch"] == 1
-    assert (found.l2 == 0).all()
-
-
 def test_distances_say_of_which_stack_they_are(bundled, distances):
     for name, value in (("stack", bundled.attrs["name"]), ("reference_epoch", 0)):
         assert distances.attrs[name] == value
