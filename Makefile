@@ -5,7 +5,7 @@ BIN := .venv/bin
 SET_UP := $(PYTHON) scripts/set_up.py
 
 .DEFAULT_GOAL := help
-.PHONY: help set-up ready python lab dashboard demo test test-slow fuzz lint format bench bundle families pictures clean
+.PHONY: help set-up ready python lab dashboard demo test test-slow fuzz mutation lint format bench bundle families pictures clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 20
@@ -44,6 +44,10 @@ test-slow: set-up  ## the tests that take minutes
 fuzz: set-up  ## look for files that break a reader (ARGS="--minutes 30 --targets pickle,index")
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[fuzz]"
 	nice $(BIN)/python -m tests.fuzz.run $(ARGS)
+
+mutation: set-up  ## change the code and see which tests notice (ARGS="--sample 300 --seed 0"; first --record)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[mutation]"
+	nice $(BIN)/python -m tests.mutation.run $(ARGS)
 
 lint: set-up  ## style and types only
 	$(BIN)/ruff check .

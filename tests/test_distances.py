@@ -44,6 +44,12 @@ def test_no_layer_is_away_from_itself_at_initialisation(distances):
         assert (distances[name].sel(epoch=0) == 0).all(), name
 
 
+def test_distances_say_of_which_stack_they_are(bundled, distances):
+    for name, value in (("stack", bundled.attrs["name"]), ("reference_epoch", 0)):
+        assert distances.attrs[name] == value
+    assert distances.attrs["content_hash"] == bundled.attrs["content_hash"] != ""
+
+
 def test_l2_equals_the_sum_written_out(bundled, distances):
     start, now = (read_layer(bundled, "layer4", epoch) for epoch in (0, 100))
     expected = naive.l2(start, now)

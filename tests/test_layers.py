@@ -27,6 +27,10 @@ def test_paper_layers_are_the_familys_units():
     assert group_layers(("a.w",), None, {"unit": ("a.w",)}) == {"unit": ("a.w",)}
 
 
+def test_another_scheme_goes_before_the_familys_units():
+    assert group_layers(("a.w",), "fine", {"unit": ("a.w",)}) == {"a": ("a.w",)}
+
+
 def test_paper_layers_of_an_unknown_family_are_refused():
     with pytest.raises(StackError, match=r"layers='paper'(.|\n)*'fine', patterns"):
         group_layers(NAMES, "paper")

@@ -433,3 +433,13 @@ def test_distances_take_a_tensor_in_blocks_only_where_a_block_is_read_by_itself(
     weights = blocks.LayerWeights(["w"], {"w": 4}, {"w": array}, 2)
     assert len(weights.parts("w")) == parts
     assert lx.distances(stack).l1.sel(epoch=1).item() == 64
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_a_chunk_of_states_in_memory_or_of_safetensors_need_not_be_a_whole_tensor(tmp_path, saved):
+    states = [{"model.w": np.full((16, 4), epoch, np.float32)} for epoch in range(2)]
+    for epoch, state in enumerate(states):
+        save_file(state, tmp_path / f"epoch-{epoch}.safetensors")
+    stack = lx.open_stack(tmp_path if saved else states)
+    (array,) = layer_variables(stack, layer_names(stack)[0]).values()
+    assert array.encoding["preferred_chunks"] == {"epoch": 1}

@@ -12,6 +12,7 @@ import pytest
 import explorer as lx
 from explorer.errors import ManifestError, UnknownNameError
 from explorer.inventory import manifest
+from explorer.inventory.entries import TensorSpec
 from explorer.inventory.manifest import SCHEMA_FILE, load_manifest, parse_manifest
 from explorer.inventory.store import BUNDLED_FOLDER, manifest_path, verified
 from explorer.training.recipes import EXPERIMENTS
@@ -184,3 +185,10 @@ def test_our_own_manifest_is_read_without_the_schema_and_follows_it(monkeypatch,
     monkeypatch.setattr(manifest, "manifest_path", lambda: broken)
     with pytest.raises(ManifestError, match="'family' is a required property"):
         load_manifest()
+
+
+def test_a_tensor_has_as_many_bytes_as_its_numbers_take():
+    sizes = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2, "U8": 1}
+    for dtype, size in sizes.items():
+        assert TensorSpec(dtype, (3, 5)).bytes == 15 * size
+    assert TensorSpec("F32", ()).bytes == 4

@@ -8,11 +8,12 @@ import math
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 from torch import nn
 
 import explorer as lx
 from explorer.errors import UnknownNameError
-from explorer.stats.rank_correlation import spearman
+from explorer.stats.rank_correlation import against, moved_by_layer, spearman
 from explorer.stats.spectra import as_matrix, spectral_norm, spectrum
 from explorer.weights.stack import epoch_numbers, layer_names, read_layer
 from tests.conftest import copy_bundled
@@ -147,6 +148,77 @@ def test_the_rank_correlation_and_its_interval_are_those_of_the_formula():
     np.testing.assert_allclose(found[0], rho)
     np.testing.assert_allclose(found[1:3], np.tanh(np.arctanh(rho) + np.array([-half, half])))
     assert found[3] == 5
+
+
+def test_four_pairs_are_the_fewest_that_have_an_interval():
+    x, y = np.array([1.0, 2, 3, 4]), np.array([2.0, 1, 3, 4])
+    rho = 0.8  # 1 − 6·2 / (4·15)
+    half = 1.959964 * math.sqrt(1 + rho**2 / 2)
+    expected = [rho, *np.tanh(np.arctanh(rho) + np.array([-half, half]))]
+    np.testing.assert_allclose(spearman(x, y)[:3], expected)
+    three = spearman(x[:3], y[:3])
+    assert three[0] == pytest.approx(0.5)
+    assert np.isnan(three[1:3]).all()
+    assert np.isfinite(spearman(np.array([1.0, 2]), np.array([1.0, 2]))[0])
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_where_the_order_is_the_same_or_the_opposite_there_is_no_interval(sign):
+    x = np.arange(5.0)
+    rho, low, high, n = spearman(x, sign * x**3)
+    assert (rho, n) == (pytest.approx(sign), 5)
+    assert math.isnan(low)
+    assert math.isnan(high)
+
+
+def by_hand():
+    """Motion of two layers at three epochs; the second layer has two matrices."""
+    layer, matrix = ("layer", "epoch"), ("matrix", "epoch")
+    return xr.Dataset(
+        {
+            "rotation": (layer, [[0, 0.1, 0.2], [0, 0.6, 0.4]]),
+            "step": (layer, [[np.nan, 1, 2], [np.nan, np.nan, np.nan]]),
+            "sign_flips": (layer, [[0, 0.5, 0.25], [0, 0, 0.125]]),
+            "spectral_norm": (matrix, [[1, 3, 2], [4, 4, 1], [5, 1, 3.0]]),
+            "stable_rank": (matrix, [[2, 1, 4], [1, 1, 1], [6, 1, 2.0]]),
+        },
+        {
+            "layer": ["a", "b"],
+            "epoch": [0, 1, 2],
+            "of_layer": ("matrix", np.array(["a", "b", "b"], object)),
+        },
+    )
+
+
+def test_how_far_a_layer_has_come_is_read_at_the_last_checkpoint_and_of_its_largest_matrix():
+    found = moved_by_layer(by_hand())
+    assert list(found) == [
+        *("rotation", "way", "sign_flips", "spectral_norm_change", "stable_rank_change"),
+    ]
+    for values, expected in zip(
+        found.values(),
+        ([0.2, 0.4], [3, np.nan], [0.25, 0.125], np.log([2, 5 / 3]), np.log([2, 3])),
+        strict=True,
+    ):
+        np.testing.assert_allclose(values, expected)
+    without = by_hand().isel(matrix=[1])  # a layer without a matrix, and one of 0 at the start
+    without["spectral_norm"][0, 0] = 0
+    changes = moved_by_layer(without)
+    assert math.isnan(changes["spectral_norm_change"][0])
+    assert changes["spectral_norm_change"][1] == math.inf
+
+
+def test_what_is_compared_is_the_error_at_the_first_checkpoint_whatever_the_order_of_the_sweep():
+    sweep = xr.Dataset(
+        {"error": (("layer", "epoch"), [[0.5, 0.1, 0.9], [0.5, 0.1, 0.3]])},
+        {"layer": ["other", "a"], "epoch": [1, 2, 0]},
+    )
+    found = against(by_hand(), sweep)
+    np.testing.assert_array_equal(found["error_when_put_back"], [0.3, np.nan])
+    np.testing.assert_array_equal(found["moved"].sel(quantity="rotation"), [0.2, 0.4])
+    assert found["layers_compared"].values.tolist() == [1] * 5
+    with pytest.raises(UnknownNameError, match=r"'a'(.|\n)*other"):
+        against(by_hand(), sweep.isel(layer=[0]))
 
 
 @pytest.mark.parametrize(

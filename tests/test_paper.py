@@ -49,6 +49,11 @@ def test_a_figure_says_where_its_numbers_are_from_and_how_exact_they_are(name):
     assert "±0.02" in attrs["precision"]
 
 
+def test_chance_is_that_of_guessing_among_the_classes():
+    found = [paper_sweep(name).attrs["chance_error"] for name in paper_sweeps()]
+    assert found == pytest.approx([0.9, 0.9, 0.9, 0.999])
+
+
 @pytest.mark.parametrize("name", paper_sweeps())
 def test_a_figure_is_shown_like_any_sweep(name):
     sweep = paper_sweep(name)

@@ -20,6 +20,7 @@ from explorer.engine.evaluator import Evaluator
 from explorer.engine.interventions import FreshDraw, Intervention, Moments, Zeros
 from explorer.engine.verdicts import verdicts
 from explorer.errors import CheckpointError, StackError, UnknownNameError
+from explorer.weights.pretrained import is_pretrained_name
 from explorer.weights.stack import content_hash, read_epoch
 from tests.dataset_files import serving
 from tests.hub_server import hub_server
@@ -212,3 +213,10 @@ def test_weights_of_timm_come_from_the_hub(timm, tmp_path):
         assert run.result(Intervention((("head", Zeros()),))).errors == 2
         with pytest.raises(UnknownNameError, match=r"no weights 'timm/tiny_net@other'"):
             lx.open_stack("timm/tiny_net@other", hub=hub)
+
+
+def test_a_library_and_an_at_sign_make_the_name_of_weights_and_neither_alone_does(tmp_path):
+    assert is_pretrained_name(NAME)
+    assert is_pretrained_name("timm/resnet18@a1_in1k")
+    for other in ("runs@2", "torchvision/resnet18", "timm/mine", tmp_path / "timm" / "a@b", None):
+        assert not is_pretrained_name(other)

@@ -338,3 +338,27 @@ def test_images_go_channels_last_in_lower_precision_and_nothing_else_does():
 def test_on_cuda_the_first_slice_takes_hundredths_of_a_second(flops, expected):
     assert best_batch(1e3, 1e3, flops, 10_000, torch.device("cuda"), 10**9) == expected
     assert best_batch(1e3, 1e3, flops, 10_000, torch.device("cpu"), 10**9) == 512
+
+
+class PerPosition(nn.Module):
+    """Logits for every token of a text."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(7, 6)
+        self.head = nn.Linear(6, 7)
+
+    def forward(self, tokens):
+        return self.head(self.embedding(tokens))
+
+
+def test_a_network_that_answers_at_several_positions_is_not_screened(monkeypatch, caplog):
+    lowered(monkeypatch, torch.bfloat16)
+    tokens = torch.arange(60).reshape(10, 6) % 7
+    stack = lx.open_stack([PerPosition().state_dict() for _ in range(2)], model=PerPosition())
+    options = {"model": PerPosition(), "data": (tokens, tokens), "device": "cpu"}
+    with caplog.at_level(logging.WARNING, logger="explorer"):
+        run = Evaluator(stack, **options, screen=True)
+        assert run.screen == "none"
+    assert "the network answers at several positions" in caplog.text
+    assert run.result(INTACT) == Evaluator(stack, **options).result(INTACT)

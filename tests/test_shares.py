@@ -43,6 +43,11 @@ def test_cells_of_a_layer_follow_each_other_in_forward_order():
     assert len(set(order)) == sum(a != b for a, b in zip(order, [None, *order], strict=False))
 
 
+def test_two_layers_together_are_a_joint_intervention_and_come_before_any_single_one():
+    joint, single = reinitialise(LAYERS[-2:], 0), reinitialise(LAYERS[0], 0)
+    assert [i for group in share_out([single, joint], LAYERS, 1) for i in group] == [joint, single]
+
+
 @pytest.mark.parametrize("workers", [1, 2, 8])
 def test_groups_become_smaller_and_none_holds_up_the_end(workers):
     wanted = cells(epochs=40)

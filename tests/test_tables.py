@@ -18,6 +18,7 @@ from explorer.engine.overview import missing, sweep_table
 from explorer.engine.results import Sweep, empty_results
 from explorer.inventory.manifest import load_manifest
 from explorer.stats.distances import Distances
+from explorer.stats.overview import distances_table
 from explorer.tables import MOST_ROWS, Cell, Row, Table, page_html, shown, table_html
 from explorer.ui.table import sweep_html
 from explorer.weights.checkpoints import SafetensorsCheckpoint
@@ -323,3 +324,14 @@ def test_a_sweep_and_distances_survive_netcdf(tmp_path, bundled):
 def test_a_layer_of_a_stack_is_shown_as_xarray_shows_it(bundled):
     assert "xr-header" in bundled["layer1"]._repr_html_()
     assert "xr-header" in bundled.isel(epoch=[0])["layer1"]._repr_html_()
+
+
+def test_a_distance_that_is_not_finite_does_not_set_the_scale_of_the_others():
+    distances = xr.Dataset(
+        {"l2": (("layer", "epoch"), [[math.nan, 1.0, 2.0], [0.0, math.inf, 4.0]])},
+        {"layer": ["a", "b"], "epoch": [0, 1, 2]},
+    )
+    first, second = distances_table(distances, "l2").rows
+    assert [cell.text for cell in (*first.cells, *second.cells)] == ["–", "1", "2", "0", "–", "4"]
+    shares = [cell.share for cell in (*first.cells[1:], second.cells[0], second.cells[2])]
+    assert shares == [0.25, 0.5, 0, 1]

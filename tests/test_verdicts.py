@@ -59,7 +59,11 @@ def tail_by_hand(n, share, increase, keep):
     )
 
 
-@pytest.mark.parametrize(("wrong", "right", "n"), [(0, 0, 12), (3, 1, 12), (1, 6, 20), (9, 2, 20)])
+@pytest.mark.parametrize(
+    ("wrong", "right", "n"),
+    # of the last two the largest tail lies inside the interval, where the shares stand close
+    [(0, 0, 12), (3, 1, 12), (1, 6, 20), (9, 2, 20), (3, 6, 12), (6, 3, 12)],
+)
 def test_a_margin_test_is_the_largest_tail_over_the_interval_of_the_share_that_changes(
     wrong, right, n
 ):
@@ -76,6 +80,12 @@ def test_a_margin_test_is_the_largest_tail_over_the_interval_of_the_share_that_c
     for found, tails in ((p_within, within), (p_beyond, beyond)):
         expected = min(1.0, max(tails) + DISCORDANT_GAMMA)
         assert found(wrong, right, n, margin) == pytest.approx(expected, rel=1e-6)
+
+
+def test_where_too_few_change_for_the_margin_only_the_interval_can_be_wrong():
+    assert p_within(0, 0, 100, 0.5) == p_within(3, 0, 100, 0.5) == DISCORDANT_GAMMA
+    _, high = exact_interval(0, 100, DISCORDANT_GAMMA)  # where none of 100 changes half as often
+    assert p_within(0, 0, 100, high) == pytest.approx(1.5 * DISCORDANT_GAMMA)
 
 
 @pytest.mark.parametrize("margin", [0.04, 0.15])
