@@ -259,6 +259,7 @@ class Storm:
     def begin_anew(self) -> None:
         """Go on after a fault, with a new page and a new kernel."""
         self.notebook.page.goto(self.address)
+        self.notebook.run_all()  # which waits for the kernel
         self._restart(None)
         self.notebook.complaints.clear()
 
