@@ -1,4 +1,4 @@
-"""A short storm in every run of the tests; `make storm` has the long one."""
+"""A short storm; `make storm` has the long one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from tests.browser.pages import Notebook
 from tests.browser.storm import Storm, notebook_file
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 
 @pytest.fixture
