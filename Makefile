@@ -5,7 +5,7 @@ BIN := .venv/bin
 SET_UP := $(PYTHON) scripts/set_up.py
 
 .DEFAULT_GOAL := help
-.PHONY: help set-up ready python lab dashboard demo test test-slow fuzz mutation lint format bench bundle families pictures clean
+.PHONY: help set-up ready python lab dashboard demo test test-slow fuzz mutation lint format bench bundle families pictures clean storm
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 20
@@ -40,6 +40,10 @@ test: set-up  ## all checks: style, types, kernels without the compiler, every t
 test-slow: set-up  ## the tests that take minutes
 	@$(SET_UP) --tests --browser
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+storm: set-up  ## random clicks, reloads and restarts in a browser (ARGS="--minutes 60 --seed 1")
+	@$(SET_UP) --tests --browser
+	nice $(BIN)/python -m tests.browser.storm $(ARGS)
 
 fuzz: set-up  ## look for files that break a reader (ARGS="--minutes 30 --targets pickle,index")
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[fuzz]"

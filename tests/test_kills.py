@@ -10,7 +10,8 @@ import sys
 
 import pytest
 
-from tests.writers import WORK, WRITERS
+from tests.long_works import WORKS
+from tests.writers import WRITERS
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="SIGKILL and fork are POSIX's")
 
@@ -27,9 +28,9 @@ def there(names):
     return [n for n in names if n not in MISSING or importlib.util.find_spec(MISSING[n])]
 
 
-def told_by(*arguments):
+def told_by(*arguments, module="tests.writers"):
     done = subprocess.run(
-        [sys.executable, "-m", "tests.writers", *map(str, arguments)],
+        [sys.executable, "-m", module, *map(str, arguments)],
         capture_output=True,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -55,9 +56,9 @@ def test_a_writer_that_is_killed_often_leaves_what_it_had_finished(tmp_path, nam
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("name", there(WORK))
+@pytest.mark.parametrize("name", there(WORKS))
 def test_work_that_is_killed_often_ends_as_if_it_had_not_been(tmp_path, name):
-    told = told_by("resume", tmp_path, LONG, 2, name)[name]
+    told = told_by(tmp_path, LONG, 2, name, module="tests.long_works")[name]
     assert told["killed"] == LONG
     assert told["ended"] > 0
 

@@ -2,8 +2,7 @@
 
 Run as a program it writes with a limit on the size of files, as on a disk that is full:
 ``python -m tests.writers full FOLDER``. Or it kills writers at random moments, so many times each:
-``python -m tests.writers kill FOLDER TIMES SEED WRITER…``; or long work, which is then resumed:
-``python -m tests.writers resume FOLDER TIMES SEED WORK…``. Each is killed in a process that is
+``python -m tests.writers kill FOLDER TIMES SEED WRITER…``. They are killed in processes that are
 forked off, since to import torch takes longer than most writers.
 """
 
@@ -11,19 +10,15 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib
 import json
 import os
-import pickle
 import random
 import signal
 import sys
 import time
-import traceback
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import save
 
 import explorer as lx
 from explorer.api import save_netcdf
@@ -32,12 +27,10 @@ from explorer.engine.interventions import reinitialise
 from explorer.engine.journal import Journal
 from explorer.engine.results import open_sweep
 from explorer.errors import CheckpointError
-from explorer.inventory.hub import Hub
 from explorer.inventory.placing import placed
 from explorer.weights.checkpoints import SafetensorsCheckpoint, write_checkpoint
 from explorer.weights.folder import load_state, save_state
-from explorer.weights.stack import epoch_numbers, read_epoch
-from tests.hub_server import hub_server
+from explorer.weights.stack import read_epoch
 
 ORIGIN = {"content_hash": "abc"}
 BIG = 60_000
@@ -233,78 +226,6 @@ def kill(folder, name, times, seed):
     return {"killed": times, "amid": amid}
 
 
-def train(folder, _):
-    lx.train("fcn3x256-digits", out=folder / "run", epochs=3, device="cpu", progress=False)
-    return sorted(path.read_bytes() for path in (folder / "run").glob("epoch-*.safetensors"))
-
-
-def sweep(folder, _):
-    stack = lx.open_stack("fcn3x256-digits")
-    found = lx.sweep(
-        stack, device="cpu", draws=1, progress=False, store=folder / "cells", batch_size=200
-    )
-    return found.to_netcdf(engine="h5netcdf").tobytes()
-
-
-def hub(folder, server):
-    here = Hub(folder=folder / "hub", endpoint=server.address, progress=False)
-    stack = lx.open_stack("hub:a/b", hub=here, layers="fine")
-    return [read_epoch(stack, epoch)["w"].tobytes() for epoch in epoch_numbers(stack)]
-
-
-WORK = {"train": train, "sweep": sweep, "hub": hub}
-
-
-def forked(work):
-    """Begin work in a process of its own; returns its number."""
-    child = os.fork()
-    if child:
-        return child
-    try:
-        work()
-        os._exit(0)
-    except BaseException:
-        traceback.print_exc()
-    os._exit(1)
-
-
-def resume(folder, name, times, seed):
-    """Kill long work at random moments, and take it up again until it is done.
-
-    What comes out must be, byte for byte, what comes out of work that nobody disturbed.
-    """
-    chance = random.Random(seed)
-    for module in ("sklearn.datasets", "explorer.training.train", "explorer.engine.sweep"):
-        importlib.import_module(module)  # once, and not in every process that is killed
-    with hub_server() as server:
-        for step in range(6):
-            server.put("a/b", f"step{step}", {"model.safetensors": save(state(step))})
-
-        def work(into):
-            result = pickle.dumps(WORK[name](into, server))
-            with placed(into / "result") as temporary:
-                temporary.write_bytes(result)
-
-        started = time.perf_counter()
-        assert os.waitpid(forked(lambda: work(folder / "whole")), 0)[1] == 0
-        takes = time.perf_counter() - started
-        wanted = (folder / "whole" / "result").read_bytes()
-        killed = ended = 0
-        while killed < times or ended == 0 or (folder / f"{ended}").exists():
-            into = folder / f"{ended}"
-            child = forked(lambda: work(into))  # noqa: B023 - it has forked before the next turn
-            if killed < times:
-                time.sleep(chance.uniform(0, takes))
-                os.kill(child, signal.SIGKILL)
-            status = os.waitpid(child, 0)[1]
-            killed += os.WIFSIGNALED(status)
-            if not os.WIFSIGNALED(status):
-                assert status == 0, "the work failed"
-                assert (into / "result").read_bytes() == wanted, "it is another result"
-                ended += 1
-    return {"killed": killed, "ended": ended}
-
-
 def main():
     order, folder, *rest = sys.argv[1:]
     if order == "full":
@@ -315,7 +236,7 @@ def main():
     for name in names:
         inside = Path(folder) / name
         inside.mkdir()
-        told[name] = {"kill": kill, "resume": resume}[order](inside, name, int(times), int(seed))
+        told[name] = kill(inside, name, int(times), int(seed))
     print(json.dumps(told))
 
 

@@ -30,6 +30,9 @@ DEFAULT_BUDGET = 1_000_000_000
 FREE_SHARE = 0.5
 """Of a GPU's free memory, what the values of one pass may take."""
 
+_TOO_LITTLE = ("can't allocate memory", "could not create a primitive")
+"""How torch's allocator of the CPU, and oneDNN below it, say that memory ran out."""
+
 
 def memory_budget(device: torch.device, wanted: int | None) -> int:
     """Bytes that the values of one pass may take.
@@ -107,4 +110,4 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Tell whether an error says that memory ran out; torch's CPU allocator has no type for it."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in _TOO_LITTLE)

@@ -42,8 +42,8 @@ def locked(lock: Path, *, wait: float = PATIENCE) -> Iterator[None]:
     """Hold a lock, which one process or thread can at a time.
 
     Whoever holds it touches its file every `BEAT` seconds. A lock whose file has not been touched
-    for `STALE_AGE`, or whose process is known to be gone, belongs to a process that was killed,
-    and is taken over.
+    for `STALE_AGE`, by the file system's clock or while this process was looking on, or whose
+    process is known to be gone, belongs to a process that was killed, and is taken over.
 
     Parameters
     ----------
@@ -88,11 +88,15 @@ def _take(lock: Path, token: str, wait: float) -> None:
     """Make the file of a lock as soon as nobody else has it."""
     until = time.monotonic() + wait
     looked = -math.inf
+    beat, since = -1, math.inf
     while not _made(lock, token):
         if time.monotonic() - looked > LOOK:  # which writes to the disk, so not each time
             looked = time.monotonic()
-            found = _token_in(lock)
-            if found is not None and _is_stale(lock, found):
+            found, latest = _token_in(lock), _last_beat(lock)
+            if latest != beat:
+                beat, since = latest, looked
+            silent = looked - since > STALE_AGE  # also where its clock was ahead, or is set back
+            if found is not None and (silent or _is_stale(lock, found)):
                 _remove_stale(lock, found)
                 continue
         if time.monotonic() >= until:
@@ -149,6 +153,14 @@ def _token_in(lock: Path) -> str | None:
         return lock.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return None
+
+
+def _last_beat(lock: Path) -> int:
+    """When a lock was last touched, nanoseconds by whatever clock; -1 where there is none."""
+    try:
+        return lock.stat().st_mtime_ns
+    except OSError:
+        return -1
 
 
 def _is_stale(lock: Path, token: str) -> bool:

@@ -113,19 +113,23 @@ def verified(record: FileRecord) -> Path:
         )
     try:
         status = record.path.stat()
-    except OSError as error:
+        if status.st_size != record.bytes:
+            raise CheckpointError(
+                f"{record.path} has {status.st_size} bytes.",
+                f"{record.bytes} bytes with sha256 {record.sha256} are expected.",
+                _again(record),
+            )
+        found = _sha256(record.path, status.st_size, status.st_mtime_ns)
+    except CheckpointError:
+        raise
+    except OSError as error:  # it may also go between the two looks at it
         raise CheckpointError(
             f"{record.path} cannot be read: {error.strerror}.",
             f"A file of {record.bytes} bytes with sha256 {record.sha256} is expected there.",
-            _again(record),
+            "Correct its permissions; other checkpoints of the stack stay usable."
+            if isinstance(error, PermissionError)
+            else _again(record),
         ) from error
-    if status.st_size != record.bytes:
-        raise CheckpointError(
-            f"{record.path} has {status.st_size} bytes.",
-            f"{record.bytes} bytes with sha256 {record.sha256} are expected.",
-            _again(record),
-        )
-    found = _sha256(record.path, status.st_size, status.st_mtime_ns)
     if found != record.sha256:
         raise CheckpointError(
             f"{record.path} has been altered: sha256 {found}.",

@@ -22,7 +22,14 @@ from explorer.ui.controls import Controls, SettingsPane, Views
 from explorer.ui.grid import Cell
 from explorer.ui.jobs import Fill, FindOrder
 from explorer.ui.measured import measured_html
-from explorer.ui.panes import OrderPane, StatusPane, heading, order_html, side_by_side
+from explorer.ui.panes import (
+    OrderPane,
+    StatusPane,
+    close_all_inside,
+    heading,
+    order_html,
+    side_by_side,
+)
 from explorer.ui.pictures import Pictures
 from explorer.ui.relations import verdict_words
 from explorer.ui.results import Counts, read
@@ -103,6 +110,7 @@ class Exploration(widgets.VBox):
             self.session.close()
             self.pictures.close()
             self.beyond.close()
+            close_all_inside(self)
         super().close()
 
     # What is on the page

@@ -82,6 +82,19 @@ def side_by_side(*parts: widgets.Widget) -> widgets.Box:
     return widgets.Box(list(parts), layout={"align_items": "flex-start", "flex_flow": "row wrap"})
 
 
+def close_all_inside(widget: widgets.Widget) -> None:
+    """Close what is inside a widget, and what is inside that.
+
+    A box that stays open around a closed widget has no state, and a page that is reloaded asks
+    for the state of all widgets at once: it would then show none of the whole notebook.
+    """
+    for inside in (*getattr(widget, "children", ()), widget.layout, getattr(widget, "style", None)):
+        if isinstance(inside, widgets.DOMWidget):
+            close_all_inside(inside)
+        if isinstance(inside, widgets.Widget):
+            inside.close()
+
+
 class OrderPane(widgets.VBox):
     """A button that asks how far layers can be put back together, and the answer."""
 

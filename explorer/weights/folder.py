@@ -78,6 +78,7 @@ def load_state(folder: Path) -> tuple[dict[str, Array], dict[str, Any]] | None:
     if not path.exists():
         return None
     try:
+        path.open("rb").close()  # the library says of a file it may not open that there is none
         with safe_open(path, framework="numpy") as file:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
             return arrays, json.loads(file.metadata()["notes"])
@@ -86,7 +87,9 @@ def load_state(folder: Path) -> tuple[dict[str, Array], dict[str, Any]] | None:
         raise CheckpointError(
             f"{path} cannot be read: {error}",
             "The state that a training run leaves behind is expected.",
-            "Train anew with resume=False (on the command line: --restart).",
+            "Correct its permissions; what was trained so far is kept."
+            if isinstance(error, PermissionError)
+            else "Train anew with resume=False (on the command line: --restart).",
         ) from error
 
 

@@ -1,0 +1,126 @@
+"""What a storm asks of the kernel: memory, threads, hashes, complaints, numbers measured anew."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import json
+import logging
+import threading
+from typing import Any
+
+import psutil
+import torch
+
+import explorer as lx
+from explorer.ui.painting import error_text
+from explorer.ui.results import read
+from explorer.ui.session import _open_sessions
+from explorer.weights.stack import read_epoch
+from tests import toy
+
+complaints: list[str] = []
+"""Errors and warnings that anything in the kernel has logged."""
+
+
+class _Ear(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        complaints.append(self.format(record))
+
+
+def listen() -> None:
+    """Note from now on what is logged as an error, by the explorer or by the kernel itself."""
+    ear = _Ear(logging.ERROR)
+    for name in ("", "traitlets", "ipykernel", "IPKernelApp"):
+        logging.getLogger(name).addHandler(ear)
+    threading.excepthook = lambda given: complaints.append(f"{given.thread}: {given.exc_value!r}")
+
+
+def own_network() -> tuple[torch.nn.Module, lx.Explorer]:
+    """Return a network of the reader's own with batch normalisation, and its explorer."""
+    states = []
+    for seed in range(4):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            net = toy.DeepConvNet().train()
+            net(torch.randn(32, 1, 6, 6) * (seed + 1))
+            states.append({name: tensor.clone() for name, tensor in net.state_dict().items()})
+    net.eval()
+    stack = lx.open_stack(states, model=net)
+    return net, lx.Explorer(stack, model=net, data=toy.conv_examples(2000))
+
+
+def tensors_hash(tensors: Any) -> str:
+    """Return a sha256 over names, types, shapes and values."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        array = torch.as_tensor(tensor).detach().cpu().contiguous()
+        found.update(f"{name} {array.dtype} {tuple(array.shape)}".encode())
+        found.update(array.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
+
+
+def look(explorers: list[lx.Explorer], net: torch.nn.Module) -> str:
+    """Return, as JSON, what is going on in the kernel."""
+    gc.collect()
+    process = psutil.Process()
+    return json.dumps(
+        {
+            "busy": [one._exploration.session.busy for one in explorers],
+            "complaints": complaints,
+            "hash": tensors_hash(net.state_dict()),
+            "stranger": [name for one in explorers for name in _changed(one)],
+            "resident": process.memory_info().rss,
+            "sessions": len(_open_sessions),
+            "threads": sorted(thread.name for thread in threading.enumerate()),
+            "native": process.num_threads(),
+        }
+    )
+
+
+def _changed(explorer: lx.Explorer) -> list[str]:
+    """Name the networks in memory that are not, bit for bit, the last checkpoint of their stack."""
+    session = explorer._exploration.session
+    if session._evaluator is None:
+        return []
+    held = session._evaluator.network._state
+    last = read_epoch(explorer._stack, session.grid.epochs[-1])
+    wanted = {name: last[name] for name in held}
+    return [] if tensors_hash(held) == tensors_hash(wanted) else [explorer._opened]
+
+
+def shown(explorer: lx.Explorer) -> str:
+    """Return, as JSON, the text that each cell of the error heatmap should show."""
+    exploration = explorer._exploration
+    with exploration.session.lock:
+        results = exploration.session.results
+        zero = float(results.attrs["final_error"]) if exploration.shown.difference else None
+        readings = {str(cell): read(results, cell) for cell in exploration.session.grid.cells}
+    return json.dumps(
+        {
+            cell: error_text(reading.value, zero)
+            for cell, reading in readings.items()
+            if reading.state == "measured"
+        }
+    )
+
+
+def anew(explorer: lx.Explorer, at: int) -> str:
+    """Return, as JSON, a number that a click has measured beside that of a fresh evaluation."""
+    with explorer._exploration.session.lock:
+        entries = [one for one in explorer._exploration.session.measured if not one.failure]
+    settings = explorer._settings
+    found = []
+    for entry in [entries[at % len(entries)]] if entries else []:
+        *_, last = lx.evaluate(
+            explorer._stack,
+            entry.intervention,
+            model=settings.model,
+            data=settings.data,
+            device="cpu",
+            batchnorm=settings.batchnorm,
+        )
+        before = (entry.error, entry.turned_wrong, entry.turned_right)
+        after = (last.error, last.turned_wrong, last.turned_right)
+        found.append((str(entry.choice), before, after))
+    return json.dumps(found)
