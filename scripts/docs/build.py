@@ -1,4 +1,4 @@
-"""Build the documentation site into build/site: make docs.
+"""Build the documentation site into build/site: python -m scripts.docs.build, or make docs.
 
 The pages are those of docs/, the notebooks, the texts at the top of the repository, and the
 reference, which is made of docstrings. They are gathered in a folder, with links that lead from
@@ -8,18 +8,18 @@ page to page of the site, and Sphinx makes HTML of it. A warning is an error.
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from gallery import CARDS, bundled, cards, reports
-from links import ROOT, for_site, outside_pages
-from notebooks import notebook_page
-from reference import reference_pages
 from sphinx.cmd.build import build_main
+
+from scripts.docs.gallery import CARDS, bundled, cards, reports
+from scripts.docs.links import ROOT, for_site, outside_pages
+from scripts.docs.notebooks import notebook_page
+from scripts.docs.reference import reference_pages
 
 HERE = Path(__file__).parent
 
@@ -137,5 +137,4 @@ def place(path: Path, content: bytes) -> None:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(ROOT))  # the package of this checkout, whatever is installed
     sys.exit(main())

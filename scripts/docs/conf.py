@@ -5,11 +5,6 @@ Nothing here makes a page ask another machine for anything: no fonts, no scripts
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parent))  # for the extension formulas
-
 import explorer
 
 project = "Layer Explorer"
@@ -17,7 +12,8 @@ copyright = "the authors of Layer Explorer, BSD-3-Clause"
 version = release = explorer.__version__
 language = "en"
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "formulas"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions += ["scripts.docs.formulas"]
 html_math_renderer = "mathml"
 highlight_language = "none"
 default_role = "py:obj"  # `explorer.sweep` of a docstring becomes a link where there is a target

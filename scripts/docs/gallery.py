@@ -36,8 +36,9 @@ def card(name: str) -> str:
     """Return the link to one report, with its network's error and critical layers."""
     sweep = lx.open_sweep(name)
     critical = int((verdicts(sweep) == "critical").sum())
+    title = escape(sweep.attrs["stack_title"])
     return (
-        f'<a class="card" href="gallery/{name}.html"><strong>{escape(sweep.attrs["stack_title"])}</strong>'
+        f'<a class="card" href="gallery/{name}.html"><strong>{title}</strong>'
         f"<span>test error {sweep.attrs['final_error']:.1%} · {critical} of "
         f"{sweep.sizes['layer']} layers critical</span></a>"
     )

@@ -41,7 +41,10 @@ def python_page() -> str:
     pieces = ["# Python", "Every public name; `import explorer as lx` loads nothing but names."]
     for heading, names in GROUPS.items():
         kinds = {name: "class" if name[0].isupper() else "function" for name in names}
-        pieces += [f"## {heading}", *(documented(kinds[name], f"explorer.{name}") for name in names)]
+        pieces += [
+            f"## {heading}",
+            *(documented(kinds[name], f"explorer.{name}") for name in names),
+        ]
     return "\n\n".join(pieces) + "\n"
 
 
