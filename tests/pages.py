@@ -133,6 +133,8 @@ def run_command(shown: Shown, where: str) -> None:
     elif word == "make":
         targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
         assert arguments[0] in targets, f"{where}: the Makefile has no target {arguments[0]}"
+    elif word == "cd":
+        assert len(arguments) == 1  # into the checkout, where the test is already
     elif SETS_UP.match(shown.command):
         check_extras(shown.command, where)
     else:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import hashlib
+import json
 import math
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from torch import nn
 
@@ -78,14 +80,14 @@ def names_for(page: str) -> dict[str, Any]:
     return names | PAGES.get(page, dict)()
 
 
-def bundled_stack() -> dict[str, Any]:
+def bundled_stack(name: str = "fcn3x256-digits") -> dict[str, Any]:
     """`stack` on pages that begin with an open one, and what they do with it."""
-    stack = lx.open_stack("fcn3x256-digits")
-    sweep = lx.open_sweep("fcn3x256-digits")
+    stack = lx.open_stack(name)
+    sweep = lx.open_sweep(name)
     examples = datasets.load_test_set("digits28").inputs
     return {
         "stack": stack,
-        "second_run": lx.open_stack("fcn3x256-digits"),  # a second run only by its name
+        "second_run": lx.open_stack(name),  # a second run only by its name
         "sweep": sweep,
         "a": sweep,
         "b": sweep,
@@ -102,7 +104,7 @@ PAGES = {
     "README.md": own_second_run,
     "docs/criticality.md": bundled_stack,
     "docs/outputs.md": bundled_stack,
-    "docs/motion.md": bundled_stack,
+    "docs/motion.md": functools.partial(bundled_stack, "vit-digits"),
     "docs/paths.md": bundled_stack,
     "docs/verdicts.md": bundled_stack,
 }
@@ -156,19 +158,30 @@ def put_files(folder: Path, text: str) -> None:
 
 
 def damaged_run(folder: Path) -> None:
-    """The damaged copy of docs/check.md."""
+    """The damaged copy of docs/check.md: two faults before its hashes were taken, three after."""
     copy_bundled(folder)
     files = {epoch: folder / f"epoch-{epoch:04}.safetensors" for epoch in (1, 2, 3, 8, 40, 100)}
+    spoilt = load_file(files[8])
+    spoilt["layer2.weight"] = spoilt["layer2.weight"].copy()
+    spoilt["layer2.weight"].flat[:5] = math.nan
+    for epoch, state in ((3, load_file(files[100])), (8, spoilt)):
+        with safe_open(files[epoch], "numpy") as opened:
+            save_file(state, files[epoch], metadata=opened.metadata())
+        write_hash(folder / "stack.json", files[epoch])
     content = bytearray(files[1].read_bytes())
     content[-1] ^= 1
     files[1].write_bytes(content)
     files[2].write_bytes(files[2].read_bytes()[:1_000_000])
-    shutil.copy(files[100], files[3])
-    state = load_file(files[8])
-    state["layer2.weight"] = state["layer2.weight"].copy()
-    state["layer2.weight"].flat[:5] = math.nan
-    save_file(state, files[8])
     files[40].unlink()
+
+
+def write_hash(manifest: Path, file: Path) -> None:
+    """Write the size and the hash of a file into a stack.json."""
+    raw = json.loads(manifest.read_text(encoding="utf-8"))
+    [entry] = [one for one in raw["stacks"][0]["checkpoints"] if one["file"] == file.name]
+    content = file.read_bytes()
+    entry |= {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    manifest.write_text(json.dumps(raw), encoding="utf-8")
 
 
 def measure_few(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,8 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from docutils import nodes
+from docutils.utils.math import MathError
 from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx.application import Sphinx
+from sphinx.util import logging
+
+logger = logging.getLogger(__name__)
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
@@ -17,12 +21,20 @@ def setup(app: Sphinx) -> dict[str, Any]:
 
 def within_text(writer: Any, node: nodes.math) -> None:
     """Write a formula that stands in a line."""
-    writer.body.append(tex2mathml(node.astext()))
+    writer.body.append(mathml(node, as_block=False))
     raise nodes.SkipNode
 
 
 def by_itself(writer: Any, node: nodes.math_block) -> None:
     """Write a formula that has lines of its own; a wide one scrolls and does not break the page."""
-    formula = tex2mathml(node.astext(), as_block=True)
-    writer.body.append(f'<div class="formula">{formula}</div>')
+    writer.body.append(f'<div class="formula">{mathml(node, as_block=True)}</div>')
     raise nodes.SkipNode
+
+
+def mathml(node: nodes.Element, *, as_block: bool) -> str:
+    """Return a formula as MathML; one that cannot be read is a warning, which ends the build."""
+    try:
+        return tex2mathml(node.astext(), as_block=as_block)
+    except MathError as error:
+        logger.warning("%s In the formula: %s", error, node.astext(), location=node)
+        return ""

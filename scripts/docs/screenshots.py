@@ -26,6 +26,11 @@ from tests.browser.serving import (
 
 SIZE = {"width": 1120, "height": 860}
 MEASURED = "1,800 of 1,800 examples"
+MEASURED_DISTANCES = """label => ![...Bokeh.index].find(view =>
+  view.model.html_attributes['aria-label']?.startsWith(label)
+).model.renderers[1].data_source.data.text.includes('–')"""
+"""No cell of the heatmap of distances is without a number."""
+
 COLOURS = 160
 """Colours of a picture; fewer make a smaller file, and the page has hardly more."""
 
@@ -46,6 +51,7 @@ def main() -> int:
             page.page.goto(dashboard_address(server, log))
             page.wait_for_figures(ERRORS, DISTANCES, CURVE)
             page.wait_for_status("Ready on")
+            page.wait_for(MEASURED_DISTANCES, DISTANCES)
             photograph(page)
     return 0
 
