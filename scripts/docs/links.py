@@ -104,7 +104,7 @@ def for_site(text: str, path: str) -> str:
         target = posixpath.normpath(posixpath.join(posixpath.dirname(path), file))
         page = site_path(target)
         if page is None or (ROOT / target).is_dir():
-            return link.text
+            return None if link.picture else link.text  # a picture would be missed: a warning
         return f"{'!' * link.picture}[{link.text}]({posixpath.relpath(page, here)}{hash_}{anchor})"
 
     return replace_links(text, new)

@@ -21,7 +21,8 @@ def notebook_page(path: Path) -> tuple[str, dict[str, bytes]]:
     Returns
     -------
     str
-        Text and code in their order; links as they are written in the notebook.
+        Text and code in their order; links as they are written in the notebook, those of its own
+        pictures with the word `attachment`.
     dict of str to bytes
         Name → content of each picture, to be placed beside the page.
     """
@@ -31,7 +32,12 @@ def notebook_page(path: Path) -> tuple[str, dict[str, bytes]]:
         if cell["cell_type"] == "markdown":
             for name, forms in cell.get("attachments", {}).items():
                 pictures[name] = base64.b64decode(next(iter(forms.values())))
-            pieces.append(ATTACHED.sub(r"(\1)", source))
+            pieces.append(source)
         elif cell["cell_type"] == "code":
             pieces.append(f"```python\n{source}\n```")
     return "\n\n".join(pieces) + "\n", pictures
+
+
+def beside_pictures(text: str) -> str:
+    """Let a notebook's own pictures be looked for beside its page."""
+    return ATTACHED.sub(r"(\1)", text)

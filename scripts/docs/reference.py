@@ -23,7 +23,7 @@ GROUPS = {
 }
 """Heading → public names of `explorer`; every one is in one group."""
 
-COMMAND = re.compile(r"^    ([a-z]+) ", re.MULTILINE)
+COMMAND = re.compile(r"^    ([a-z]+)(?: |$)", re.MULTILINE)
 """A line of `explorer --help` that names a command."""
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from scripts.docs.gallery import CARDS, cards, reports
 from scripts.docs.links import ROOT, for_site, outside_pages
-from scripts.docs.notebooks import notebook_page
+from scripts.docs.notebooks import beside_pictures, notebook_page
 from scripts.docs.reference import reference_pages
 
 LIVE = "live"
@@ -90,7 +90,7 @@ def texts(folder: Path) -> list[tuple[str, str]]:
                 place((folder / target).with_name(picture), content)
         else:
             text = (ROOT / name).read_text(encoding="utf-8")
-        found.append((target, for_site(text, name)))
+        found.append((target, beside_pictures(for_site(text, name))))
     return found
 
 

@@ -133,7 +133,7 @@ def test_the_notebooks_are_pages_with_their_pictures(site: Path) -> None:
     [picture, *_] = re.findall(r'<img[^>]* src="\.\./([^"]+)"', page)
     assert (site / picture).stat().st_size > 5_000
     text, pictures = notebook_page(REPOSITORY / "notebooks" / "01-first-click.ipynb")
-    assert "attachment:" not in text
+    assert "attachment:" in text
     assert all(content.startswith(b"\x89PNG") for content in pictures.values())
 
 
@@ -142,6 +142,7 @@ def test_links_lead_from_page_to_page_and_a_file_that_is_no_page_keeps_its_name(
     found = for_site(f"{text} `[f](../stacks.md)`", "docs/how-to/own-model.md")
     links = "[a](../contributing.md#layout) [b](../stacks.md) c [d](#e)"
     assert found == f"{links} `[f](../stacks.md)`"
+    assert for_site("![a](../benchmarks/x.png)", "docs/check.md") == "![a](../benchmarks/x.png)"
     notebook = for_site("![a](../docs/images/x.png) [b](02-x.ipynb)", "notebooks/01-y.ipynb")
     assert notebook == "![a](../images/x.png) [b](02-x.md)"
 
