@@ -26,13 +26,20 @@ from tests.stand_ins import measure_few, world_of
 LEAST_BLOCKS = {"python": 28, "shell": 14}
 """Blocks that are run at the least; fewer, and the scanner has gone blind."""
 
-RUNNING = [page for page in pages() if any(block.is_run for block in blocks_of(page))]
+SLOW = ("docs/verdicts.md",)
+"""Pages that show what a search over a hundred sets of layers prints, on all test examples."""
+
+RUNNING = [
+    pytest.param(page, marks=pytest.mark.slow) if page in SLOW else page
+    for page in pages()
+    if any(block.is_run for block in blocks_of(page))
+]
 
 
 # --- code -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)  # a busy machine: the README takes 20 s of processor time
 @pytest.mark.parametrize("page", RUNNING)
 def test_the_code_on_a_page_runs(
     page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
