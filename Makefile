@@ -5,7 +5,7 @@ BIN := .venv/bin
 SET_UP := $(PYTHON) scripts/set_up.py
 
 .DEFAULT_GOAL := help
-.PHONY: help set-up ready python lab dashboard demo test test-slow fuzz mutation lint format bench bundle families pictures clean storm
+.PHONY: help set-up ready python lab dashboard demo test test-slow fuzz mutation lint format bench bundle families pictures clean storm docs docs-serve plots
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 20
@@ -74,6 +74,15 @@ families: set-up  ## write docs/families.md from the families and bundled stacks
 pictures: set-up  ## draw the notebooks' pictures anew (needs a Chromium)
 	@$(SET_UP) --tests --browser
 	$(BIN)/python scripts/notebook_pictures.py
+
+docs: set-up  ## build the documentation site into build/site; a warning is an error
+	$(BIN)/python -m scripts.docs.build $(ARGS)
+
+docs-serve: docs  ## build the site and show it (PORT=8000)
+	$(BIN)/python -m http.server $(or $(PORT),8000) --bind 127.0.0.1 --directory build/site
+
+plots: set-up  ## draw the plots of docs/benchmarks.md from the tables in benchmarks/results
+	$(BIN)/python -m scripts.docs.plots
 
 clean:  ## remove caches and results; .venv stays
 	rm -rf build dist explorer-demo test-artifacts

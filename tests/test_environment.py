@@ -66,7 +66,8 @@ def read_constraints(text: str) -> dict[str, Version]:
 
 
 def direct_bounds(project: dict[str, Any]) -> dict[str, SpecifierSet]:
-    return bounds_of(project["dependencies"] + project["optional-dependencies"]["test"])
+    extras = project["optional-dependencies"]
+    return bounds_of(project["dependencies"] + extras["test"] + extras["docs"])
 
 
 # --- environment.yml ------------------------------------------------------------------------------

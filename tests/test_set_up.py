@@ -200,7 +200,7 @@ def test_what_the_tests_need_is_installed_when_it_is_asked_for_and_kept_up_to_da
     assert calls == [True, True]
 
 
-@pytest.mark.parametrize(("tests", "wanted"), [(False, ".[hub]"), (True, ".[test]")])
+@pytest.mark.parametrize(("tests", "wanted"), [(False, ".[hub]"), (True, ".[test,docs]")])
 def test_readers_get_the_package_without_what_only_tests_need(
     set_up: ModuleType,
     installed: Path,
