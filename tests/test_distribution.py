@@ -165,9 +165,12 @@ def test_what_the_wheel_brings_is_what_the_repository_has(wheel: zipfile.ZipFile
         assert wheel.read(there) == (ROOT / here).read_bytes()
 
 
-def test_the_wheel_brings_the_command_explorer(wheel: zipfile.ZipFile) -> None:
+def test_the_wheel_brings_the_command_under_both_its_names(wheel: zipfile.ZipFile) -> None:
+    """`uvx layer-explorer` and `pipx run layer-explorer` look for the package's own name."""
     [name] = [name for name in wheel.namelist() if name.endswith("/entry_points.txt")]
-    assert "explorer = explorer.cli:main" in wheel.read(name).decode()
+    said = wheel.read(name).decode()
+    for command in ("explorer", "layer-explorer"):
+        assert f"\n{command} = explorer.cli:main\n" in said
 
 
 # --- the sdist ------------------------------------------------------------------------------------
