@@ -216,7 +216,7 @@ def test_the_version_is_written_once_and_the_wheel_has_it(wheel: zipfile.ZipFile
     assert f"\nVersion: {__version__}\n" in wheel.read(name).decode()
 
 
-def test_texts_that_must_repeat_the_version_have_the_same(wheel: zipfile.ZipFile) -> None:
+def test_texts_that_must_repeat_the_version_have_the_same() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     recipe = yaml.safe_load((ROOT / "conda" / "recipe.yaml").read_text(encoding="utf-8"))
     assert citation["version"] == recipe["context"]["version"] == __version__
