@@ -364,6 +364,7 @@ def test_the_installed_wheel_opens_its_notebooks(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)  # mypy reads the types of torch and xarray anew
 def test_the_installed_wheel_is_typed_for_those_who_use_it(installed: Path, tmp_path: Path) -> None:
     (tmp_path / "typed.py").write_text(TYPED, encoding="utf-8")
     mypy = shutil.which("mypy", path=sysconfig.get_path("scripts"))
