@@ -5,7 +5,7 @@ BIN := .venv/bin
 SET_UP := $(PYTHON) scripts/set_up.py
 
 .DEFAULT_GOAL := help
-.PHONY: help set-up ready python lab dashboard demo test test-slow fuzz mutation lint format bench bundle families pictures clean storm docs docs-serve plots
+.PHONY: help set-up ready python lab dashboard demo test test-slow fuzz mutation lint format bench bundle families pictures clean storm docs docs-serve plots dist
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 20
@@ -71,8 +71,10 @@ bundle: set-up  ## retrain the bundled stacks from their recipes (ARGS=NAME for 
 families: set-up  ## write docs/families.md from the families and bundled stacks
 	$(BIN)/python scripts/families_page.py
 
-pictures: set-up  ## draw the notebooks' pictures anew (needs a Chromium)
+pictures: set-up  ## draw the README's and the notebooks' pictures anew (needs a Chromium)
 	@$(SET_UP) --tests --browser
+	$(BIN)/python scripts/readme_plot.py
+	$(BIN)/python scripts/readme_capture.py
 	$(BIN)/python scripts/notebook_pictures.py
 
 docs: set-up  ## build the documentation site into build/site; a warning is an error
@@ -83,6 +85,10 @@ docs-serve: docs  ## build the site and show it (PORT=8000)
 
 plots: set-up  ## draw the plots of docs/benchmarks.md from the tables in benchmarks/results
 	$(BIN)/python -m scripts.docs.plots
+
+dist: set-up  ## build the files of a release, sdist and wheel, into dist/
+	rm -rf dist
+	$(BIN)/hatchling build
 
 clean:  ## remove caches and results; .venv stays
 	rm -rf build dist explorer-demo test-artifacts

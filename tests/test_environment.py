@@ -1,14 +1,10 @@
-"""The places that name dependencies agree, and the wheel holds what it should."""
+"""The places that name dependencies agree, and the texts name files that exist."""
 
 from __future__ import annotations
 
-import json
 import re
-import subprocess
-import sys
 import tomllib
 import warnings
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +16,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parent.parent
-CONDA_NAMES = {"pytorch-cpu": "torch"}
+CONDA_NAMES = {"pytorch-cpu": "torch", "pytorch": "torch"}
 """Names on conda-forge that differ from those of the Python packages."""
 
 CONDA_ONLY = {"python", "pip"}
@@ -47,7 +43,7 @@ def bounds_in_conda(dependencies: list[Any]) -> dict[str, SpecifierSet]:
     found = {}
     for line in dependencies:
         if isinstance(line, str):
-            name, bounds = re.fullmatch(r"([\w.-]+)(.*)", line).groups()
+            name, bounds = re.fullmatch(r"([\w.-]+) ?(.*)", line).groups()
             if name not in CONDA_ONLY:
                 found[canonicalize_name(CONDA_NAMES.get(name, name))] = SpecifierSet(bounds)
     return found
@@ -107,6 +103,40 @@ def test_environment_yml_is_the_only_file_for_binder(conda: dict[str, Any]) -> N
     assert not (ROOT / ".binder").exists()
 
 
+# --- conda/recipe.yaml ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def recipe() -> dict[str, Any]:
+    return yaml.safe_load((ROOT / "conda" / "recipe.yaml").read_text(encoding="utf-8"))
+
+
+def test_the_conda_recipe_names_the_same_packages_and_bounds_as_pyproject(
+    project: dict[str, Any], recipe: dict[str, Any]
+) -> None:
+    needs = recipe["requirements"]
+    oldest = recipe["context"]["python_min"]
+    assert project["requires-python"] == f">={oldest}"
+    assert needs["run"][0] == "python >=${{ python_min }}"
+    assert bounds_in_conda(needs["run"]) == bounds_of(project["dependencies"])
+    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    built_with = bounds_in_conda([line for line in needs["host"] if "$" not in line])
+    assert built_with == bounds_of(pyproject["build-system"]["requires"])
+
+
+def test_the_conda_recipe_says_what_pyproject_says(
+    project: dict[str, Any], recipe: dict[str, Any]
+) -> None:
+    about = recipe["about"]
+    assert recipe["package"]["name"] == project["name"]
+    assert about["summary"] == project["description"]
+    assert about["license"] == project["license"]
+    assert about["license_file"] == project["license-files"]
+    commands = [" = ".join(pair) for pair in project["scripts"].items()]
+    assert recipe["build"]["python"]["entry_points"] == commands
+    assert re.fullmatch(r"[0-9a-f]{64}", recipe["source"]["sha256"])
+
+
 # --- constraints.txt ------------------------------------------------------------------------------
 
 
@@ -145,79 +175,6 @@ def test_the_ipykernel_that_loses_updates_from_threads_is_excluded(
     bounds = direct_bounds(project)["ipykernel"]
     assert not bounds.contains("7.0.1")
     assert bounds.contains("7.1.0")
-
-
-# --- the wheel ------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
-    folder = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel"]
-    done = subprocess.run(
-        [*command, "--directory", str(folder)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    [path] = folder.glob("*.whl")
-    return zipfile.ZipFile(path)
-
-
-def test_the_wheel_holds_the_package_the_manifest_the_notebook_and_nothing_else(
-    wheel: zipfile.ZipFile,
-) -> None:
-    outside = (".dist-info/", ".data/")
-    names = {name for name in wheel.namelist() if not any(part in name for part in outside)}
-    package = {
-        path.relative_to(ROOT).as_posix()
-        for path in (ROOT / "explorer").rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts
-    }
-    assert len(package) >= 20
-    assert names == package | {
-        "explorer/inventory/pretrained_manifest.json",
-        "explorer/notebooks/01-first-click.ipynb",
-        "explorer/notebooks/dashboard.ipynb",
-    }
-
-
-def test_the_wheel_carries_the_bundled_stack_and_every_schema(wheel: zipfile.ZipFile) -> None:
-    names = wheel.namelist()
-    bundled = [name for name in names if name.startswith("explorer/inventory/bundled/")]
-    assert sum(name.endswith(".safetensors") for name in bundled) >= 8
-    assert any(name.endswith(".schema.json") for name in names)
-
-
-def test_the_wheel_brings_the_dashboards_template_to_where_other_servers_look(
-    wheel: zipfile.ZipFile,
-) -> None:
-    """A Jupyter server on Binder was not started by `explorer dashboard`."""
-    found = {name for name in wheel.namelist() if ".data/" in name}
-    folder = ROOT / "explorer" / "voila" / "voila" / "templates" / "explorer"
-    files = {path.name: path.read_bytes() for path in folder.iterdir()}
-    assert "index.html.j2" in files
-    assert {name.partition(".data/")[2] for name in found} == {
-        f"data/share/jupyter/voila/templates/explorer/{name}" for name in files
-    }
-    assert all(wheel.read(name) == files[name.rpartition("/")[2]] for name in found)
-
-
-def test_the_dashboard_names_the_template_that_comes_with_it() -> None:
-    notebook = json.loads((ROOT / "notebooks" / "dashboard.ipynb").read_text(encoding="utf-8"))
-    assert notebook["metadata"]["voila"] == {"template": "explorer"}
-
-
-def test_the_manifest_in_the_wheel_is_the_one_of_the_repository(wheel: zipfile.ZipFile) -> None:
-    inside = wheel.read("explorer/inventory/pretrained_manifest.json")
-    assert inside == (ROOT / "pretrained_manifest.json").read_bytes()
-
-
-def test_the_wheel_brings_the_command_explorer(wheel: zipfile.ZipFile) -> None:
-    [name] = [name for name in wheel.namelist() if name.endswith("/entry_points.txt")]
-    assert "explorer = explorer.cli:main" in wheel.read(name).decode()
 
 
 # --- texts ----------------------------------------------------------------------------------------
