@@ -148,7 +148,7 @@ def begin(study: Study, evaluator: Any) -> Iterator[Part]:
         return paths_parts(evaluator, **arguments)
     from explorer.engine.outputs import outputs_parts
 
-    return outputs_parts(evaluator, **arguments)
+    return outputs_parts(evaluator, labelled=study.labelled, **arguments)
 
 
 @dataclass(frozen=True)

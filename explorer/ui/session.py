@@ -272,6 +272,7 @@ class Session:
         """Begin a study, or go on with it after a click that came first."""
         with self.reported(number, study):
             if study.parts is None:
+                study.labelled = not studies.unlabelled(self._settings.data)
                 study.parts = background.begin(study, self._open_for_studies())
             studies.follow(study, lambda: self.turn(number), self._tell)
 

@@ -46,6 +46,9 @@ class Study:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     """Keyword arguments of the public function."""
 
+    labelled: bool = True
+    """Whether the test examples have labels."""
+
     parts: Iterator[Part] | None = None
     """What is left of it; None before it has begun."""
 
