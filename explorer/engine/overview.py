@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -38,13 +39,25 @@ _FORM = {
     "rerandomized_error": ("layer", "draw"),
     "fullmodel_error": ("epoch",),
 }
+_OPTIONAL = {"rerandomized_reason": ("layer", "draw")}
 _ENDS = ("final_error", "chance_error")
 
 
 def is_sweep(dataset: xr.Dataset) -> bool:
     """Say whether a Dataset still has the form of a sweep, after whatever was done to it."""
-    formed = all(name in dataset and dataset[name].dims == dims for name, dims in _FORM.items())
-    return formed and all(name in dataset.attrs for name in _ENDS)
+    present = {name: dims for name, dims in _OPTIONAL.items() if name in dataset}
+    form = _FORM | present
+    if not all(name in dataset and dataset[name].dims == dims for name, dims in form.items()):
+        return False
+    whole = [dataset[name] for name in ("epoch", "examples") if name in dataset]
+    errors = [dataset[name] for name in form if name.endswith("error")]
+    return (
+        all(dataset[name].dims == (name,) for name in ("layer", "epoch"))
+        and all(array.dtype.kind in "iu" for array in whole)
+        and all(array.dtype.kind == "f" for array in errors)
+        and all(isinstance(dataset.attrs.get(name), Real) for name in _ENDS)
+        and isinstance(dataset.attrs.get("examples", 0), Integral)
+    )
 
 
 def is_failure(reason: str) -> bool:

@@ -205,8 +205,10 @@ def read_sweep(path: Path) -> Sweep:
             return _made_finite(xr.Dataset.from_dict(json.loads(path.read_text(encoding="utf-8"))))
         check_hdf5(path)
         # xarray adds a filter of warnings whenever it opens something
-        with warnings.catch_warnings(), xr.open_dataset(path, engine="h5netcdf") as opened:
-            return _made_finite(opened.load())
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Duplicate dimension names")  # is refused
+            with xr.open_dataset(path, engine="h5netcdf") as opened:
+                return _made_finite(opened.load())
     except CheckpointError:  # it says why
         raise
     except DAMAGE as error:
@@ -218,5 +220,8 @@ def read_sweep(path: Path) -> Sweep:
 
 
 def _made_finite(loaded: xr.Dataset) -> Sweep:
+    for name, variable in loaded.variables.items():
+        if len({dim for dim in variable.dims if isinstance(dim, str)}) < variable.ndim:
+            raise ValueError(f"the axes of {name!r} are {variable.dims}")
     loaded = only_finite(loaded)
     return Sweep(loaded.data_vars, loaded.coords, loaded.attrs)

@@ -102,6 +102,14 @@ def sweep(data: bytes, folder: Path) -> None:
     found._repr_html_()
 
 
+def sweep_text(data: bytes, folder: Path) -> None:
+    """The result of a sweep in the JSON that bundled stacks have."""
+    path = folder / "sweep.json"
+    path.write_bytes(data)
+    found = read_sweep(path)
+    found._repr_html_()
+
+
 def _write_netcdf(data: bytes, path: Path) -> None:
     """A file as it is; from JSON one that h5netcdf has written, as far as it can write that."""
     if not data.startswith(b"{"):

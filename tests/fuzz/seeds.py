@@ -20,7 +20,7 @@ from PIL import Image
 from safetensors.numpy import save as save_safetensors
 
 from explorer.engine.journal import FORMAT
-from explorer.engine.results import DIMS, QUANTITIES
+from explorer.engine.results import DIMS, QUANTITIES, as_json, read_sweep
 from explorer.inventory.manifest import load_manifest
 from explorer.inventory.store import manifest_path
 from explorer.weights.saving import save_stack
@@ -220,6 +220,14 @@ def _sweep() -> Named:
         yield "file", path.read_bytes()
 
 
+def _sweep_text() -> Named:
+    described = next(content for name, content in _sweep() if name == "described")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "sweep.nc"
+        other_targets._write_netcdf(described, path)
+        yield "text", as_json(read_sweep(path)).encode()
+
+
 def _journal() -> Named:
     cell = {"cell": '["first ← Epoch(epoch=0)"]', "examples": 12, "total": 12, "errors": 3}
     counts = {
@@ -334,7 +342,13 @@ _SEEDS = {
     **{"manifest": _manifest, "safetensors": _safetensors, "header": _headers, "torch": _torch},
     **{"pickle": _pickles, "index": _index, "trainer-state": _trainer_state, "names": _names},
     **{"stack": _folders, "zarr": lambda: iter([("stack", _saved_stack(".zarr"))])},
-    **{"netcdf": _netcdf, "sweep": _sweep, "journal": _journal, "dataset": _dataset},
+    **{
+        "netcdf": _netcdf,
+        "sweep": _sweep,
+        "sweep-text": _sweep_text,
+        "journal": _journal,
+        "dataset": _dataset,
+    },
     **{"command": _command, "hub": _hub, "hub-notes": _hub_notes},
 }
 

@@ -74,6 +74,7 @@ TARGETS = {
     "zarr": Target(others.zarr, ("weights/labelled.py",), 8),
     "netcdf": Target(others.labelled, ("weights/labelled.py", "inventory/hdf5.py"), 10),
     "sweep": Target(others.sweep, ("engine/results.py", "engine/overview.py"), 8),
+    "sweep-text": Target(others.sweep_text, ("engine/results.py", "engine/overview.py"), 8),
     "journal": Target(others.journal, ("engine/journal.py",)),
     "dataset": Target(
         others.dataset,
