@@ -1,6 +1,7 @@
 # One command per job, the same at the desk and in CI. Another Python: PYTHON=python3.12 make lab
 
 PYTHON ?= python3
+WORKERS ?= 2
 BIN := .venv/bin
 SET_UP := $(PYTHON) scripts/set_up.py
 
@@ -35,7 +36,7 @@ test: set-up  ## all checks: style, types, kernels without the compiler, every t
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest -q tests/test_kernels.py
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 test-slow: set-up  ## the tests that take minutes
 	@$(SET_UP) --tests --browser

@@ -100,8 +100,26 @@ def second_run() -> dict[str, Any]:
     return {"second_run": lx.open_stack("fcn3x256-digits")}
 
 
+def two_runs() -> dict[str, Any]:
+    """Two stacks of the reader's, which have learnt something, and the networks they are of."""
+    examples, nets = digits(), (small_net(), small_net())
+    a, b = (lx.open_stack(learnt_states(net, *examples), model=net) for net in nets)
+    return {"a": a, "b": b, "net_a": nets[0], "net_b": nets[1], "examples": examples}
+
+
+def learnt_states(net: nn.Module, inputs: Any, labels: Any) -> list[dict[str, torch.Tensor]]:
+    """State dicts before and after a little training."""
+    first, optimiser = copy.deepcopy(net.state_dict()), torch.optim.Adam(net.parameters(), 0.01)
+    for _ in range(60):
+        optimiser.zero_grad()
+        nn.functional.cross_entropy(net(inputs), labels).backward()
+        optimiser.step()
+    return [first, copy.deepcopy(net.state_dict())]
+
+
 PAGES = {
     "README.md": second_run,
+    "docs/across-models.md": two_runs,
     "docs/criticality.md": bundled_stack,
     "docs/outputs.md": bundled_stack,
     "docs/motion.md": functools.partial(bundled_stack, "vit-digits"),

@@ -33,7 +33,6 @@ KINDS = {
     ".py": ("explorer/",),
     ".typed": ("explorer/",),
     ".safetensors": ("explorer/inventory/bundled/",),
-    ".nc": ("explorer/inventory/bundled/",),
     ".csv": ("explorer/inventory/bundled/",),
     ".json": ("explorer/inventory/", "explorer/voila/voila/templates/explorer/"),
     ".ipynb": ("explorer/notebooks/",),

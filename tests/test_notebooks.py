@@ -165,18 +165,17 @@ def test_the_test_of_alt_texts_sees_pictures_however_they_are_written():
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_every_picture_that_a_notebook_draws_has_words_too(run, path):
-    drawn = 0
     for output in outputs(run(path.name)):
         data = output.get("data", {})
-        drawn += "application/vnd.bokehjs_exec.v0+json" in data
         assert not {kind for kind in data if kind.startswith("image/")}, "no place for an alt text"
         for alt, _ in Images(data.get("text/html", "")).found:
             assert alt
-        for figure in figures_in(data):
+        figures = list(figures_in(data))
+        for figure in figures:
             named = dict(figure["attributes"]["html_attributes"]["entries"])
             assert len(named["aria-label"].split()) >= 3
-            drawn -= 1
-    assert drawn == 0, "figures of Bokeh that this test does not see"
+        if "application/vnd.bokehjs_exec.v0+json" in data:
+            assert figures, "figures of Bokeh that this test does not see"
 
 
 def figures_in(data):
@@ -519,7 +518,7 @@ def test_single_layers_of_two_runs_have_low_barriers_and_all_together_a_high_one
     figures = [
         o for o in outputs(notebook) if "application/vnd.bokehjs_exec.v0+json" in o.get("data", {})
     ]
-    assert len(figures) == 10
+    assert len(figures) == 11
 
 
 def rows_of(table):

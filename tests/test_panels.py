@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from bokeh.events import Tap
+from ipywidgets.widgets.widget import _instances
 
 import explorer as lx
 from explorer.errors import InterventionError
@@ -449,3 +450,17 @@ def test_no_figure_is_made_and_nothing_is_imported_before_the_tab_is_opened():
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "[] 0"
+
+
+def test_after_other_settings_every_widget_of_a_panel_that_is_left_can_be_drawn(panels):
+    """A reloaded page asks for the state of all of them at once, and shows none if one fails."""
+    others = set(_instances)
+    one = panels()
+    one.measured("motion")
+    one.measured("outputs")
+    one.explorer._apply(replace(one.explorer._settings, draws=1))
+    one.session.hurry()
+    one.eventually(lambda: one.session.device)
+    one.session.wait_until_idle(NEVER)
+    for widget in [widget for key, widget in _instances.items() if key not in others]:
+        widget.get_state()

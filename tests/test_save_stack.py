@@ -276,7 +276,7 @@ def test_a_run_that_is_killed_half_way_leaves_the_old_copy(tmp_path, stack, name
 
 def test_nothing_but_a_copy_is_ever_replaced(tmp_path, stack):
     training = copy_bundled(tmp_path / "training")
-    for extra in ("log.csv", "sweep.nc"):  # with them it would be refused anyway
+    for extra in ("log.csv", "sweep.json"):  # with them it would be refused anyway
         (training / extra).unlink()
     log = lx.save_stack(stack, tmp_path / "log")
     (log / "log.csv").write_text("epoch", encoding="utf-8")

@@ -116,13 +116,16 @@ class PatientFile(io.RawIOBase):
     """A file whose writes never fail, as HDF5 needs it: what went wrong is asked for.
 
     With HDF5 2.0 and h5py 3.16 a write that fails ends in a segmentation fault when the file is
-    closed, and in exceptions that nobody can catch.
+    closed, and in exceptions that nobody can catch. So does one that is said to have worked and is
+    not read back as it was written, for HDF5 follows the addresses that it reads: what did not
+    fit stays in memory until the file is closed. Whoever writes much calls `check` in between.
     """
 
     def __init__(self, path: Path) -> None:
         super().__init__()
         self._file = path.open("r+b", buffering=0)
         self._failure: OSError | None = None
+        self._unwritten: list[tuple[int, bytes]] = []  # (place, bytes)
 
     def check(self) -> None:
         """Raise what the first write that failed said."""
@@ -145,7 +148,17 @@ class PatientFile(io.RawIOBase):
         return self._file.tell()
 
     def readinto(self, buffer: Any, /) -> int | None:
-        return self._file.readinto(buffer)
+        if not self._unwritten:
+            return self._file.readinto(buffer)
+        view, start = memoryview(buffer).cast("B"), self.tell()
+        count = self._file.readinto(view) or 0
+        view[count:] = bytes(len(view) - count)
+        for place, data in self._unwritten:
+            low, high = max(place, start), min(place + len(data), start + len(view))
+            if low < high:
+                view[low - start : high - start] = data[low - place : high - place]
+        self.seek(start + len(view))
+        return len(view)
 
     def truncate(self, size: int | None = None, /) -> int:
         try:
@@ -162,6 +175,9 @@ class PatientFile(io.RawIOBase):
                 rest = rest[self._file.write(rest) :]
         except OSError as error:
             self._failure = error
+        if rest:
+            self._unwritten.append((self.tell(), bytes(rest)))
+            self.seek(len(rest), io.SEEK_CUR)
         return length
 
     def close(self) -> None:

@@ -19,7 +19,7 @@ from explorer.ui.following import bring_up_to_date
 from explorer.ui.linked import layer_near
 from explorer.ui.live import LiveBokeh
 from explorer.ui.panels import Asked, Menu, Panel, Shown, code_of
-from explorer.ui.panes import alert, side_by_side, under
+from explorer.ui.panes import alert, close_all_inside, side_by_side, under
 from explorer.ui.selection import Selection
 from explorer.ui.session import Session, Settings
 from explorer.ui.studies import Progress, Study
@@ -96,6 +96,7 @@ class PanelPane(widgets.VBox):
         """Take the figures off the page."""
         for view in self._live:
             view.close()
+        close_all_inside(self)
         super().close()
 
     @property

@@ -68,7 +68,7 @@ def criticality_table(found: xr.Dataset) -> str:
         )
         rows.append(Row(str(layer), cells))
     limit = f"Good enough: a mean {found.attrs['quantity']} up to {found.attrs['limit']:.4g}."
-    heads = ("μ", "α", "σ", "passes", "")
+    heads = ("μ", "α", "σ", "passes", "why there is none")
     return table_html(Table(f"Criticality of each layer. {limit}", heads, tuple(rows)))
 
 

@@ -18,7 +18,7 @@ from explorer.ui.effective_figure import effective_figure
 from explorer.ui.grid import Grid, moment
 from explorer.ui.landscapes import barrier_figure, path_figure, valley_figure
 from explorer.ui.motion_figure import CURVES, curves_figure, error_figure
-from explorer.ui.outputs_figure import SHOWN, outputs_figure
+from explorer.ui.outputs_figure import outputs_figure
 from explorer.ui.studies import Kind
 
 
@@ -257,11 +257,16 @@ def _outputs_arguments(asked: Asked, _chosen: Sequence[Any]) -> dict[str, Any]:
 
 
 def _outputs_shows(found: xr.Dataset | None) -> Menu:
-    known = [name for name in SHOWN if found is None or name in found]
-    names = {"js_divergence": "Jensen–Shannon divergence", "softmax_cosine": "softmax cosine"}
-    names |= {"cka": "linear CKA", "ece": "calibration error"}
-    order = sorted(known, key=list(names).index)
-    return Menu("Show", {names[name]: name for name in order})
+    names = {
+        "Jensen–Shannon divergence": "js_divergence",
+        "softmax cosine": "softmax_cosine",
+        "linear CKA, logits": "cka",
+        "linear CKA, before the last layer": "penultimate_cka",
+        "units never active": "never_active",
+        "calibration error": "ece",
+    }
+    known = {said: name for said, name in names.items() if found is None or name in found}
+    return Menu("Show", known)
 
 
 OUTPUTS = Panel(

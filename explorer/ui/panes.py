@@ -70,9 +70,9 @@ def alert(text: str) -> str:
 def under(titles: Sequence[widgets.Widget], *views: widgets.Widget) -> widgets.VBox:
     """Return views under their title, which may hold menus."""
     row = {"min_height": "34px", "align_items": "center", "flex_flow": "row wrap"}
-    line = widgets.Box(titles, layout=row)
+    lines = [widgets.Box(titles, layout=row)] if titles else []
     layout = widgets.Layout(flex="1 1 300px", min_width="0", width="auto")
-    column = widgets.VBox([line, *views] if titles else views, layout=layout)
+    column = widgets.VBox([*lines, *views], layout=layout)
     column.add_class("layer-explorer-picture")
     return column
 

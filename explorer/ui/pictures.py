@@ -103,7 +103,8 @@ class Pictures:
         self.arrange()
         for name, column in self._curves.items():
             if name not in self._live:
-                column.children = (self._view(name),)
+                room, column.children = column.children[0], (self._view(name),)
+                _give_up(room)
 
     def close(self) -> None:
         """Take the figures off the page."""
@@ -113,9 +114,11 @@ class Pictures:
     def arrange(self) -> None:
         """Show the distances by checkpoint or against the error, as the menu says."""
         name = ("Distance heatmap", "Distance against error")[self._shown.picture.index]
-        titles, view = self._second.children[0], self._view(name)
-        if self._second.children[1] is not view:
+        (titles, shown), view = self._second.children, self._view(name)
+        if shown is not view:
             self._second.children = (titles, view)
+            if shown not in self._live.values():
+                _give_up(shown)
 
     def on_drawn(self, handler: Callable[[], None]) -> None:
         """Call the handler whenever a page has drawn the errors."""
@@ -201,6 +204,12 @@ class Pictures:
 def _room_for(figure: Any) -> widgets.Box:
     """Return the place of a figure that is still to come, so that nothing moves when it does."""
     return widgets.Box(layout=widgets.Layout(height=f"{figure.height}px"))
+
+
+def _give_up(room: widgets.Box) -> None:
+    """Close a place that its figure has taken; nothing else would ever."""
+    room.layout.close()
+    room.close()
 
 
 def _read(results: xr.Dataset, line: Any) -> list[Any]:

@@ -37,7 +37,7 @@ CHAPTERS = {
     ),
     "Reference": ("reference/python", "reference/command-line", "reference/errors"),
     "Trust and speed": ("trust", "security", "benchmarks", "scale"),
-    "Contributing": ("contributing", "decisions/index", "changelog"),
+    "Contributing": ("contributing", "releasing", "decisions/index", "changelog"),
 }
 """Heading in the side bar → its pages, in this order; a pattern takes what it matches."""
 

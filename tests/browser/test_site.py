@@ -129,7 +129,7 @@ def test_every_public_name_error_and_command_is_in_the_reference(site: Path) -> 
 
 def test_the_notebooks_are_pages_with_their_pictures(site: Path) -> None:
     page = (site / "notebooks" / "01-first-click.html").read_text(encoding="utf-8")
-    assert "<h1>Which layers of a trained network matter?" in page
+    assert "<h1>First click: which layers of a trained network matter?" in page
     [picture, *_] = re.findall(r'<img[^>]* src="\.\./([^"]+)"', page)
     assert (site / picture).stat().st_size > 5_000
     text, pictures = notebook_page(REPOSITORY / "notebooks" / "01-first-click.ipynb")

@@ -143,6 +143,6 @@ def test_ctrl_c_ends_the_dashboard_and_its_kernels(chromium, tmp_path):
         kernels = psutil.Process(server.pid).children(recursive=True)
         assert kernels
         server.send_signal(signal.SIGINT)
-        server.wait(20)
+        server.wait(60)
         assert psutil.wait_procs(kernels, timeout=10)[1] == []
     page.close()
