@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -88,11 +89,18 @@ def serving(
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run a server in a folder, what it says in a file, and end it.
 
-    `confine` is called in the server's own process before it starts.
+    `confine` is called in the server's own process before it starts. Ctrl-C reaches it even where
+    a shell has started the tests in the background, which leaves the signal ignored.
     """
+
+    def begin() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        if confine is not None:
+            confine()
+
     with log.open("w") as said:
         server = subprocess.Popen(
-            command, env=environment, stdout=said, stderr=said, cwd=folder, preexec_fn=confine
+            command, env=environment, stdout=said, stderr=said, cwd=folder, preexec_fn=begin
         )
         try:
             yield server
