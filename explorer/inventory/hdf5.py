@@ -116,9 +116,9 @@ class PatientFile(io.RawIOBase):
     """A file whose writes never fail, as HDF5 needs it: what went wrong is asked for.
 
     With HDF5 2.0 and h5py 3.16 a write that fails ends in a segmentation fault when the file is
-    closed, and in exceptions that nobody can catch. So does one that is said to have worked and is
-    not read back as it was written, for HDF5 follows the addresses that it reads: what did not
-    fit stays in memory until the file is closed. Whoever writes much calls `check` in between.
+    closed, and in exceptions that nobody can catch. HDF5 also reads what it has written, and
+    follows the addresses that it reads: what did not fit stays in memory until the file is closed.
+    Whoever writes much calls `check` in between.
     """
 
     def __init__(self, path: Path) -> None:
