@@ -72,10 +72,14 @@ def look(explorers: list[lx.Explorer], net: torch.nn.Module) -> str:
             "stranger": [name for one in explorers for name in _changed(one)],
             "resident": process.memory_info().rss,
             "sessions": len(_open_sessions),
-            "threads": sorted(thread.name for thread in threading.enumerate()),
+            "threads": sorted(map(_named, threading.enumerate())),
             "native": process.num_threads(),
         }
     )
+
+
+def _named(thread: threading.Thread) -> str:
+    return f"Timer {thread.name}" if isinstance(thread, threading.Timer) else thread.name
 
 
 def _changed(explorer: lx.Explorer) -> list[str]:
