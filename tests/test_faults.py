@@ -464,8 +464,8 @@ def test_a_thread_of_the_explorer_that_fails_says_so_and_the_next_click_is_answe
     monkeypatch.setattr(background, broken, fails)
     bench.session.rest()
     if broken == "measure_distances":
-        bench.session._measured_epochs = []
-        bench.session._measure_distances()
+        bench.session._moved.epochs = []
+        bench.session._moved.measure()
     elif broken == "find_order":
         bench.shown._find_order()
     else:

@@ -16,7 +16,7 @@ from explorer.ui.exploration import Exploration
 from explorer.ui.live import prepare_page
 from explorer.ui.measured import measured_frame
 from explorer.ui.panes import alert
-from explorer.ui.session import Settings
+from explorer.ui.settings import Settings
 from explorer.ui.wording import complaint
 from explorer.weights.stack import StackSource, open_stack
 

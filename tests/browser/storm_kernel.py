@@ -81,9 +81,9 @@ def look(explorers: list[lx.Explorer], net: torch.nn.Module) -> str:
 def _changed(explorer: lx.Explorer) -> list[str]:
     """Name the networks in memory that are not, bit for bit, the last checkpoint of their stack."""
     session = explorer._exploration.session
-    if session._evaluator is None:
+    if session.networks.evaluator is None:
         return []
-    held = session._evaluator.network._state
+    held = session.networks.evaluator.network._state
     last = read_epoch(explorer._stack, session.grid.epochs[-1])
     wanted = {name: last[name] for name in held}
     return [] if tensors_hash(held) == tensors_hash(wanted) else [explorer._opened]
