@@ -10,7 +10,7 @@ from explorer.ui.background import Order
 from explorer.ui.beyond import Beyond
 from explorer.ui.changes import Changes, changes_html
 from explorer.ui.controls import Controls, Views
-from explorer.ui.jobs import FindOrder
+from explorer.ui.jobs import Fill, FindOrder
 from explorer.ui.measured import measured_html
 from explorer.ui.panes import OrderPane, StatusPane, heading, order_html
 from explorer.ui.pictures import Pictures
@@ -58,6 +58,8 @@ class Announcer:
 
     def __init__(self, page: Page) -> None:
         self._page = page
+        self._held = ""
+        """What is said of a sweep once the click has been answered during which it ended."""
 
     def on_ready(self, device: str, idle: bool) -> None:
         """Say that clicks are answered at once from now on."""
@@ -87,21 +89,27 @@ class Announcer:
         cell, session = choice.cell, self._page.session
         if last.failure:
             self._say_failed(choice, last.failure)
-        elif cell is not None and cell.epoch is None and choice.draw is None:
-            reading = read(session.results, cell)
-            self._page.status.say(draws_outcome(cell, reading, session.device))
+            return
+        if cell is not None and cell.epoch is None and choice.draw is None:
+            said = draws_outcome(cell, read(session.results, cell), session.device)
         else:
-            self._page.status.say(outcome(str(choice), last, session.device))
+            said = outcome(str(choice), last, session.device)
+        self._page.status.say(f"{said}. {self._held}" if self._held else said)
+        self._held = ""
 
     def on_changes(self, changes: Changes) -> None:
         """Show what a choice turned wrong and right."""
         self._page.changed.value = changes_html(changes)
 
     def on_filled(self, done: int, total: int, seconds_left: float) -> None:
-        """Say how far a sweep has come."""
+        """Say how far a sweep has come; one on a cluster does not speak over a click."""
+        complete = f"{total} cells measured, {self._page.session.swept_on}."
+        if self._page.session.answering:
+            self._held = complete if done == total else ""
+            return
         self._page.status.advance(done, total)
         if done == total:
-            self._page.status.say(f"{total} cells measured, {self._page.session.device}.")
+            self._page.status.say(complete)
         else:
             self._page.status.say(f"Sweep: {done} of {total} cells, {time_left(seconds_left)}.")
 
@@ -129,7 +137,7 @@ class Announcer:
         """Say in its panel that a measurement will not go on."""
         self._page.beyond.stopped(study)
 
-    def on_failure(self, asked: Choice | Study | None, error: Exception) -> None:
+    def on_failure(self, asked: Choice | Fill | Study | None, error: Exception) -> None:
         """Show an error, and in which cell or panel it happened."""
         self.on_recorded()
         if isinstance(asked, Study):
@@ -138,7 +146,8 @@ class Announcer:
         else:
             self._say_failed(asked, complaint(error))
 
-    def _say_failed(self, choice: Choice | None, reason: str) -> None:
+    def _say_failed(self, asked: Choice | Fill | None, reason: str) -> None:
         self._page.status.complain(reason)
-        if choice is not None:
-            self._page.status.say(f"{choice} could not be measured.")
+        if asked is not None:
+            what = "The sweep" if isinstance(asked, Fill) else asked
+            self._page.status.say(f"{what} could not be measured.")

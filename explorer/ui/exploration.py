@@ -281,7 +281,8 @@ class Exploration(widgets.VBox):
         missing = [cell for cell in cells if read(results, cell).state != "measured"]
         wanted = tuple(missing or cells)
         self.status.complain("")
-        self.status.say(f"Measuring {len(wanted)} cells …")
+        where = "" if self._settings.client is None else " on the cluster"
+        self.status.say(f"Measuring {len(wanted)} cells{where} …")
         self.session.request(Fill(wanted, len(wanted)))
 
     def _find_order(self) -> None:

@@ -2,30 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import contextlib
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 
 from explorer.engine.interventions import Intervention
-from explorer.ui import background
-from explorer.ui.background import Evaluates
 from explorer.ui.grid import Cell
 from explorer.ui.jobs import Desk, Fill
 from explorer.ui.pace import Pace
 from explorer.ui.results import Counts, fail, record, record_estimate
 from explorer.ui.selection import Choice, steps
 
+Stream = Generator[Mapping[Intervention, Counts | str], None, None]
+"""Interventions → their counts so far, or why there are none; to stop, it is closed."""
 
-def fill(desk: Desk, number: int, job: Fill, evaluator: Evaluates) -> None:
-    """Measure many cells; those of a layer come together, first as estimates."""
+
+def fill(
+    desk: Desk,
+    job: Fill,
+    measure: Callable[[Sequence[Intervention]], Stream],
+    turn: Callable[[], AbstractContextManager[bool]],
+    remain: Callable[[Fill], None] = lambda _job: None,
+) -> None:
+    """Measure many cells; each is written as soon as it is known, some as estimates before.
+
+    Parameters
+    ----------
+    desk : Desk
+        Where they are written and told.
+    job : Fill
+        Which cells.
+    measure : callable
+        Interventions → what is known of some of them, again and again; nothing of any where it
+        has waited in vain and somebody else might want a turn.
+    turn : callable
+        Holds the lock, and tells whether this job may still write.
+    remain : callable, optional
+        Called with what is still to be done, for a job that a click interrupts.
+    """
     places = _places(desk, job.cells)
     remaining = _Remaining(job, places)
-    for outcomes in background.measure_many(evaluator, list(places)):
-        if not remaining.note(outcomes):
-            continue
-        with desk.turn(number) as mine:
-            if not mine:
-                return
-            _write(desk, outcomes, places)
-            remaining.report(desk)
+    with contextlib.closing(measure(list(places))) as stream:
+        for outcomes in stream:
+            if not remaining.note(outcomes):
+                continue
+            with turn() as mine:
+                if not mine:
+                    return
+                if outcomes:
+                    _write(desk, outcomes, places)
+                    remain(remaining.job)
+                    remaining.report(desk)
 
 
 class _Remaining:
@@ -50,10 +77,14 @@ class _Remaining:
                 del self._left[cell]
         return True
 
+    @property
+    def job(self) -> Fill:
+        """What is still to be done."""
+        return Fill(tuple(self._left), self._total)
+
     def report(self, desk: Desk) -> None:
         """Say how far the sweep has come."""
         left = list(self._left)
-        desk.remain(left, self._total)
         desk.listener.on_recorded()
         desk.listener.on_filled(self._total - len(left), self._total, self._pace.seconds_left(left))
 

@@ -5,7 +5,7 @@ Everything is written while the session's lock is held, and only by the newest j
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -80,7 +80,7 @@ class Listener(Protocol):
     def on_stopped(self, study: Study) -> None:
         """A study will not go on."""
 
-    def on_failure(self, asked: Choice | Study | None, error: Exception) -> None:
+    def on_failure(self, asked: Choice | Fill | Study | None, error: Exception) -> None:
         """Something went wrong; the cell of a choice is marked, if there is one."""
 
 
@@ -96,5 +96,17 @@ class Desk(Protocol):
     def turn(self, number: int) -> AbstractContextManager[bool]:
         """Hold the lock, and tell whether the job of this number may still write."""
 
-    def remain(self, cells: Sequence[Cell], total: int) -> None:
-        """Remember what of a sweep is still to be done, should a click come before."""
+
+class OpenDesk(Desk, Protocol):
+    """The part of the session that works on it beside its thread."""
+
+    def open_turn(self) -> AbstractContextManager[bool]:
+        """Hold the lock, and tell whether the session is still open."""
+
+    def reported(
+        self,
+        number: int | None = None,
+        asked: Choice | Fill | Study | None = None,
+        wanted: Callable[[], bool] | None = None,
+    ) -> AbstractContextManager[None]:
+        """Hand an exception to the listener and the log."""

@@ -11,22 +11,14 @@ import xarray as xr
 
 from explorer.ui import background, studies
 from explorer.ui.background import Evaluates
-from explorer.ui.jobs import Desk
+from explorer.ui.jobs import OpenDesk
 from explorer.ui.studies import Kind, Progress, Study
 
 
-class StudyDesk(Desk, Protocol):
+class StudyDesk(OpenDesk, Protocol):
     """The part of the session that a study works on."""
 
     found: dict[Kind, xr.Dataset]
-
-    def open_turn(self) -> contextlib.AbstractContextManager[bool]:
-        """Hold the lock, and tell whether the session is still open."""
-
-    def reported(
-        self, number: int | None = None, asked: Any = None
-    ) -> contextlib.AbstractContextManager[None]:
-        """Hand an exception to the listener and the log."""
 
 
 class Ongoing:

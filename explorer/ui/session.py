@@ -11,26 +11,27 @@ import logging
 import math
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import xarray as xr
 
 from explorer.ui import answering, background, filling, studies
 from explorer.ui.background import Evaluates
-from explorer.ui.grid import Cell, Grid, unit_of
+from explorer.ui.grid import Grid, unit_of
 from explorer.ui.jobs import Fill, FindOrder, Job, Listener
 from explorer.ui.known import known_results
 from explorer.ui.measured import Measured
 from explorer.ui.moved import Moved
 from explorer.ui.networks import Networks
+from explorer.ui.on_cluster import ClusterSweep
 from explorer.ui.ongoing import Ongoing
 from explorer.ui.results import fail
 from explorer.ui.selection import Choice
 from explorer.ui.sending import SendingLock
 from explorer.ui.settings import Settings as Settings  # the panels take it from here
 from explorer.ui.studies import Kind, Study
-from explorer.ui.wording import complaint
+from explorer.ui.wording import complaint, counted
 from explorer.ui.worker import Worker
 from explorer.weights.stack import epoch_numbers, epochs_here, layer_names
 
@@ -74,12 +75,14 @@ class Session:
         self._stack, self._settings = stack, settings
         self.networks = Networks(stack, settings, self._loaded)
         self._studies = Ongoing(self, stack, settings.data, self.networks.open_for_studies)
+        self._cluster = ClusterSweep(self, stack, settings)
         self._moved = Moved(stack, settings, self.open_turn, self.reported, self._tell_distances)
         self._worker: Worker[Job] = Worker(self.lock, self._work)
         # Not a daemon: an interpreter that goes while torch is being imported would crash.
         self._warm_up = threading.Thread(target=self._prepare, name="explorer warm-up")
         self._hurried = threading.Event()
         self._rest_of_sweep: Fill | None = None
+        self._now: Job = None
         self._closed = False
 
     def start(self) -> None:
@@ -92,11 +95,18 @@ class Session:
         self._hurried.set()
 
     def request(self, job: Job) -> None:
-        """Do this next; whatever ran before may write no more, but a sweep goes on afterwards."""
+        """Do this next; whatever ran before may write no more, but a sweep goes on afterwards.
+
+        A sweep on a cluster begins beside what runs here, and goes on beside what is asked next.
+        """
         if isinstance(job, Fill):
+            if self._settings.client is not None:
+                self._cluster.begin(job)
+                return
             self._rest_of_sweep = job
         elif isinstance(job, Study):
             self._studies.replace(job)
+        self._now = job
         self._worker.submit(job)
         self.hurry()
 
@@ -107,8 +117,8 @@ class Session:
     def stop(self) -> bool:
         """Forget what is running; return whether anything was."""
         self._rest_of_sweep = None
-        ended = self._studies.stop()
-        return self._worker.cancel() or ended
+        ended = [self._studies.stop(), self._cluster.stop(), self._worker.cancel()]
+        return any(ended)
 
     def why_not(self, kind: Kind) -> str:
         """Say why a measurement does not apply here; empty where it does."""
@@ -128,14 +138,28 @@ class Session:
         """End the thread, waiting for it at most `timeout` seconds."""
         self._closed = True
         self._studies.close()
+        self._cluster.stop()
         self.hurry()
         self._worker.close(timeout)
+        self._cluster.wait(timeout)
         _open_sessions.discard(self)
 
     @property
     def busy(self) -> bool:
         """Whether anything is being measured."""
-        return self._worker.busy
+        return self._worker.busy or self._cluster.busy
+
+    @property
+    def answering(self) -> bool:
+        """Whether somebody waits for the number of a click, so that a sweep keeps quiet."""
+        return isinstance(self._now, Choice) and self._worker.busy
+
+    @property
+    def swept_on(self) -> str:
+        """What sweeps are measured on, in words."""
+        if self._settings.client is None:
+            return self.device
+        return counted(int(self.results.attrs.get("workers", 0)), "worker")
 
     @property
     def alive(self) -> bool:
@@ -144,7 +168,7 @@ class Session:
 
     def wait_until_idle(self, timeout: float) -> bool:
         """Wait until nothing is being measured; return whether that came about."""
-        return self._worker.wait_until_idle(timeout)
+        return self._worker.wait_until_idle(timeout) and self._cluster.wait(timeout)
 
     # What a job works on
 
@@ -160,13 +184,12 @@ class Session:
         with self.lock:
             yield not self._closed
 
-    def remain(self, cells: Sequence[Cell], total: int) -> None:
-        """Remember what of a sweep is still to be done, should a click come before."""
-        self._rest_of_sweep = Fill(tuple(cells), total) if cells else None
-
     @contextlib.contextmanager
     def reported(
-        self, number: int | None = None, asked: Choice | Study | None = None
+        self,
+        number: int | None = None,
+        asked: Choice | Fill | Study | None = None,
+        wanted: Callable[[], bool] | None = None,
     ) -> Iterator[None]:
         """Hand an exception to the listener and the log: nobody above could show it."""
         try:
@@ -174,13 +197,17 @@ class Session:
         except Exception as error:  # the widget's edge
             if not threading.main_thread().is_alive():
                 return  # the interpreter is going, and imports fail
-            logger.exception("%s", asked.kind if isinstance(asked, Study) else asked or "explorer")
+            logger.exception("%s", _name(asked))
             with self.lock:
-                if self._closed or not (number is None or self._worker.is_current(number)):
+                if not self._still(number) or (wanted is not None and not wanted()):
                     return
                 if isinstance(asked, Choice) and asked.cell is not None:
                     fail(self.results, asked.cell, asked.draw, complaint(error))
                 self.listener.on_failure(asked, error)
+
+    def _still(self, number: int | None) -> bool:
+        """Tell whether anybody waits for the job of this number, or for anything."""
+        return not self._closed and (number is None or self._worker.is_current(number))
 
     # On the threads: everything is written under the lock, and only while current
 
@@ -196,6 +223,7 @@ class Session:
         self._moved.measure()
 
     def _work(self, number: int, job: Job) -> None:
+        self._now = job
         if isinstance(job, Study):
             self._studies.follow(number, job)
         else:
@@ -213,14 +241,14 @@ class Session:
                 self._worker.submit(rest)
 
     def _measure(self, number: int, job: Choice | Fill | FindOrder | None) -> None:
-        with self.reported(number):
+        with self.reported(number, job if isinstance(job, Fill) else None):
             evaluator = self.networks.open()
             if isinstance(job, Choice):
                 self._answer(number, job, evaluator)
             if math.isnan(self.results.attrs["final_error"]):
                 answering.measure_intact(self, number, evaluator)
             if isinstance(job, Fill):
-                filling.fill(self, number, job, evaluator)
+                self._fill(number, job, evaluator)
             elif isinstance(job, FindOrder):
                 answering.find_order(self, number, job, evaluator)
 
@@ -228,9 +256,23 @@ class Session:
         step = None
         with self.reported(number, choice):
             step = answering.measure(self, number, choice, evaluator)
+        with self.turn(number) as mine:
+            self._now = None if mine else self._now
         if step is not None:
             with self.reported(number):  # the number stands, whatever becomes of this
                 answering.compare(self, number, choice, step, evaluator)
+
+    def _fill(self, number: int, job: Fill, evaluator: Evaluates) -> None:
+        def remain(rest: Fill) -> None:
+            self._rest_of_sweep = rest if rest.cells else None
+
+        filling.fill(
+            self,
+            job,
+            lambda interventions: background.measure_many(evaluator, interventions),
+            lambda: self.turn(number),
+            remain,
+        )
 
     def _loaded(self, evaluator: Evaluates) -> None:
         """Note what the network says about the numbers to come."""
@@ -251,6 +293,15 @@ class Session:
     def _tell_distances(self, distances: xr.Dataset | None) -> None:
         self.distances = distances
         self.listener.on_distances()
+
+
+def _name(asked: Choice | Fill | Study | None) -> str:
+    """Name what was asked for, for the log."""
+    if isinstance(asked, Study):
+        return asked.kind
+    if isinstance(asked, Fill):
+        return f"sweep of {asked.total} cells"
+    return str(asked or "explorer")
 
 
 _open_sessions: weakref.WeakSet[Session] = weakref.WeakSet()

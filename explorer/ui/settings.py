@@ -38,3 +38,6 @@ class Settings:
 
     sideways: bool = False
     """Layers from left to right and sources from the top, instead of the paper's form."""
+
+    client: Any = None
+    """A distributed.Client on whose cluster sweeps are measured, or None for this process."""
