@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 
 from bokeh.events import Tap
 
-from explorer.ui import background, session
+from explorer.ui import background, known, session
 from explorer.ui.widget import Explorer
 from tests import fakes
 from tests.fakes import ScriptedEvaluator, at_once
@@ -95,7 +95,7 @@ def workbench(monkeypatch, tmp_path):
     """Yield a function that puts an explorer of the tiny stack on the bench."""
     path = tmp_path / "sweep.nc"
     fakes.sweep().to_netcdf(path, engine="h5netcdf")
-    monkeypatch.setattr(session, "bundled_sweep", lambda _name: path)
+    monkeypatch.setattr(known, "bundled_sweep", lambda _name: path)
     monkeypatch.setattr(
         background, "measure_distances", lambda s, **_o: fakes.distances(s.attrs["layers"])
     )

@@ -219,11 +219,11 @@ def killed_at_the_start(client, monkeypatch):
     """All workers are killed when the cells have just been sent."""
     original = Sender.finished
 
-    def finished(self, function, pieces, *rest):
+    def finished(self, function, pieces, *rest, **options):
         if function is on_worker.count:
             for pid in workers_pids(client).values():
                 os.kill(pid, signal.SIGKILL)
-        return original(self, function, pieces, *rest)
+        return original(self, function, pieces, *rest, **options)
 
     monkeypatch.setattr(Sender, "finished", finished)
 
@@ -413,6 +413,18 @@ def test_an_asynchronous_client_is_refused(stack):
         sweep(stack, client=SimpleNamespace(asynchronous=True))
 
 
+def test_a_client_that_was_closed_is_refused(stack, local_cluster):
+    with Client(local_cluster, set_as_default=False) as client:
+        pass
+    with pytest.raises(ClusterError, match=r"no connection: it is closed(.|\n)*new one"):
+        sweep(stack, client=client)
+
+
+def test_an_address_in_place_of_a_client_is_refused(stack):
+    with pytest.raises(UsageError, match=r"client is 'tcp://here'(.|\n)*Client\(address\)"):
+        sweep(stack, client="tcp://here")
+
+
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:1", "nonsense://here"])
 def test_an_address_where_nobody_answers_is_refused(address, monkeypatch):
     monkeypatch.setattr(cluster_module, "WAIT", 0.1)
@@ -445,3 +457,84 @@ def test_the_command_sweeps_on_a_cluster(local_cluster, client, bundled, tmp_pat
 def test_distances_of_state_dicts_do_not_travel(client):
     with pytest.raises(UsageError, match="A cluster was given for state dicts"):
         lx.distances(toy.switch_states(), client=client)
+
+
+# --- the explorer's sweep ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def explorer(stack, client):
+    """An explorer whose sweeps go to the workers, its own network loaded."""
+    explorer = lx.Explorer(stack, **OWN, device="cpu", client=client)
+    explorer._exploration.session.hurry()
+    eventually(lambda: explorer._exploration.session.device)
+    assert explorer._exploration.session.wait_until_idle(PATIENCE)
+    yield explorer
+    explorer.close()
+    assert client.status == "running"
+
+
+def test_the_explorer_sweeps_on_a_cluster_and_answers_clicks_itself(explorer, local, client):
+    shown = explorer._exploration
+    shown.controls.sweep.click()
+    shown._tapped(0, 0, False)
+    eventually(lambda: "conv ← epoch 0: test error" in shown.status.text)
+    assert shown.session.wait_until_idle(PATIENCE)
+    assert shown.status.alert == ""
+    found = explorer.results
+    for name in ("error", "loss", "rerandomized_error", "rerandomized_loss", "fullmodel_error"):
+        xr.testing.assert_equal(found[name], local[name])
+    assert found.attrs["workers"] == 2
+    assert [str(one.choice) for one in shown.session.measured] == ["conv ← epoch 0"]
+    eventually(lambda: not tasks_of(client, "count"))
+
+
+def test_stop_in_the_explorer_cancels_the_tasks_on_the_cluster(explorer, client, monkeypatch):
+    """Each slice of the examples waits, as a large network would."""
+    client.run(slow_down, 0.2)
+    try:
+        shown = explorer._exploration
+        shown.controls.sweep.click()
+        eventually(lambda: tasks_of(client, "count"))
+        start = time.monotonic()
+        shown.controls.stop.click()
+        assert time.monotonic() - start < 1
+        assert "Stopped." in shown.status.text
+        assert shown.session.wait_until_idle(PATIENCE)
+        eventually(lambda: not tasks_of(client, "count"))
+        known = int((explorer.results["reason"] == "").sum())
+        shown._tapped(1, 1, False)
+        eventually(lambda: "norm ← epoch 1: test error" in shown.status.text)
+        assert int((explorer.results["reason"] == "").sum()) <= known + 1
+        assert shown.status.alert == ""
+    finally:
+        client.run(slow_down, 0)
+
+
+def slow_down(seconds):
+    """On a worker: wait before each slice of the test examples."""
+    original = getattr(slow_down, "original", on_worker.measure)
+    on_worker.measure = original
+
+    def measure(*arguments, **options):
+        for some in original(*arguments, **options):
+            time.sleep(seconds)
+            yield some
+
+    if seconds:
+        slow_down.original, on_worker.measure = original, measure
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="SIGKILL exists on POSIX systems only")
+def test_a_worker_that_dies_costs_the_explorer_nothing_but_time(explorer, local, client):
+    shown = explorer._exploration
+    client.wait_for_workers(2, timeout=PATIENCE)
+    pid = next(iter(workers_pids(client).values()))
+    shown.controls.sweep.click()
+    eventually(lambda: (explorer.results["reason"] == "").any())
+    os.kill(pid, signal.SIGKILL)
+    assert shown.session.wait_until_idle(3 * PATIENCE)
+    for name in ("error", "loss", "rerandomized_loss", "fullmodel_loss"):
+        xr.testing.assert_equal(explorer.results[name], local[name])
+    client.wait_for_workers(2, timeout=PATIENCE)

@@ -29,7 +29,7 @@ from explorer.ui.measured import Measured, measured_frame, measured_html
 from explorer.ui.panes import alert, heading, order_html
 from explorer.ui.report import report_page
 from explorer.ui.selection import Choice
-from explorer.ui.session import Settings
+from explorer.ui.settings import Settings
 from explorer.ui.table import sweep_html
 from explorer.weights.overview import LayerSummary, stack_page
 from tests import fakes

@@ -18,8 +18,9 @@ from explorer.inventory.entries import StackEntry
 from explorer.inventory.manifest import load_manifest
 from explorer.inventory.store import BUNDLED_FOLDER, FileRecord, plainly_wrong, verified
 from explorer.ui.grid import Grid
+from explorer.ui.known import known_results
 from explorer.ui.report import report_page, write_report
-from explorer.ui.session import Settings, known_results
+from explorer.ui.settings import Settings
 from explorer.ui.wording import title_of
 from explorer.weights.stack import content_hash, read_epoch
 from tests import fakes, toy
@@ -145,7 +146,7 @@ def test_loose_files_are_visibly_unverified_wherever_they_are_shown(loose):
 def test_the_widget_s_heading_says_it_too(on_bench):
     stack = fakes.stack()
     stack.attrs["integrity"] = "unverified"
-    assert "(unverified)</h2>" in on_bench(stack=stack).shown._heading.value
+    assert "(unverified)</h2>" in on_bench(stack=stack).shown.heading.value
 
 
 # --- results --------------------------------------------------------------------------------------

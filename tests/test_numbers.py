@@ -452,30 +452,30 @@ def test_labels_beyond_the_head_are_refused(switch):
 def test_the_explorer_shows_a_banner_while_numbers_are_not_to_be_trusted(on_bench):
     stack = fakes.stack()
     bench = on_bench(stack=stack)
-    assert "alert" not in bench.shown._heading.value.split("</style>")[1]
+    assert "alert" not in bench.shown.heading.value.split("</style>")[1]
     stack.attrs["recorded_error"] = 0.5
     bench = on_bench(stack=stack)
-    banner = bench.shown._heading.value.split("</style>")[1]
+    banner = bench.shown.heading.value.split("</style>")[1]
     assert '<div role="alert">' in banner
     assert "is 10.0% (95 % interval 5.5% to 17.4%, 100 examples of made up)" in banner
     assert "but its stack records 50.0%" in banner
 
 
 def test_the_explorer_says_why_the_trained_network_has_no_error(on_bench, monkeypatch):
-    from explorer.ui import session
+    from explorer.ui import known
 
     def refuse(intervention):
         if not intervention.changes:
             raise InterventionError("NaN or infinite weights: 1 of a.", "Finite.", "Another.")
         return fakes.at_once(intervention)
 
-    monkeypatch.setattr(session, "bundled_sweep", lambda _name: None)
+    monkeypatch.setattr(known, "bundled_sweep", lambda _name: None)
     bench = on_bench(refuse, head_start=0)
-    monkeypatch.setattr(session, "bundled_sweep", lambda _name: None)
+    monkeypatch.setattr(known, "bundled_sweep", lambda _name: None)
     bench.explorer._apply(bench.session._settings)
     bench.tap(0, 0)
     bench.wait()
     assert bench.error("first", 0) == 0.42
-    heading = bench.shown._heading.value
+    heading = bench.shown.heading.value
     assert "final test error unknown" in heading
     assert "could not be measured: NaN or infinite weights: 1 of a." in heading

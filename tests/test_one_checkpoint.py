@@ -76,7 +76,7 @@ def test_the_profile_says_that_there_is_one_checkpoint(on_bench):
     bench.wait()
     title = bench.pictures.profile.figure.title.text
     assert title == "second\nOne checkpoint, the trained network: compare it with fresh draws."
-    assert "no earlier one" in text_of(bench.shown._heading.value)
+    assert "no earlier one" in text_of(bench.shown.heading.value)
 
 
 def test_a_sweep_of_it_measures_the_draws_and_calls_no_layer_robust(on_bench):

@@ -161,12 +161,12 @@ def test_a_process_that_is_killed_between_two_renames_has_moved_nothing_for_good
 
     def killed(source, to):
         original(source, to)
-        raise SystemExit  # after the old one has been moved aside
+        raise SystemExit("killed")  # after the old one has been moved aside
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", killed)
         patch.setattr(placing.shutil, "rmtree", lambda *_, **__: None)
-        with pytest.raises(SystemExit):
+        with pytest.raises(SystemExit, match="killed"):
             write(target, "two")
     assert not target.exists()
     put_back(target)

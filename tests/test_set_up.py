@@ -395,11 +395,12 @@ def test_an_interrupted_installation_leaves_no_process_behind(
 
     def interrupt_when_both_run(text: str) -> None:
         if child.exists() and child.read_text():
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt("both run")
 
     monkeypatch.setattr(set_up, "SECONDS_BETWEEN_SIGNS_OF_LIFE", 0.05)
     monkeypatch.setattr(set_up, "say", interrupt_when_both_run)
-    with (tmp_path / "errors").open("w") as errors, pytest.raises(KeyboardInterrupt):
+    interrupted = pytest.raises(KeyboardInterrupt, match="both run")
+    with (tmp_path / "errors").open("w") as errors, interrupted:
         set_up.wait_for([sys.executable, "-c", code], tmp_path, errors)
     wait_until_gone(int(child.read_text()))
 

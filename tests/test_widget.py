@@ -14,7 +14,7 @@ import pytest
 from bokeh.events import DocumentReady, DoubleTap, Tap
 
 from explorer.errors import CheckpointError, UnknownNameError, UsageError
-from explorer.ui import background, exploration, session, widget
+from explorer.ui import background, moved, presence, widget
 from explorer.ui.selection import steps
 from explorer.ui.widget import Explorer
 from tests import fakes
@@ -153,7 +153,7 @@ def test_distances_of_checkpoints_that_are_not_here_wait_for_a_click_that_fetche
         measured.append(list(epochs))
         return fakes.distances()
 
-    monkeypatch.setattr(session, "epochs_here", lambda _stack: list(here))
+    monkeypatch.setattr(moved, "epochs_here", lambda _stack: list(here))
     monkeypatch.setattr(background, "measure_distances", measure)
     bench = on_bench()
     bench.tap(0, 0)
@@ -272,7 +272,7 @@ def test_choosing_another_cell_stops_what_runs(on_bench):
 def test_an_explorer_of_steps_speaks_of_steps(on_bench):
     bench = on_bench(stack=fakes.stack(unit="step"))
     pictures, controls = bench.pictures, bench.controls
-    said = [bench.status, text_of(bench.shown._heading.value)]
+    said = [bench.status, text_of(bench.shown.heading.value)]
     bench.tap(0, 1)
     bench.wait()
     said += [bench.status, bench.curve, pictures.profile.figure.title.text]
@@ -417,8 +417,8 @@ def test_an_unknown_stack_is_refused_at_once_with_the_known_names(monkeypatch):
 
 def test_names_from_data_are_escaped_in_the_heading(on_bench):
     bench = on_bench()
-    assert "Tiny &lt;b&gt;network&lt;/b&gt;" in bench.shown._heading.value
-    assert "<b>" not in bench.shown._heading.value
+    assert "Tiny &lt;b&gt;network&lt;/b&gt;" in bench.shown.heading.value
+    assert "<b>" not in bench.shown.heading.value
 
 
 def test_displaying_an_explorer_brings_bokehjs_along(on_bench, monkeypatch):
@@ -624,9 +624,9 @@ def test_a_sweep_that_fails_says_so_and_is_not_tried_for_ever(on_bench, caplog):
 
 def test_the_order_of_joint_resets_is_found_and_shown(on_bench):
     bench = on_bench()
-    bench.shown._order.find.click()
+    bench.shown.order.find.click()
     bench.wait()
-    html = bench.shown._order.text.value
+    html = bench.shown.order.text.value
     assert "1 layer can be put back to epoch 0 together" in html
     assert "4 of 8 trained parameters" in html
     assert 'class="beyond"' in html
@@ -646,14 +646,14 @@ def test_an_order_keeps_the_column_and_the_limit_that_it_was_asked_for(on_bench,
 
     bench = on_bench()
     monkeypatch.setattr(background, "find_order", slowly)
-    bench.shown._order.find.click()
-    bench.eventually(lambda: "Looking: 1 of" in bench.shown._order.text.value)
+    bench.shown.order.find.click()
+    bench.eventually(lambda: "Looking: 1 of" in bench.shown.order.text.value)
     bench.press("move", 0, 2)
     bench.shown.shown.threshold.index = 4
     go_on.set()
     bench.wait()
-    assert "1 layer can be put back to epoch 0 together" in bench.shown._order.text.value
-    assert "more than 10 % of the way" in text_of(bench.shown._order.text.value)
+    assert "1 layer can be put back to epoch 0 together" in bench.shown.order.text.value
+    assert "more than 10 % of the way" in text_of(bench.shown.order.text.value)
     assert bench.status == "1 layer can be put back together to epoch 0."
 
 
@@ -663,8 +663,8 @@ def test_a_click_shows_what_it_turned_wrong_and_a_failure_there_keeps_the_number
     bench = on_bench()
     bench.tap(0, 0)
     bench.wait()
-    assert "2 of 6 answers turned wrong, 1 turned right" in bench.shown._changed.value
-    assert bench.shown._changed.value.count("<img") == 3
+    assert "2 of 6 answers turned wrong, 1 turned right" in bench.shown.changed.value
+    assert bench.shown.changed.value.count("<img") == 3
 
     def broken(_intervention):
         raise RuntimeError("no answers")
@@ -683,7 +683,7 @@ def test_everything_measured_is_listed_newest_first(on_bench):
     bench.wait()
     bench.tap(0, 1)
     bench.wait()
-    text = text_of(bench.shown._list.value)
+    text = text_of(bench.shown.measured.value)
     assert text.index("second ← epoch 0") < text.index("first ← epoch 0")
     assert bench.explorer.measured["error"].tolist() == [0.42, 0.42]
 
@@ -881,14 +881,14 @@ def test_a_readers_own_model_is_not_offered_other_stacks(on_bench):
 def test_when_the_last_page_has_gone_the_work_ends_and_the_memory_is_given_back(
     on_bench, monkeypatch
 ):
-    monkeypatch.setattr(exploration, "GONE", 0.05)
+    monkeypatch.setattr(presence, "GONE", 0.05)
     gate = Gate()
     bench = on_bench(gate)
     bench.press("shown")
     bench.tap(0, 0)
     assert gate.reached.wait(PATIENCE)
     bench.press("gone")
-    bench.eventually(lambda: bench.session._evaluator is None)
+    bench.eventually(lambda: bench.session.networks.evaluator is None)
     gate.opened.set()
     bench.wait()
     assert not bench.session.alive
@@ -899,15 +899,15 @@ def test_when_the_last_page_has_gone_the_work_ends_and_the_memory_is_given_back(
 
 
 def test_when_another_page_still_shows_the_explorer_the_work_goes_on(on_bench, monkeypatch):
-    monkeypatch.setattr(exploration, "GONE", 0.05)
+    monkeypatch.setattr(presence, "GONE", 0.05)
     bench = on_bench()
     asked = []
-    monkeypatch.setattr(bench.pictures.cells, "send", lambda message: asked.append(message))
+    monkeypatch.setattr(bench.shown._presence, "_ask", asked.append)
     bench.press("gone")
     assert asked == [{"ask": "here"}]
     bench.press("here")
     time.sleep(0.2)
-    assert bench.session._evaluator is not None
+    assert bench.session.networks.evaluator is not None
 
 
 def test_two_explorers_do_not_disturb_each_other(on_bench):

@@ -19,10 +19,25 @@ SHARED = ("layers", "device", "batch_size", "batchnorm", "memory", "store")
 """Options that have the names of the public functions' arguments."""
 
 
-def add_stack(command: argparse.ArgumentParser) -> None:
-    """Declare the stack and the device."""
+def add_stack(command: argparse.ArgumentParser, device: bool = True) -> None:
+    """Declare the stack and, where its network is run, the device."""
     command.add_argument("stack", help="name of a stack, or a folder of checkpoints")
+    if device:
+        add_device(command)
+
+
+def add_device(command: argparse.ArgumentParser) -> None:
+    """Declare what the network runs on."""
     command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
+
+
+def add_draws(command: argparse.ArgumentParser) -> None:
+    """Declare the fresh draws of a sweep, and where its table calls a layer critical."""
+    command.add_argument("--draws", type=int, default=3, help="fresh draws per layer")
+    command.add_argument("--seed", type=int, default=0, help="seed of the fresh draws")
+    command.add_argument(
+        "--threshold", type=float, default=0.1, help="share of the way to chance that is critical"
+    )
 
 
 def add_threshold(command: argparse.ArgumentParser) -> None:
@@ -31,6 +46,12 @@ def add_threshold(command: argparse.ArgumentParser) -> None:
         "--threshold", type=float, default=0.1, help="share of the way to chance that is allowed"
     )
     command.add_argument("--margin", type=float, help="allowed increase of the error instead, 0…1")
+
+
+def add_serving(command: argparse.ArgumentParser) -> None:
+    """Declare where a server listens, and whether a browser is opened."""
+    command.add_argument("--port", type=int, help="port to listen on; default a free one")
+    command.add_argument("--no-browser", action="store_true", help="only print the address")
 
 
 def add_out(command: argparse.ArgumentParser) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import io
 import platform
+import time
 import uuid
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -28,6 +29,9 @@ except ModuleNotFoundError as error:
 
 WAIT = 30.0
 """Seconds to wait for the scheduler, for the first worker, and for an answer of each of them."""
+
+LOOK = 0.01
+"""Seconds between two looks for a finished task, where the caller has no more than patience."""
 
 ATTEMPTS = 3
 """How often a task is sent again because the cluster lost what it needed."""
@@ -112,12 +116,17 @@ class Sender:
         self._parcel = self._scattered(packed(self._contents))
 
     def finished(
-        self, function: Callable[..., Any], pieces: Iterable[Piece], *rest: Any
+        self,
+        function: Callable[..., Any],
+        pieces: Iterable[Piece],
+        *rest: Any,
+        patience: float | None = None,
     ) -> Generator[tuple[Piece, Any], None, None]:
         """Yield each piece with what ``function(work, parcel, piece, *rest)`` returned or raised.
 
         A piece that fails as a whole comes back in its parts. What was not finished when the
-        iterator is closed is cancelled.
+        iterator is closed is cancelled. With patience, an empty piece is yielded whenever nothing
+        has come for so many seconds, so that a caller may do something else, or close it.
         """
         run = uuid.uuid4().hex
         pending: dict[str, tuple[Future[Any], Piece, int]] = {}
@@ -132,7 +141,10 @@ class Sender:
         try:
             for piece in pieces:
                 submit(piece)
-            for future in arriving:
+            for future in _arrivals(arriving, patience):
+                if future is None:
+                    yield (), None
+                    continue
                 _, piece, attempt = pending.pop(str(future.key))
                 result = _result(future)
                 again = self._again(piece, result, attempt)
@@ -212,6 +224,18 @@ def packed(contents: Mapping[str, Any]) -> bytes:
     return stream.getvalue()
 
 
+def _arrivals(arriving: as_completed, patience: float | None) -> Iterator[Future[Any] | None]:
+    """Yield what is finished; with patience, None whenever nothing was for so many seconds."""
+    while not arriving.is_empty():
+        waited = time.monotonic()
+        while patience is not None and not arriving.has_ready():
+            time.sleep(LOOK)
+            if time.monotonic() - waited > patience:
+                yield None
+                waited = time.monotonic()
+        yield next(arriving)
+
+
 def _result(future: Future[Any]) -> Any:
     """What a task returned or raised; None where the cluster has lost what it needed."""
     if future.status == "cancelled":  # the parcel died with the workers that had it
@@ -253,14 +277,31 @@ def _answers(
     return found
 
 
-def _check_workers(client: Client) -> int:
-    """Number of workers, once there are any and all have the client's packages."""
-    if client.asynchronous:
+def _check_client(client: Any) -> None:
+    """Make sure that something can be sent with it."""
+    if getattr(client, "asynchronous", False):
         raise ClusterError(
             "The client is asynchronous.",
             "A client that waits for its results is needed.",
             "Make it with Client(address), without asynchronous=True.",
         )
+    if not isinstance(client, Client):
+        raise UsageError(
+            f"client is {client!r}.",
+            "A distributed.Client is needed.",
+            "Make one with Client(address), the address that dask scheduler prints.",
+        )
+    if client.status != "running":
+        raise ClusterError(
+            f"The client has no connection: it is {client.status}.",
+            "A client that is connected to its scheduler is needed.",
+            "Make a new one with Client(address).",
+        )
+
+
+def _check_workers(client: Client) -> int:
+    """Number of workers, once there are any and all have the client's packages."""
+    _check_client(client)
     try:
         client.wait_for_workers(1, timeout=WAIT)
     except TimeoutError as error:

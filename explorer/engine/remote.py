@@ -111,6 +111,7 @@ class RemoteEvaluator:
         *,
         tolerance: float = 0.0,
         journal: Journal | None = None,
+        patience: float | None = None,
     ) -> Generator[Mapping[Intervention, Outcome], None, None]:
         """Stream the outcomes of many interventions, group by group as workers finish them.
 
@@ -123,6 +124,9 @@ class RemoteEvaluator:
         ----------
         interventions, tolerance, journal
             As for `explorer.engine.measuring.measure`; the journal is written here, on the client.
+        patience : float, optional
+            Seconds after which an empty mapping is yielded when no group was finished meanwhile,
+            so that a caller with somebody to listen to may stop.
 
         Yields
         ------
@@ -142,9 +146,12 @@ class RemoteEvaluator:
             else:
                 yield {intervention: known}
         groups = share_out(wanted, self._layers, self._sender.workers)
-        stream = self._sender.finished(on_worker.count, groups, tolerance)
+        stream = self._sender.finished(on_worker.count, groups, tolerance, patience=patience)
         with contextlib.closing(stream):
             for group, result in stream:
+                if not group:
+                    yield {}
+                    continue
                 lost = isinstance(result, ClusterError)  # what is found so far is worth keeping
                 if isinstance(result, ExplorerError) and not lost:
                     raise result

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -102,12 +102,30 @@ def provenance(evaluator: Any) -> dict[str, Any]:
 
 def measure_many(
     evaluator: Any, interventions: Sequence[Intervention]
-) -> Iterator[Mapping[Intervention, Counts | str]]:
+) -> Generator[Mapping[Intervention, Counts | str], None, None]:
     """Measure interventions layer by layer; yield what is known of a layer after each slice."""
     # as above: the module needs torch, which the evaluator has imported
     from explorer.engine.measuring import measure
 
     return measure(evaluator, interventions, by_layer=True)
+
+
+def open_on_cluster(client: Any, stack: xr.DataTree, **options: Any) -> Any:
+    """Return what measures many interventions on the workers of a cluster.
+
+    Parameters
+    ----------
+    client : distributed.Client
+        Of a running cluster.
+    stack : xarray.DataTree
+        A stack from `explorer.open_stack`.
+    **options
+        Passed on to `explorer.engine.remote.RemoteEvaluator`.
+    """
+    # as above; and few readers have a cluster
+    from explorer.engine.remote import RemoteEvaluator
+
+    return RemoteEvaluator(client, stack, **options)
 
 
 def find_order(

@@ -11,7 +11,7 @@ import ipywidgets as widgets
 from explorer.engine.verdicts import DEFAULT_THRESHOLD
 from explorer.ui.grid import WHOLE_NETWORK, Grid, Unit, moment
 from explorer.ui.selection import OTHERS, Other, Selection
-from explorer.ui.session import Settings
+from explorer.ui.settings import Settings
 from explorer.ui.wording import MEASURES, tick
 
 THRESHOLDS = (0.01, 0.02, 0.05, DEFAULT_THRESHOLD, 0.2, 0.5)
@@ -48,6 +48,7 @@ class Controls(widgets.Box):
             *((epoch, None, None) for epoch in grid.epochs),
             *((grid.epochs[0], None, other) for other in OTHERS),
         ]
+        self._offered: dict[str, tuple[str, ...]] = {}
         rows = [layer or f"{WHOLE_NETWORK} (all)" for layer in grid.rows]
         self.layer = menu("Layer", rows)
         self.source = menu("put back to", [_source_name(grid.unit, *one) for one in self._sources])
@@ -71,6 +72,11 @@ class Controls(widgets.Box):
         """Checkpoint, draw and source without a column of the menu."""
         return self._sources[int(self.source.index)]
 
+    @property
+    def chosen_preset(self) -> tuple[str, ...]:
+        """The layers of the preset; none for one layer alone."""
+        return list(self._offered.values())[self.preset.index - 1] if self.preset.index else ()
+
     def follow(self, selection: Selection) -> None:
         """Set the menus to what is selected."""
         self.layer.index = self._grid.rows.index(selection.active.layer)
@@ -79,8 +85,9 @@ class Controls(widgets.Box):
         if not selection.cells:
             self.preset.index = 0
 
-    def offer(self, presets: Mapping[str, Sequence[str]]) -> None:
+    def offer(self, presets: Mapping[str, tuple[str, ...]]) -> None:
         """Set what can be put back together."""
+        self._offered = dict(presets)
         names = [ONE_LAYER, *(f"{name} ({len(layers)})" for name, layers in presets.items())]
         if [name for name, _ in self.preset.options] != names:
             self.preset.options = [(name, at) for at, name in enumerate(names)]

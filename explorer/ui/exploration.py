@@ -1,55 +1,34 @@
 """All views of one stack, tied together: what is selected, clicked, measured and shown.
 
 `grid`, `selection`, `results`, `painting`, `relations` and `wording` decide what is shown, without
-a browser or a thread; `session` and `jobs` find it out; `views`, `curves` and `elements` show it.
+a browser or a thread; `session` finds it out and `announcer` says so; `views`, `curves` and
+`elements` show it.
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import ipywidgets as widgets
 import xarray as xr
 
-from explorer.engine.intact import doubt_about
 from explorer.ui import exports
-from explorer.ui.background import Order
+from explorer.ui.announcer import Announcer
 from explorer.ui.beyond import Beyond
-from explorer.ui.changes import Changes, changes_html
 from explorer.ui.controls import Controls, SettingsPane, Views
 from explorer.ui.grid import Cell
 from explorer.ui.jobs import Fill, FindOrder
 from explorer.ui.measured import measured_html
-from explorer.ui.panes import (
-    OrderPane,
-    StatusPane,
-    close_all_inside,
-    heading,
-    order_html,
-    side_by_side,
-)
+from explorer.ui.panes import OrderPane, StatusPane, close_all_inside, side_by_side
 from explorer.ui.pictures import Pictures
-from explorer.ui.relations import verdict_words
-from explorer.ui.results import Counts, read
-from explorer.ui.selection import Choice, Selection, joined, presets
-from explorer.ui.session import Session, Settings
-from explorer.ui.studies import Progress, Study
+from explorer.ui.presence import SIGNS, Presence
+from explorer.ui.results import read
+from explorer.ui.selection import Selection, joined
+from explorer.ui.session import Session
+from explorer.ui.settings import Settings
 from explorer.ui.verdict_pane import VerdictPane
-from explorer.ui.wording import (
-    complaint,
-    counted,
-    draws_outcome,
-    error_tip,
-    how_to,
-    outcome,
-    time_left,
-    title_of,
-)
-
-GONE = 2.0
-"""Seconds that a page has to say that it is still there, when another one has gone."""
+from explorer.ui.wording import error_tip, how_to
 
 
 class Exploration(widgets.VBox):
@@ -79,24 +58,25 @@ class Exploration(widgets.VBox):
         apply: Callable[[Settings], None],
         results: xr.Dataset | None = None,
     ) -> None:
-        self.session = Session(stack, settings, self, results)
+        self._announcer = Announcer(self)
+        self.session = Session(stack, settings, self._announcer, results)
         self._settings, self._opened = settings, opened
         self._following = False
-        self._present = True
         grid = self.session.grid
         self.controls, self.shown = Controls(grid), Views()
         self.pictures = Pictures(
             stack, grid, self.shown, self.session.lock, self._tapped, self._layer_tapped
         )
-        self.status, self._heading = StatusPane(), widgets.HTML()
-        self._changed = widgets.HTML("<p>Measure a cell: what it turned wrong is shown here.</p>")
-        self._order, self._list = OrderPane(), widgets.HTML(measured_html(()))
+        self.status, self.heading = StatusPane(), widgets.HTML()
+        self.changed = widgets.HTML("<p>Measure a cell: what it turned wrong is shown here.</p>")
+        self.order, self.measured = OrderPane(), widgets.HTML(measured_html(()))
         self._settings_pane = SettingsPane(settings, apply)
         self._tested = VerdictPane(self.session, lambda: self.shown.share)
         self.beyond = Beyond(self._around)
+        self._presence = Presence(self.pictures.cells.send, self.session.lock, self.session.rest)
         self._select(Selection(grid.cell(grid.layers[0], grid.start)))
-        self.on_recorded()
-        self.on_distances()
+        self._announcer.on_recorded()
+        self._announcer.on_distances()
         self.status.say(how_to(grid.unit))
         self._listen()
         self._arrange()
@@ -130,15 +110,15 @@ class Exploration(widgets.VBox):
             (controls.stop, self._stop),
             (controls.sweep, self._sweep_all),
             (controls.sweep_row, self._sweep_selection),
-            (self._order.find, self._find_order),
+            (self.order.find, self._find_order),
         ):
             button.on_click(self._guarded(act))
 
     def _arrange(self) -> None:
         tabs = widgets.Tab(
             [
-                *(self._changed, self._order, self._tested, self.beyond),
-                *(self._list, self._settings_pane, self.pictures.exports),
+                *(self.changed, self.order, self._tested, self.beyond),
+                *(self.measured, self._settings_pane, self.pictures.exports),
             ],
             titles=[
                 *("What changed", "How far can we go?", "How sure?", "Beyond the paper"),
@@ -149,7 +129,7 @@ class Exploration(widgets.VBox):
         self.tabs = tabs
         heatmaps, curves = self.pictures.lay_out()
         strip = side_by_side(self.pictures.strip, self.shown.threshold)
-        super().__init__([self._heading, strip, heatmaps, self.controls, self.status, curves, tabs])
+        super().__init__([self.heading, strip, heatmaps, self.controls, self.status, curves, tabs])
 
     def _tab_turned(self) -> None:
         self.beyond.turn(seen=self.tabs.children[self.tabs.selected_index] is self.beyond)
@@ -216,8 +196,8 @@ class Exploration(widgets.VBox):
 
     def _key(self, kind: str, line: int, column: int) -> None:
         with self.session.reported(), self.session.lock:
-            if kind in ("shown", "here", "gone"):
-                self._page(kind)
+            if kind in SIGNS:
+                self._presence.note(kind)
             elif kind == "stop":
                 self._stop()
             else:
@@ -235,20 +215,6 @@ class Exploration(widgets.VBox):
             self._measure()
         elif cell != self.selection.active:
             self._select(Selection(cell, self.selection.cells), by_keys=True)
-
-    def _page(self, kind: str) -> None:
-        """Note that a page shows the explorer; when one has gone, ask whether another does."""
-        self._present = kind != "gone"
-        if not self._present:
-            self.pictures.cells.send({"ask": "here"})
-            waiting = threading.Timer(GONE, self._rest_unless_present)
-            waiting.daemon = True
-            waiting.start()
-
-    def _rest_unless_present(self) -> None:
-        with self.session.lock:
-            if not self._present:
-                self.session.rest()
 
     def _ticked(self, layer: str, _ticked: bool) -> None:
         with self.session.reported(), self.session.lock:
@@ -271,23 +237,17 @@ class Exploration(widgets.VBox):
         self._say_known()
 
     def _preset_changed(self) -> None:
-        epoch, draw, other = self.controls.chosen_source
-        grid = self.session.grid
-        at = self.controls.preset.index
-        if at == 0:
+        layers = self.controls.chosen_preset
+        if not layers:
             self._select(Selection(self.selection.active))
             return
-        chosen = list(self._presets().values())[at - 1]
-        self._select(joined(chosen, epoch, grid).put_to(epoch, draw, other))
+        epoch, draw, other = self.controls.chosen_source
+        self._select(joined(layers, epoch, self.session.grid).put_to(epoch, draw, other))
         self._say_known()
 
-    def _presets(self) -> dict[str, tuple[str, ...]]:
-        words = verdict_words(self.session.results, self.shown.share)
-        return presets(self.session.grid.layers, words)
-
     def _repaint(self) -> None:
-        self.on_recorded()
-        self.on_distances()
+        self._announcer.on_recorded()
+        self._announcer.on_distances()
         self.pictures.arrange()
         self.pictures.select(self.selection, self.session)
         self._tested.follow()
@@ -321,7 +281,8 @@ class Exploration(widgets.VBox):
         missing = [cell for cell in cells if read(results, cell).state != "measured"]
         wanted = tuple(missing or cells)
         self.status.complain("")
-        self.status.say(f"Measuring {len(wanted)} cells …")
+        where = "" if self._settings.client is None else " on the cluster"
+        self.status.say(f"Measuring {len(wanted)} cells{where} …")
         self.session.request(Fill(wanted, len(wanted)))
 
     def _find_order(self) -> None:
@@ -332,90 +293,6 @@ class Exploration(widgets.VBox):
     def _file_asked(self, kind: str) -> None:
         with self.session.reported():
             exports.hand_over(kind, self.session, self.pictures.exports)
-
-    # What the session finds out; it calls these with the lock held
-
-    def on_ready(self, device: str, idle: bool) -> None:
-        """Say that clicks are answered at once from now on."""
-        self.pictures.complete()  # where no page has said that it drew the errors
-        self.on_recorded()
-        if idle:
-            self.status.say(f"Ready on {device}. {how_to(self.session.grid.unit)}")
-
-    def on_recorded(self) -> None:
-        """Paint what depends on the errors."""
-        results, grid = self.session.results, self.session.grid
-        final, chance = (float(results.attrs[name]) for name in ("final_error", "chance_error"))
-        self.pictures.paint_errors(self.session, self.selection)
-        doubt = doubt_about(results.attrs)
-        self._heading.value = heading(title_of(results.attrs), final, chance, grid.unit, doubt)
-        self._list.value = measured_html(self.session.measured)
-        self.controls.offer(self._presets())
-
-    def on_estimates(self, choice: Choice, estimates: Sequence[Counts]) -> None:
-        """Draw a run so far."""
-        self.pictures.curve.show(str(choice), estimates)
-        self.status.advance(estimates[-1].examples, estimates[-1].total)
-
-    def on_finished(self, choice: Choice, last: Counts) -> None:
-        """Say what was measured."""
-        cell, device = choice.cell, self.session.device
-        if last.failure:
-            self._say_failed(choice, last.failure)
-        elif cell is not None and cell.epoch is None and choice.draw is None:
-            self.status.say(draws_outcome(cell, read(self.session.results, cell), device))
-        else:
-            self.status.say(outcome(str(choice), last, device))
-
-    def on_changes(self, changes: Changes) -> None:
-        """Show what a choice turned wrong and right."""
-        self._changed.value = changes_html(changes)
-
-    def on_filled(self, done: int, total: int, seconds_left: float) -> None:
-        """Say how far a sweep has come."""
-        self.status.advance(done, total)
-        if done == total:
-            self.status.say(f"{total} cells measured, {self.session.device}.")
-        else:
-            self.status.say(f"Sweep: {done} of {total} cells, {time_left(seconds_left)}.")
-
-    def on_order(self, job: FindOrder, order: Order) -> None:
-        """Show how far layers can be put back together."""
-        unit, epoch = self.session.grid.unit, job.epoch
-        source = "fresh values" if epoch is None else f"{unit} {epoch}"
-        self._order.text.value = order_html(order, job.threshold, source)
-        self.status.advance(order.tried, max(order.to_try, 1))
-        if order.finished:
-            layers = counted(len(order.steps), "layer")
-            self.status.say(f"{layers} can be put back together to {source}.")
-
-    def on_distances(self) -> None:
-        """Paint what depends on the distances."""
-        self.pictures.paint_distances(self.session)
-
-    def on_study(self, study: Study, progress: Progress) -> None:
-        """Show how far a panel's measurement is."""
-        self.beyond.advance(study, progress)
-        if progress.finished:
-            self.status.say(f"{self.beyond.name(study)}: measured.")
-
-    def on_stopped(self, study: Study) -> None:
-        """Say in its panel that a measurement will not go on."""
-        self.beyond.stopped(study)
-
-    def on_failure(self, asked: Choice | Study | None, error: Exception) -> None:
-        """Show an error, and in which cell or panel it happened."""
-        self.on_recorded()
-        if isinstance(asked, Study):
-            self.beyond.failed(asked, complaint(error))
-            self.status.say(f"{self.beyond.name(asked)} could not be measured.")
-        else:
-            self._say_failed(asked, complaint(error))
-
-    def _say_failed(self, choice: Choice | None, reason: str) -> None:
-        self.status.complain(reason)
-        if choice is not None:
-            self.status.say(f"{choice} could not be measured.")
 
     def _say_known(self) -> None:
         """Say what is known about the selection before it is measured."""

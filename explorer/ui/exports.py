@@ -18,7 +18,8 @@ from explorer.ui import as_python
 from explorer.ui.measured import measured_frame
 from explorer.ui.report import report_page
 from explorer.ui.selection import Choice, steps
-from explorer.ui.session import Session, Settings
+from explorer.ui.session import Session
+from explorer.ui.settings import Settings
 from explorer.ui.wording import complaint
 
 _UNSAFE = re.compile(r"[^\w.+@=-]+")

@@ -9,7 +9,6 @@ from typing import Any
 from bokeh.models import (
     BasicTicker,
     ColumnDataSource,
-    CustomJS,
     DataRange1d,
     FixedTicker,
     HoverTool,
@@ -42,34 +41,6 @@ CROWDED = 16
 
 LONG = 16
 """Characters of a layer's name above which all names are smaller, to leave room for the cells."""
-
-SMALLEST = 8.5
-"""Pixels below which a number cannot be read; it is hidden, and the hover text has it."""
-
-_FIT = """
-const draw = document.createElement("canvas").getContext("2d")
-const width = (text, size) => {
-  draw.font = `${size}px ${font}`
-  return draw.measureText(text).width
-}
-const cell = plot.inner_width / (plot.x_range.end - plot.x_range.start)
-const room = Math.floor(2 * largest * (cell - 2) / width(widest, largest)) / 2
-const size = `${Math.max(smallest, Math.min(largest, room))}px`
-const fits = size => labels.every(([at, text], n) => n == 0 ||
-  (at - labels[n - 1][0]) * cell >= 3 + (width(text, size) + width(labels[n - 1][1], size)) / 2)
-const fitting = [12, 11].find(fits)
-setTimeout(() => {
-  if (numbers != null) {
-    numbers.visible = room >= smallest
-    if (numbers.glyph.text_font_size.value != size)
-      numbers.glyph.text_font_size = {value: size}
-  }
-  plot.above[0].major_label_text_font_size = `${fitting ?? 11}px`
-  plot.above[0].major_label_orientation = fitting ? "horizontal" : "vertical"
-}, 0)
-"""
-"""Only the page knows how wide a cell and a text are. Bokeh tells a new width in the middle of
-laying out, so what follows from it waits until that is done."""
 
 
 def heatmap_figure(grid: Grid, description: str, whole_network: bool) -> Any:
@@ -112,26 +83,6 @@ def _thinned(labels: Mapping[float, str]) -> dict[float, str]:
     every = math.ceil(len(labels) / CROWDED)
     numbered = [(at, label) for at, label in labels.items() if at >= 0]
     return {at: label for at, label in labels.items() if at < 0} | dict(numbered[::every])
-
-
-def fit_to_width(plot: Any, numbers: Any, widest: str, largest: int) -> None:
-    """Let the page keep numbers and column labels from touching, whatever the width.
-
-    Parameters
-    ----------
-    plot : bokeh.models.Plot
-        From `heatmap_figure`.
-    numbers : bokeh.models.GlyphRenderer or None
-        The numbers in the cells: smaller in narrow cells, hidden in very narrow ones.
-    widest : str
-        A number as wide as any that stands in a cell.
-    largest : int
-        Height of the numbers where there is room, in pixels.
-    """
-    labels = sorted(plot.xaxis[0].major_label_overrides.items())
-    known = {"plot": plot, "numbers": numbers, "labels": labels, "font": FONT}
-    sizes = {"widest": widest, "largest": largest, "smallest": SMALLEST}
-    plot.js_on_change("inner_width", CustomJS(args={**known, **sizes}, code=_FIT))
 
 
 def curve_figure(description: str) -> Any:

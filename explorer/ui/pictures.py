@@ -17,7 +17,7 @@ from explorer.ui.elements import CellTable, Exports, Strip
 from explorer.ui.grid import Grid
 from explorer.ui.live import LiveBokeh
 from explorer.ui.painting import difference_scale, distance_columns, error_columns, error_scale
-from explorer.ui.panes import side_by_side, under
+from explorer.ui.panes import close_all_inside, side_by_side, under
 from explorer.ui.relations import profile, relation, verdict_words
 from explorer.ui.results import readings
 from explorer.ui.selection import Selection
@@ -208,7 +208,7 @@ def _room_for(figure: Any) -> widgets.Box:
 
 def _give_up(room: widgets.Box) -> None:
     """Close a place that its figure has taken; nothing else would ever."""
-    room.layout.close()
+    close_all_inside(room)
     room.close()
 
 

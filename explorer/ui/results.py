@@ -152,6 +152,14 @@ def record(results: xr.Dataset, cell: Cell, draw: int | None, counts: Counts) ->
     results[f"{prefix}reason"].loc[at] = ""
 
 
+def record_estimate(results: xr.Dataset, cell: Cell, counts: Counts) -> bool:
+    """Write an estimate of a cell where there is no better number; tell whether that was so."""
+    if read(results, cell).state == "measured":
+        return False
+    record(results, cell, None, counts)
+    return True
+
+
 def fail(results: xr.Dataset, cell: Cell, draw: int | None, reason: str) -> None:
     """Mark a cell as one that could not be measured, with the reason, in place.
 

@@ -11,27 +11,27 @@ import logging
 import math
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 import xarray as xr
 
-from explorer.engine.intact import recorded_error
-from explorer.engine.interventions import BatchNormPolicy
-from explorer.engine.results import read_sweep, warn_if_changed
-from explorer.inventory.manifest import bundled_sweep
-from explorer.ui import background, jobs, studies
+from explorer.ui import answering, background, filling, studies
 from explorer.ui.background import Evaluates
-from explorer.ui.grid import Cell, Grid, unit_of
+from explorer.ui.grid import Grid, unit_of
 from explorer.ui.jobs import Fill, FindOrder, Job, Listener
+from explorer.ui.known import known_results
 from explorer.ui.measured import Measured
-from explorer.ui.results import blank, fail, forget_draws, from_sweep
+from explorer.ui.moved import Moved
+from explorer.ui.networks import Networks
+from explorer.ui.on_cluster import ClusterSweep
+from explorer.ui.ongoing import Ongoing
+from explorer.ui.results import fail
 from explorer.ui.selection import Choice
 from explorer.ui.sending import SendingLock
-from explorer.ui.studies import Kind, Progress, Study
-from explorer.ui.wording import complaint
+from explorer.ui.settings import Settings as Settings  # the panels take it from here
+from explorer.ui.studies import Kind, Study
+from explorer.ui.wording import complaint, counted
 from explorer.ui.worker import Worker
 from explorer.weights.stack import epoch_numbers, epochs_here, layer_names
 
@@ -39,38 +39,6 @@ logger = logging.getLogger(__name__)
 
 HEAD_START = 3.0
 """Seconds that a page has to draw the first picture before torch and numba take the processor."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How the cells of an exploration are measured; see `explorer.ui.widget.Explorer`."""
-
-    model: Any = None
-    """The reader's own network, or None for the stack's family."""
-
-    data: Any = None
-    """The reader's own test examples, or None for the stack's."""
-
-    device: str = "auto"
-    """`"auto"` or a torch device."""
-
-    batch_size: int | None = None
-    """Most examples in one forward pass, or None for the engine's choice."""
-
-    batchnorm: BatchNormPolicy = "with_layer"
-    """What happens to running statistics when their layer is replaced."""
-
-    draws: int = 3
-    """Fresh draws behind one cell of ReRnd."""
-
-    seed: int = 0
-    """Seed of the fresh draws."""
-
-    screen: bool = False
-    """Whether a lower precision computes first, and float32 where a label is not sure by it."""
-
-    sideways: bool = False
-    """Layers from left to right and sources from the top, instead of the paper's form."""
 
 
 class Session:
@@ -102,20 +70,19 @@ class Session:
         self.measured: list[Measured] = []
         self.found: dict[Kind, xr.Dataset] = {}
         self.distances: xr.Dataset | None = None
-        self._measured_epochs: list[int] = []
         self.device = ""
         self.seed, self.listener = settings.seed, listener
         self._stack, self._settings = stack, settings
-        self._evaluator: Evaluates | None = None
-        self._for_studies: Evaluates | None = None
+        self.networks = Networks(stack, settings, self._loaded)
+        self._studies = Ongoing(self, stack, settings.data, self.networks.open_for_studies)
+        self._cluster = ClusterSweep(self, stack, settings)
+        self._moved = Moved(stack, settings, self.open_turn, self.reported, self._tell_distances)
         self._worker: Worker[Job] = Worker(self.lock, self._work)
         # Not a daemon: an interpreter that goes while torch is being imported would crash.
         self._warm_up = threading.Thread(target=self._prepare, name="explorer warm-up")
-        self._opening = threading.Lock()
         self._hurried = threading.Event()
         self._rest_of_sweep: Fill | None = None
-        self._study: Study | None = None
-        self._beside: Study | None = None
+        self._now: Job = None
         self._closed = False
 
     def start(self) -> None:
@@ -128,36 +95,30 @@ class Session:
         self._hurried.set()
 
     def request(self, job: Job) -> None:
-        """Do this next; whatever ran before may write no more, but a sweep goes on afterwards."""
+        """Do this next; whatever ran before may write no more, but a sweep goes on afterwards.
+
+        A sweep on a cluster begins beside what runs here, and goes on beside what is asked next.
+        """
         if isinstance(job, Fill):
+            if self._settings.client is not None:
+                self._cluster.begin(job)
+                return
             self._rest_of_sweep = job
         elif isinstance(job, Study):
-            self._end(self._study)
-            self._study = job
+            self._studies.replace(job)
+        self._now = job
         self._worker.submit(job)
         self.hurry()
 
     def begin_beside(self, study: Study) -> None:
         """Measure motion on a thread of its own: it reads weights and needs no network."""
-        self._end(self._beside)
-        self._beside = study
-        # as the warm-up, no daemon; it ends after the layer that it is at
-        threading.Thread(target=self._move, args=(study,), name="explorer motion").start()
+        self._studies.begin_beside(study)
 
     def stop(self) -> bool:
         """Forget what is running; return whether anything was."""
         self._rest_of_sweep = None
-        ended = [self._end(self._study), self._end(self._beside)]
-        return self._worker.cancel() or any(ended)
-
-    def _end(self, study: Study | None) -> bool:
-        """Forget a study, and say so; return whether there was one."""
-        if study is None:
-            return False
-        self._study = None if study is self._study else self._study
-        self._beside = None if study is self._beside else self._beside
-        self.listener.on_stopped(study)
-        return True
+        ended = [self._studies.stop(), self._cluster.stop(), self._worker.cancel()]
+        return any(ended)
 
     def why_not(self, kind: Kind) -> str:
         """Say why a measurement does not apply here; empty where it does."""
@@ -171,21 +132,34 @@ class Session:
     def rest(self) -> None:
         """Stop, and give the network's memory back until the next request."""
         self.stop()
-        with self.lock:
-            self._evaluator = self._for_studies = None
+        self.networks.forget()
 
     def close(self, timeout: float = 1.0) -> None:
         """End the thread, waiting for it at most `timeout` seconds."""
         self._closed = True
-        self._study = self._beside = None
+        self._studies.close()
+        self._cluster.stop()
         self.hurry()
         self._worker.close(timeout)
+        self._cluster.wait(timeout)
         _open_sessions.discard(self)
 
     @property
     def busy(self) -> bool:
         """Whether anything is being measured."""
-        return self._worker.busy
+        return self._worker.busy or self._cluster.busy
+
+    @property
+    def answering(self) -> bool:
+        """Whether somebody waits for the number of a click, so that a sweep keeps quiet."""
+        return isinstance(self._now, Choice) and self._worker.busy
+
+    @property
+    def swept_on(self) -> str:
+        """What sweeps are measured on, in words."""
+        if self._settings.client is None:
+            return self.device
+        return counted(int(self.results.attrs.get("workers", 0)), "worker")
 
     @property
     def alive(self) -> bool:
@@ -194,7 +168,7 @@ class Session:
 
     def wait_until_idle(self, timeout: float) -> bool:
         """Wait until nothing is being measured; return whether that came about."""
-        return self._worker.wait_until_idle(timeout)
+        return self._worker.wait_until_idle(timeout) and self._cluster.wait(timeout)
 
     # What a job works on
 
@@ -204,13 +178,18 @@ class Session:
         with self.lock:
             yield self._worker.is_current(number)
 
-    def remain(self, cells: Sequence[Cell], total: int) -> None:
-        """Remember what of a sweep is still to be done, should a click come before."""
-        self._rest_of_sweep = Fill(tuple(cells), total) if cells else None
+    @contextlib.contextmanager
+    def open_turn(self) -> Iterator[bool]:
+        """Hold the lock, and tell whether the session is still open."""
+        with self.lock:
+            yield not self._closed
 
     @contextlib.contextmanager
     def reported(
-        self, number: int | None = None, asked: Choice | Study | None = None
+        self,
+        number: int | None = None,
+        asked: Choice | Fill | Study | None = None,
+        wanted: Callable[[], bool] | None = None,
     ) -> Iterator[None]:
         """Hand an exception to the listener and the log: nobody above could show it."""
         try:
@@ -218,13 +197,17 @@ class Session:
         except Exception as error:  # the widget's edge
             if not threading.main_thread().is_alive():
                 return  # the interpreter is going, and imports fail
-            logger.exception("%s", asked.kind if isinstance(asked, Study) else asked or "explorer")
+            logger.exception("%s", _name(asked))
             with self.lock:
-                if self._closed or not (number is None or self._worker.is_current(number)):
+                if not self._still(number) or (wanted is not None and not wanted()):
                     return
                 if isinstance(asked, Choice) and asked.cell is not None:
                     fail(self.results, asked.cell, asked.draw, complaint(error))
                 self.listener.on_failure(asked, error)
+
+    def _still(self, number: int | None) -> bool:
+        """Tell whether anybody waits for the job of this number, or for anything."""
+        return not self._closed and (number is None or self._worker.is_current(number))
 
     # On the threads: everything is written under the lock, and only while current
 
@@ -233,144 +216,92 @@ class Session:
         if self._closed:
             return
         with self.reported():
-            self._open()
+            self.networks.open()
             with self.lock:  # whoever has clicked already comes first
                 if math.isnan(self.results.attrs["final_error"]) and not self._worker.busy:
                     self._worker.submit(None)
-        self._measure_distances()
+        self._moved.measure()
 
     def _work(self, number: int, job: Job) -> None:
+        self._now = job
         if isinstance(job, Study):
-            self._go_on_with(number, job)
+            self._studies.follow(number, job)
         else:
             self._measure(number, job)
-        self._measure_newcomers()
+        self._moved.measure_newcomers()
         with self.turn(number) as mine:
             if not mine:
                 return
             if isinstance(job, Fill):
                 self._rest_of_sweep = None
             elif isinstance(job, Study):
-                self._study = None
-            rest = self._study or self._rest_of_sweep
+                self._studies.in_turn = None
+            rest = self._studies.in_turn or self._rest_of_sweep
             if rest is not None:
                 self._worker.submit(rest)
 
     def _measure(self, number: int, job: Choice | Fill | FindOrder | None) -> None:
-        with self.reported(number):
-            evaluator = self._open()
+        with self.reported(number, job if isinstance(job, Fill) else None):
+            evaluator = self.networks.open()
             if isinstance(job, Choice):
                 self._answer(number, job, evaluator)
             if math.isnan(self.results.attrs["final_error"]):
-                jobs.measure_intact(self, number, evaluator)
+                answering.measure_intact(self, number, evaluator)
             if isinstance(job, Fill):
-                jobs.fill(self, number, job, evaluator)
+                self._fill(number, job, evaluator)
             elif isinstance(job, FindOrder):
-                jobs.find_order(self, number, job, evaluator)
-
-    def _go_on_with(self, number: int, study: Study) -> None:
-        """Begin a study, or go on with it after a click that came first."""
-        with self.reported(number, study):
-            if study.parts is None:
-                study.labelled = not studies.unlabelled(self._settings.data)
-                study.parts = background.begin(study, self._open_for_studies())
-            studies.follow(study, lambda: self.turn(number), self._tell)
-
-    def _move(self, study: Study) -> None:
-        with self.reported(asked=study):
-            study.parts = background.begin_motion(self._stack, self.results)
-            studies.follow(study, lambda: self._turn_of(study), self._tell)
-        with self.lock:
-            self._beside = None if study is self._beside else self._beside
-
-    @contextlib.contextmanager
-    def _turn_of(self, study: Study) -> Iterator[bool]:
-        with self.lock:
-            yield study is self._beside and not self._closed
-
-    def _tell(self, study: Study, progress: Progress) -> None:
-        if progress.found is not None:
-            self.found[study.kind] = progress.found
-        self.listener.on_study(study, progress)
-
-    def _open_for_studies(self) -> Evaluates:
-        """Return the network in float32 to the last digit, with labels or without."""
-        own, unlabelled = self._settings, studies.unlabelled(self._settings.data)
-        if not (own.screen or unlabelled):
-            return self._open()
-        if self._for_studies is None:
-            data = (own.data, np.zeros(len(own.data), np.int64)) if unlabelled else own.data
-            self._for_studies = background.open_evaluator(
-                self._stack,
-                model=own.model,
-                data=data,
-                device=own.device,
-                batch_size=own.batch_size,
-                batchnorm=own.batchnorm,
-            )
-        return self._for_studies
+                answering.find_order(self, number, job, evaluator)
 
     def _answer(self, number: int, choice: Choice, evaluator: Evaluates) -> None:
         step = None
         with self.reported(number, choice):
-            step = jobs.measure(self, number, choice, evaluator)
+            step = answering.measure(self, number, choice, evaluator)
+        with self.turn(number) as mine:
+            self._now = None if mine else self._now
         if step is not None:
             with self.reported(number):  # the number stands, whatever becomes of this
-                jobs.compare(self, number, choice, step, evaluator)
+                answering.compare(self, number, choice, step, evaluator)
 
-    def _open(self) -> Evaluates:
-        """Load the network, or wait for the other thread to; after a failure, try again."""
-        with self._opening:
-            if self._evaluator is not None:
-                return self._evaluator
-            evaluator = background.open_evaluator(
-                self._stack,
-                model=self._settings.model,
-                data=self._settings.data,
-                device=self._settings.device,
-                batch_size=self._settings.batch_size,
-                batchnorm=self._settings.batchnorm,
-                screen=self._settings.screen,
-            )
-            with self.lock:
-                self._evaluator, self.device = evaluator, evaluator.device_label
-                known: dict[str, Any] = {
-                    "chance_error": evaluator.chance_error,
-                    "examples": evaluator.total,
-                }
-                found = background.provenance(evaluator)
-                self.results.attrs |= {**found, **self.results.attrs}
-                if self._settings.screen:  # what came with the stack has the same labels
-                    known["screen"] = found.get("screen", "none")
-                self.results.attrs |= known
-                if not self._closed:
-                    self.listener.on_ready(self.device, idle=not self._worker.busy)
-            return evaluator
+    def _fill(self, number: int, job: Fill, evaluator: Evaluates) -> None:
+        def remain(rest: Fill) -> None:
+            self._rest_of_sweep = rest if rest.cells else None
 
-    def _measure_newcomers(self) -> None:
-        """Measure again where a job may have downloaded checkpoints, beside the next job."""
-        if 0 < len(self._measured_epochs) < len(self.grid.epochs):
-            threading.Thread(target=self._measure_distances, name="explorer distances").start()
+        filling.fill(
+            self,
+            job,
+            lambda interventions: background.measure_many(evaluator, interventions),
+            lambda: self.turn(number),
+            remain,
+        )
 
-    def _measure_distances(self) -> None:
-        """Measure the checkpoints on this machine, and again when others have been downloaded."""
-        with self.reported():
-            here = epochs_here(self._stack)
-            with self.lock:
-                if self._closed or here == self._measured_epochs:
-                    return
-                self._measured_epochs = here
-            distances = background.measure_distances(
-                self._stack,
-                model=self._settings.model,
-                draws=self._settings.draws,
-                seed=self._settings.seed,
-                epochs=here,
-            )
-            with self.lock:
-                if not self._closed and here == self._measured_epochs:
-                    self.distances = distances
-                    self.listener.on_distances()
+    def _loaded(self, evaluator: Evaluates) -> None:
+        """Note what the network says about the numbers to come."""
+        with self.lock:
+            self.device = evaluator.device_label
+            known: dict[str, Any] = {
+                "chance_error": evaluator.chance_error,
+                "examples": evaluator.total,
+            }
+            found = background.provenance(evaluator)
+            self.results.attrs |= {**found, **self.results.attrs}
+            if self._settings.screen:  # what came with the stack has the same labels
+                known["screen"] = found.get("screen", "none")
+            self.results.attrs |= known
+            if not self._closed:
+                self.listener.on_ready(self.device, idle=not self._worker.busy)
+
+    def _tell_distances(self, distances: xr.Dataset | None) -> None:
+        self.distances = distances
+        self.listener.on_distances()
+
+
+def _name(asked: Choice | Fill | Study | None) -> str:
+    """Name what was asked for, for the log."""
+    if isinstance(asked, Study):
+        return asked.kind
+    if isinstance(asked, Fill):
+        return f"sweep of {asked.total} cells"
+    return str(asked or "explorer")
 
 
 _open_sessions: weakref.WeakSet[Session] = weakref.WeakSet()
@@ -381,46 +312,3 @@ def _close_all() -> None:
     """Let native code return before the interpreter goes: a thread inside it would crash."""
     for session in list(_open_sessions):
         session.close(timeout=10)
-
-
-def known_results(stack: xr.DataTree, grid: Grid, settings: Settings) -> xr.Dataset:
-    """Return the numbers that came with a bundled stack, or none where they do not apply.
-
-    Parameters
-    ----------
-    stack : xarray.DataTree
-        From `explorer.open_stack`.
-    grid : Grid
-        The cells of the heatmaps.
-    settings : Settings
-        Another network, test set or BatchNorm policy makes other numbers.
-
-    Returns
-    -------
-    xarray.Dataset
-        As `explorer.sweep` returns it; the reason of what is missing is "not measured".
-    """
-    attrs: dict[str, Any] = {
-        "stack": str(stack.attrs.get("name", "")),
-        "stack_title": str(stack.attrs.get("title", "")),
-        "checkpoint_unit": grid.unit,
-        "content_hash": str(stack.attrs.get("content_hash", "")),
-        "integrity": str(stack.attrs.get("integrity", "")),
-        "batchnorm": settings.batchnorm,
-        "seed": settings.seed,
-        **recorded_error(stack.attrs, grid.epochs[-1]),
-    }
-    own = settings.model is not None or settings.data is not None
-    path = None if own or not attrs["content_hash"] else bundled_sweep(attrs["stack"])
-    if path is None:
-        return blank(grid, attrs)
-    sweep = read_sweep(path)
-    warn_if_changed(sweep.attrs, attrs["content_hash"], f"The bundled sweep of {attrs['stack']}")
-    same = all(sweep.attrs[name] == attrs[name] for name in ("content_hash", "batchnorm"))
-    if not same or tuple(str(layer) for layer in sweep["layer"].values) != grid.layers:
-        return blank(grid, attrs)
-    results = from_sweep(sweep, grid)
-    if sweep.attrs["seed"] != settings.seed:
-        forget_draws(results)
-    results.attrs |= attrs
-    return results

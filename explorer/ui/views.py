@@ -18,10 +18,10 @@ from explorer.ui.figures import (
     FONT,
     colour_bar,
     draw,
-    fit_to_width,
     heatmap_figure,
     put_columns,
 )
+from explorer.ui.fitting import fit_to_width
 from explorer.ui.grid import Cell, Grid
 from explorer.ui.painting import Columns, Scale
 

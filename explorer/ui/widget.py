@@ -16,7 +16,7 @@ from explorer.ui.exploration import Exploration
 from explorer.ui.live import prepare_page
 from explorer.ui.measured import measured_frame
 from explorer.ui.panes import alert
-from explorer.ui.session import Settings
+from explorer.ui.settings import Settings
 from explorer.ui.wording import complaint
 from explorer.weights.stack import StackSource, open_stack
 
@@ -51,6 +51,9 @@ class Explorer(widgets.VBox):
     screen : bool
         Compute in a lower precision first, as in `explorer.evaluate`: several times as fast on a
         GPU, with the labels of float32.
+    client : distributed.Client, optional
+        Of a running Dask cluster, on which sweeps are then measured, as in `explorer.sweep`; clicks
+        are still answered here, at once. It stays yours: nothing here closes it.
 
     Raises
     ------
@@ -77,9 +80,12 @@ class Explorer(widgets.VBox):
         draws: int = 3,
         seed: int = 0,
         screen: bool = False,
+        client: Any = None,
     ) -> None:
         stack = os.environ.get(STACK_VARIABLE, FIRST_STACK) if stack is None else stack
-        settings = Settings(model, data, device, batch_size, batchnorm, draws, seed, screen)
+        settings = Settings(
+            model, data, device, batch_size, batchnorm, draws, seed, screen, client=client
+        )
         self._stack, self._settings = open_stack(stack, model=model), settings
         self._opened = repr(str(stack)) if isinstance(stack, str) else _named(self._stack, model)
         self._known: dict[tuple[Any, ...], xr.Dataset] = {}

@@ -85,9 +85,9 @@ def _named(thread: threading.Thread) -> str:
 def _changed(explorer: lx.Explorer) -> list[str]:
     """Name the networks in memory that are not, bit for bit, the last checkpoint of their stack."""
     session = explorer._exploration.session
-    if session._evaluator is None:
+    if session.networks.evaluator is None:
         return []
-    held = session._evaluator.network._state
+    held = session.networks.evaluator.network._state
     last = read_epoch(explorer._stack, session.grid.epochs[-1])
     wanted = {name: last[name] for name in held}
     return [] if tensors_hash(held) == tensors_hash(wanted) else [explorer._opened]

@@ -140,7 +140,7 @@ def test_running_the_cell_again_lets_the_earlier_explorer_rest(notebook):
     wait_for_status(notebook, 0, "Ready on")
     assert in_kernel(notebook, "print(first._exploration.session is earlier)") == "False"
     for _ in range(20):
-        state = in_kernel(notebook, "print(earlier.alive, earlier._evaluator)")
+        state = in_kernel(notebook, "print(earlier.alive, earlier.networks.evaluator)")
         if state == "False None":
             break
         notebook.page.wait_for_timeout(500)
@@ -156,7 +156,7 @@ def test_an_output_that_is_cleared_ends_its_work(notebook):
         "  await jupyterapp.commands.execute('notebook:clear-cell-output') }"
     )
     for _ in range(20):
-        state = in_kernel(notebook, "print(second._exploration.session._evaluator)")
+        state = in_kernel(notebook, "print(second._exploration.session.networks.evaluator)")
         if state == "None":
             break
         notebook.page.wait_for_timeout(500)

@@ -16,7 +16,8 @@ import h5netcdf
 import h5py
 import numpy as np
 
-from explorer.cli import _parser, _whole_numbers
+from explorer.cli import _parser
+from explorer.commands.train import _whole_numbers
 from explorer.data.datasets import load_test_set, load_training_set
 from explorer.data.own_text import own_text
 from explorer.doctor.diff import split_epoch

@@ -1,0 +1,96 @@
+"""A page of JupyterLab that is reloaded after an explorer has been built anew in it."""
+
+from __future__ import annotations
+
+import nbformat
+import pytest
+
+from tests.browser.pages import CURVE, DISTANCES, ERRORS
+
+pytestmark = pytest.mark.browser
+
+CELLS = (
+    'import explorer as lx\n\nexplorer = lx.Explorer("fcn3x256-digits")\nexplorer',
+    'import ipywidgets\n\nipywidgets.IntSlider(description="a neighbour")',
+)
+PROFILE = "Test error of the selected layer"
+
+
+@pytest.fixture(scope="module")
+def notebook(open_notebook, tmp_path_factory):
+    """An explorer and, in the next cell, a widget that is none of ours."""
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    cells = [nbformat.v4.new_code_cell(cell) for cell in CELLS]
+    content = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
+    path = tmp_path_factory.mktemp("reload") / "reload.ipynb"
+    nbformat.write(content, path)
+    opened = open_notebook(path)
+    opened.wait_for_status("Ready on")
+    return opened
+
+
+def reload(notebook):
+    """Save and reload; everything that was on the page has to be there again."""
+    page = notebook.page
+    before = {selector: page.locator(selector).count() for selector in WIDGETS}
+    assert all(before.values()), before
+    page.evaluate("() => jupyterapp.commands.execute('docmanager:save')")
+    page.reload()
+    notebook.wait_for_figures(ERRORS, DISTANCES, CURVE, PROFILE)
+    page.get_by_text("a neighbour", exact=True).wait_for()
+    assert {selector: page.locator(selector).count() for selector in WIDGETS} == before
+    for wrong in ("Error displaying widget", "Loading widget", "model not found"):
+        assert page.get_by_text(wrong).count() == 0
+    assert notebook.complaints == []
+    assert notebook.hosts() == {"127.0.0.1"}
+
+
+WIDGETS = (
+    ".layer-explorer [role=gridcell]",
+    ".layer-explorer [role=status]",
+    ".layer-explorer [role=tab]",
+    ".layer-explorer .bk-Figure",
+    ".layer-explorer select",
+    ".layer-explorer button",
+    ".layer-explorer input",
+    ".layer-explorer-strip input",
+    ".widget-slider",
+)
+"""What an explorer with its four pictures consists of on the page, and the neighbour."""
+
+
+def test_after_other_settings_a_reloaded_page_has_all_pictures_and_answers(notebook):
+    page = notebook.page
+    notebook.wait_for_figures(PROFILE)
+    page.get_by_role("tab", name="Settings").click()
+    page.get_by_label("Layers", exact=True).select_option("as columns")
+    page.get_by_label("Fresh draws").fill("2")
+    page.get_by_role("button", name="Apply").click()
+    notebook.wait_for(
+        "label => [...Bokeh.index].some(view =>"
+        "  view.model.html_attributes['aria-label']?.startsWith(label)"
+        "  && view.el.isConnected && view.model.above[0].axis_label === 'layer')",
+        ERRORS,
+    )
+    notebook.wait_for_status("Ready on")
+    notebook.wait_for_figures(DISTANCES, CURVE, PROFILE)
+    reload(notebook)
+    notebook.click_cell(1, 0)  # layers run from left to right now
+    notebook.wait_for_status("layer2 ← epoch 0: test error", "1,800 of 1,800")
+    assert notebook.marked(ERRORS) == ([1.0], [0.0])
+    notebook.screenshot("lab-reloaded-settings")
+
+
+def test_after_another_stack_a_reloaded_page_has_all_pictures_and_answers(notebook):
+    page = notebook.page
+    page.get_by_label("Stack", exact=True).select_option("mixer-digits")
+    page.locator(".layer-explorer h2").filter(has_text="MLP-Mixer").wait_for()
+    notebook.wait_for_status("Ready on")
+    notebook.wait_for_figures(DISTANCES, CURVE, PROFILE)
+    reload(notebook)
+    assert "MLP-Mixer" in page.locator(".layer-explorer h2").text_content()
+    notebook.click_cell(0, 0)
+    notebook.wait_for_status("← epoch 0: test error", "of 1,")
+    page.get_by_role("tab", name="Measured").click()
+    assert page.locator(".layer-explorer td, .layer-explorer li").count() > 0
+    notebook.screenshot("lab-reloaded-stack")
