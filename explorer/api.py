@@ -18,6 +18,7 @@ from explorer.stats.distances import stack_distances, state_distances
 from explorer.weights.families.known import FAMILIES, build_network
 from explorer.weights.fresh import fresh_layer
 from explorer.weights.layers import LayerScheme, fan_in, group_layers, is_buffer
+from explorer.weights.lazy import tensor_opener
 from explorer.weights.stack import epoch_numbers, layer_names, layer_variables
 
 NO_YARDSTICK = "none"
@@ -127,7 +128,7 @@ def _distances_of_stack(
     if network is None and family in FAMILIES:
         network = build_network(family, stack.attrs["sizes"])
     fresh = _FreshDraws(network, family, members, draws, seed)
-    result = stack_distances(stack, reference=reference, fresh=fresh)
+    result = stack_distances(stack, reference=reference, fresh=fresh, opener=tensor_opener)
     return result.assign_attrs(yardstick=fresh.yardstick, seed=seed)
 
 

@@ -78,6 +78,10 @@ class ClusterError(ExplorerError, RuntimeError):
     """A Dask cluster that cannot be reached, has no workers, or does not fit the client."""
 
 
+class OutOfMemoryError(ExplorerError, MemoryError):
+    """A device without the memory that a single example needs."""
+
+
 class UsageError(ExplorerError, ValueError):
     """An argument outside what a public function or command takes."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import weakref
@@ -268,7 +269,10 @@ def test_the_blocks_of_a_tensor_hold_each_weight_once_and_are_no_longer_than_ask
     for shape in [(), (0,), (5,), (4, 3), (2, 3, 5), (1, 1, 7)]:
         weights = np.arange(math.prod(shape)).reshape(shape)
         for most in (1, 2, 3, 6, 7, 100):
-            found = [weights[part] for part in blocks._parts(shape, most)]
+            cut = blocks._blocks(shape, most)
+            found = [weights[block.part] for block in cut]
+            before = itertools.accumulate((one.size for one in found), initial=0)
+            assert [block.first for block in cut] == list(before)[:-1]
             assert max(one.size for one in found) <= most
             assert np.concatenate([one.ravel() for one in found]).tolist() == [*range(weights.size)]
 

@@ -20,6 +20,9 @@ WEIGHTS = st.floats(width=32, allow_nan=True, allow_infinity=True)
 SHAPES = {"pair_statistics": (6,), "four_statistics": (4, 6)}
 """Kernel → shape of what it writes."""
 
+ADDING = {"four_statistics"}
+"""Kernels that add to what is there."""
+
 BLOCK = kernels.BLOCK
 
 LINF, BAD = (kernels.STATISTICS.index(name) for name in ("linf", "bad"))
@@ -41,7 +44,7 @@ def both(name, *weights):
     """Result of the kernel and of its twin."""
     results = []
     for function in (getattr(kernels, name), getattr(naive, name)):
-        out = np.full(SHAPES[name], -1.0)
+        out = np.full(SHAPES[name], 0.0 if name in ADDING else -1.0)
         function(*weights, out)
         results.append(out)
     return results
@@ -106,7 +109,7 @@ def test_one_that_is_not_finite_is_found_at_every_place_of_the_vectors(value):
         for which in range(5):
             spoilt = five.copy()
             spoilt[which, place] = value
-            out = np.empty((4, 6))
+            out = np.zeros((4, 6))
             kernels.four_statistics(*spoilt, out)
             expected = [1.0] * 4 if which == 0 else [float(k == which) for k in range(1, 5)]
             assert out[:, BAD].tolist() == expected, (place, which)
@@ -129,6 +132,16 @@ def test_four_equal_their_twin_across_blocks_with_one_that_is_not_finite_in_each
     np.testing.assert_allclose(fast, slow, rtol=1e-13, atol=0)  # one weight after the other
     blocks = -(-size // BLOCK)
     assert fast[:, BAD].tolist() == [blocks, blocks, 0, 0]
+
+
+@pytest.mark.parametrize("blocks", [1, 2, 3])
+def test_pieces_of_whole_blocks_add_up_to_the_bits_of_the_whole(blocks):
+    five = random_tensors(5, 5 * BLOCK + 123)
+    whole, pieces = np.zeros((2, 4, 6))
+    kernels.four_statistics(*five, whole)
+    for start in range(0, five.shape[1], blocks * BLOCK):
+        kernels.four_statistics(*five[:, start : start + blocks * BLOCK], pieces)
+    assert whole.tobytes() == pieces.tobytes()
 
 
 def test_the_largest_of_all_blocks_counts():

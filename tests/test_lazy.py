@@ -431,7 +431,7 @@ def test_distances_take_a_tensor_in_blocks_only_where_a_block_is_read_by_itself(
     stack = lx.open_stack(tmp_path)
     (array,) = layer_variables(stack, layer_names(stack)[0]).values()
     weights = blocks.LayerWeights(["w"], {"w": 4}, {"w": array}, 2)
-    assert len(weights.parts("w")) == parts
+    assert len(weights.blocks("w")) == parts
     assert lx.distances(stack).l1.sel(epoch=1).item() == 64
 
 

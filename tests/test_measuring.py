@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 import explorer as lx
 from explorer.engine import measuring
+from explorer.engine.counting import Counting
 from explorer.engine.estimate import Estimate
 from explorer.engine.evaluator import Evaluator
+from explorer.engine.execution import Execution
 from explorer.engine.interventions import reinitialise, rerandomise
 from explorer.engine.measuring import measure
-from explorer.errors import CheckpointError
+from explorer.errors import CheckpointError, OutOfMemoryError
 from tests import toy
 
 
@@ -110,3 +113,73 @@ def test_half_the_interval_is_what_a_tolerance_is_compared_with():
     some = Estimate(100, 1000, 50, 0.0, 0, 0)
     assert some.half_width == pytest.approx(0.0962, abs=5e-5)
     assert Estimate(100, 100, 50, 0.0, 0, 0).half_width == 0
+
+
+# --- not even one example fits --------------------------------------------------------------------
+
+REFUSED = "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
+NO_ROOM = r"out of memory on CPU, even with one example at a time: (.|\n)*One example has to fit"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory\nand more"), MemoryError(), RuntimeError(REFUSED)],
+)
+def test_where_not_one_example_fits_a_click_says_so_and_the_next_one_is_answered(
+    evaluator, monkeypatch, error
+):
+    before = {name: tensor.clone() for name, tensor in evaluator.network._state.items()}
+    expected = evaluator.result(CELLS[0])
+    evaluator._remembered.clear()
+
+    def short_of_memory(*_arguments):
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Counting, "_slice", short_of_memory)
+        with pytest.raises(OutOfMemoryError, match=NO_ROOM) as told:
+            evaluator.result(CELLS[0])
+    assert isinstance(told.value, MemoryError)
+    assert "and more" not in told.value.came
+    assert told.value.__cause__ is error
+    assert evaluator.batch_size == 1
+    assert all(torch.equal(evaluator.network._state[n], t) for n, t in before.items())
+    assert evaluator.result(CELLS[0]).errors == expected.errors
+
+
+def test_where_not_one_example_fits_an_evaluation_does_not_begin(bundled, monkeypatch):
+    tried = []
+
+    def short_of_memory(self, network, inputs, batch_size, memory, screen):
+        tried.append(batch_size)
+        raise RuntimeError(REFUSED)
+
+    monkeypatch.setattr(Execution, "__init__", short_of_memory)
+    with pytest.raises(OutOfMemoryError, match=NO_ROOM):
+        next(lx.evaluate(bundled, CELLS[0], device="cpu"))
+    assert tried == [None, 32, 16, 8, 4, 2, 1]
+
+
+def test_where_not_one_example_fits_a_sweep_marks_the_cell_and_measures_the_others(
+    evaluator, monkeypatch
+):
+    original = Counting._slice
+
+    def short_of_memory(self, *arguments):
+        if any("layer3.weight" in one for one in self.seen):
+            raise RuntimeError(REFUSED)
+        return original(self, *arguments)
+
+    count = Counting.count
+
+    def watched(self, replacements, *rest):
+        self.seen = replacements
+        return count(self, replacements, *rest)
+
+    monkeypatch.setattr(Counting, "_slice", short_of_memory)
+    monkeypatch.setattr(Counting, "count", watched)
+    found = {}
+    for some in measure(evaluator, CELLS):
+        found |= some
+    assert [isinstance(found[cell], Estimate) for cell in CELLS] == [True, True, True, False]
+    assert "out of memory on CPU, even with one example" in found[CELLS[3]]

@@ -61,6 +61,8 @@ def evaluate(
     ------
     UnknownNameError, StackError, CheckpointError, InterventionError, DataError, UsageError
         Before the first estimate, when something does not fit.
+    OutOfMemoryError
+        Not even one example at a time fits into memory.
 
     Warns
     -----
@@ -149,6 +151,8 @@ def predictions(
         Something does not fit.
     InterventionError
         The intervention cannot be carried out, or gives logits that are not finite.
+    OutOfMemoryError
+        Not even one example at a time fits into memory.
 
     Examples
     --------

@@ -21,7 +21,7 @@ from explorer.engine.execution import Execution
 from explorer.engine.inside import Watch
 from explorer.engine.interventions import BatchNormPolicy, Intervention
 from explorer.engine.journal import Journal
-from explorer.engine.memory import TRIAL_BATCH, is_out_of_memory
+from explorer.engine.memory import TRIAL_BATCH, is_out_of_memory, no_room
 from explorer.engine.network import FinalNetwork, plain_float32
 from explorer.engine.predictions import Order, Predictions, Remembered
 from explorer.engine.program import Plan
@@ -71,6 +71,8 @@ class Evaluator:
     ------
     StackError, DataError, UsageError, UnknownNameError
         The model, the data or an argument does not fit.
+    OutOfMemoryError
+        Not even one example at a time fits into memory.
     """
 
     def __init__(
@@ -168,6 +170,8 @@ class Evaluator:
             Before the first estimate, when the intervention cannot be carried out.
         DataError
             The labels do not fit the network's output.
+        OutOfMemoryError
+            Not even one example at a time fits into memory; later it may.
         """
         canonical = self.network.canonical(intervention)
         known = self.journal.get(canonical) if self.journal else self._remembered.get(canonical)
@@ -277,8 +281,10 @@ class Evaluator:
             except (RuntimeError, MemoryError) as error:
                 self._counting.execution.kept.forget()
                 # of many interventions the caller can drop some, which may be all that it takes
-                if not is_out_of_memory(error) or len(replacements) > 1 or self.batch_size == 1:
+                if not is_out_of_memory(error) or len(replacements) > 1:
                     raise
+                if self.batch_size == 1:
+                    raise no_room(self.device_label, error) from error
             self._counting = self._set_up(self.batch_size // 2)
 
     def _measured(
@@ -304,8 +310,10 @@ class Evaluator:
                     )
                 return Counting(execution, self._inputs, self._labels, self.dataset)
             except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error) or batch_size == 1:
+                if not is_out_of_memory(error):
                     raise
+                if batch_size == 1:
+                    raise no_room(self.device_label, error) from error
             batch_size = (batch_size or TRIAL_BATCH) // 2
             logger.warning("Out of memory on %s; slices of %d", self.device_label, batch_size)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from explorer.errors import UsageError
+from explorer.errors import OutOfMemoryError, UsageError
 
 TRIAL_BATCH = 64
 """Batch of the first recording, which shows how large the values are."""
@@ -111,3 +111,13 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(text in str(error) for text in _TOO_LITTLE)
+
+
+def no_room(place: str, error: BaseException) -> OutOfMemoryError:
+    """Build the error for a device on which a pass of a single example runs out of memory."""
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return OutOfMemoryError(
+        f"It ran out of memory on {place}, even with one example at a time: {reason}",
+        "One example has to fit in beside the network, the test set and the changed layers.",
+        "Close what else uses this memory, take fewer or smaller examples, or another device=.",
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from itertools import islice
 from math import prod
@@ -13,9 +13,10 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from explorer.errors import unknown_name
-from explorer.stats.blocks import READERS, LayerWeights, parameter_totals
+from explorer.stats.blocks import READERS, LayerWeights, layer_totals
 from explorer.stats.measures import MEASURES, Totals, layer_measures, missing_measures
 from explorer.stats.overview import distances_page, shown_measure
+from explorer.stats.pieces import Opener
 from explorer.stats.tensors import TOGETHER, Tensor, tensor_statistics
 
 Weights = Mapping[str, Tensor]
@@ -40,6 +41,7 @@ def stack_distances(
     *,
     reference: int = 0,
     fresh: Mapping[str, Sequence[Weights]] | None = None,
+    opener: Callable[[xr.Variable], Opener | None] = lambda variable: None,
 ) -> xr.Dataset:
     """Distance of every layer at every epoch from one reference epoch.
 
@@ -55,6 +57,10 @@ def stack_distances(
         Layer → fresh draws of its parameters, the yard-stick. It is asked for one layer after the
         other, so that it may draw when it is asked. Where a layer has fewer draws than others, the
         others' last ones are left out.
+    opener : function, optional
+        From a variable over (epoch, …) to how its files are opened to be read in pieces, or None
+        where they cannot be; then, and without it, a block is read as xarray reads it. The numbers
+        are the same.
 
     Returns
     -------
@@ -85,7 +91,7 @@ def stack_distances(
     rows, counts = {}, []
     with ThreadPoolExecutor(READERS) as threads:
         for layer in stack.attrs["layers"]:
-            weights = _layer_weights(stack.children[str(layer)])
+            weights = _layer_weights(stack.children[str(layer)], opener)
             rows[str(layer)] = _layer_rows(
                 weights, epochs.index(reference), fresh[layer] if fresh else [], threads
             )
@@ -181,25 +187,25 @@ def _rows_between(start: Weights, others: Sequence[Weights], fan_in: Mapping[str
     ]
 
 
-def _layer_weights(node: xr.DataTree) -> LayerWeights:
+def _layer_weights(
+    node: xr.DataTree, opener: Callable[[xr.Variable], Opener | None]
+) -> LayerWeights:
     variables = {
         str(array.attrs["parameter"]): array
         for array in node.to_dataset(inherit=False).data_vars.values()
         if not array.attrs["buffer"]
     }
     inputs = {name: int(array.attrs["fan_in"]) for name, array in variables.items()}
-    return LayerWeights(list(variables), inputs, variables, node.sizes["epoch"])
+    openers = {name: opener(array.variable) for name, array in variables.items()}
+    return LayerWeights(list(variables), inputs, variables, node.sizes["epoch"], openers)
 
 
 def _layer_rows(
     weights: LayerWeights, reference: int, draws: Sequence[Weights], threads: Executor
 ) -> Rows:
     """One layer's measures at each position of the epoch axis, then those of its fresh draws."""
-    reasons = [""] * weights.epochs
-    totals = {}
-    for name in weights.names:
-        drawn = [draw[name] for draw in draws]
-        totals[name] = parameter_totals(weights, name, reference, drawn, reasons, threads)
+    drawn = {name: [draw[name] for draw in draws] for name in weights.names}
+    totals, reasons = layer_totals(weights, reference, drawn, threads)
     fan_in, sizes = weights.fan_in, weights.sizes
     return [
         {

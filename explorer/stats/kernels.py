@@ -50,14 +50,16 @@ def pair_statistics(reference, current, out):
 def four_statistics(reference, a, b, c, d, out):
     """Compare one tensor with itself at four other times, in one pass and block by block.
 
+    Of a tensor in pieces of whole blocks, one call after the other gives the bits of a single one.
+
     Parameters
     ----------
     reference, a, b, c, d : (weight,) float32 or float64, all the same
         One tensor at five times.
     out : (4, 6) float64
-        For each of a, b, c, d: what `pair_statistics` writes.
+        For each of a, b, c, d: what `pair_statistics` writes is added to it, of max|c−r| the
+        larger one is kept.
     """
-    out[:] = 0.0
     block = np.empty((4, 6))
     for start in range(0, reference.size, BLOCK):
         r = reference[start : start + BLOCK]

@@ -42,21 +42,39 @@ def tensor_statistics(start: Tensor, others: Sequence[Tensor]) -> NDArray[np.flo
     StackError
         The shapes differ.
     """
-    _check_shapes(start, others)
     if _adds_by_itself(start):
+        _check_shapes(start, others)
         from explorer.stats import torch_kernels  # heavy, and loaded where such a tensor is
 
         return torch_kernels.tensor_statistics(start, others)
+    found = np.zeros((-(-len(others) // TOGETHER), TOGETHER, len(STATISTICS)))
+    for k, out in enumerate(found):
+        add_statistics(start, others[k * TOGETHER : (k + 1) * TOGETHER], out)
+    return found.reshape(-1, len(STATISTICS))[: len(others)]
+
+
+def add_statistics(start: Tensor, others: Sequence[Tensor], out: NDArray[np.float64]) -> None:
+    """Compare a tensor, or the next piece of one, with itself at up to four other times.
+
+    Parameters
+    ----------
+    start, others : array or torch tensor
+        As for `tensor_statistics`; at least one other.
+    out : (4, 6) float64
+        For each of the others what is added to, see `four_statistics`; other rows get no meaning.
+
+    Raises
+    ------
+    StackError
+        The shapes differ.
+    """
+    _check_shapes(start, others)
     arrays = [_array(values) for values in (start, *others)]
     kept = np.can_cast(np.result_type(*arrays), np.float32)
     dtype = np.dtype(np.float32 if kept else np.float64)
     reference, *flat = (_flat(values, dtype) for values in arrays)
-    found = np.empty((-(-len(flat) // TOGETHER), TOGETHER, len(STATISTICS)))
-    for k, out in enumerate(found):
-        four = flat[k * TOGETHER : (k + 1) * TOGETHER]
-        a, b, c, d = four + four[-1:] * (TOGETHER - len(four))  # the last one fills up
-        four_statistics(reference, a, b, c, d, out)
-    return found.reshape(-1, len(STATISTICS))[: len(flat)]
+    a, b, c, d = flat + flat[-1:] * (TOGETHER - len(flat))  # the last one fills up
+    four_statistics(reference, a, b, c, d, out)
 
 
 def _check_shapes(start: Tensor, others: Sequence[Tensor]) -> None:

@@ -24,7 +24,9 @@ from explorer.errors import CheckpointError
 from explorer.inventory.placing import placed
 from explorer.inventory.store import FileRecord, verified
 from explorer.weights.safetensors_file import (
+    Entry,
     Layout,
+    OpenTensor,
     find_entry,
     outer,
     read_header,
@@ -96,16 +98,24 @@ class SafetensorsCheckpoint:
     def read(self, name: str) -> Array:
         """Read one tensor."""
         path = self._path()
-        halves, dtype = _in_file(path, name)
+        halves, dtype = _stored(find_entry(path, name)[0], name)
         values = read_values(path, name, dtype)
         return widened(values) if halves else values
 
     def read_part(self, name: str, key: Sequence[Any]) -> Array:
         """Read one tensor where each of its axes is indexed by itself."""
         path = self._path()
-        halves, dtype = _in_file(path, name)
+        halves, dtype = _stored(find_entry(path, name)[0], name)
         values = read_part(path, name, dtype, key)
         return widened(values) if halves else values
+
+    def opened(self, name: str, first: int) -> OpenTensor:
+        """Open one tensor at one of its values, counted as they lie, to take those from there."""
+        path = self._path()
+        entry, begin = find_entry(path, name)
+        halves, dtype = _stored(entry, name)
+        offset = begin + first * dtype.itemsize
+        return OpenTensor(path, offset, dtype, widened if halves else None)
 
     def _path(self) -> Path:
         return verified(self.source) if isinstance(self.source, FileRecord) else self.source
@@ -118,11 +128,10 @@ def _specs(layout: Layout) -> dict[str, ArraySpec]:
     }
 
 
-def _in_file(path: Path, name: str) -> tuple[bool, np.dtype[Any]]:
+def _stored(entry: Entry, name: str) -> tuple[bool, np.dtype[Any]]:
     """Whether a tensor is bfloat16, of which numpy takes the bits, and its dtype in the file."""
-    stored = find_entry(path, name)[0].dtype
-    halves = stored in WIDENED
-    return halves, np.dtype("<u2") if halves else numpy_dtype(stored, name)
+    halves = entry.dtype in WIDENED
+    return halves, np.dtype("<u2") if halves else numpy_dtype(entry.dtype, name)
 
 
 @dataclass(frozen=True)
@@ -159,6 +168,13 @@ def part_of(checkpoint: Checkpoint, name: str, key: Sequence[Any]) -> Array:
     read_part = getattr(checkpoint, "read_part", None)
     values: Array = read_part(name, key) if read_part else outer(checkpoint.read(name), key)
     return values
+
+
+def opened(checkpoint: Checkpoint, name: str, first: int) -> OpenTensor | None:
+    """Open one tensor to take its values in pieces; None of a kind that has no such files."""
+    open_tensor = getattr(checkpoint, "opened", None)
+    found: OpenTensor | None = open_tensor(name, first) if open_tensor else None
+    return found
 
 
 def snapshot(state: Mapping[str, Any], where: str) -> dict[str, Array]:

@@ -16,11 +16,13 @@ from explorer.weights.checkpoints import (
     ArraySpec,
     Checkpoint,
     array_spec,
+    opened,
     part_of,
     spec_of,
 )
 from explorer.weights.hub_revisions import some_of
 from explorer.weights.readers.parts import open_file, pieces_in
+from explorer.weights.safetensors_file import OpenTensor
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 """Files of weights, the better one first; each may be in pieces that FILE.index.json lists."""
@@ -62,19 +64,24 @@ class HubCheckpoint:
 
     def spec(self, name: str) -> ArraySpec | None:
         """What one tensor looks like in its file, which is downloaded if it is not here."""
-        opened, own = self._place(name)
-        found = spec_of(opened, own)
+        file, own = self._place(name)
+        found = spec_of(file, own)
         return found and _widened_spec(found)
 
     def read(self, name: str) -> Array:
         """Read one tensor; the file it is in is downloaded first, if it is not here."""
-        opened, own = self._place(name)
-        return _widened(opened.read(own))
+        file, own = self._place(name)
+        return _widened(file.read(own))
 
     def read_part(self, name: str, key: Sequence[Any]) -> Array:
         """Read one tensor where each of its axes is indexed by itself."""
-        opened, own = self._place(name)
-        return _widened(part_of(opened, own, key))
+        file, own = self._place(name)
+        return _widened(part_of(file, own, key))
+
+    def opened(self, name: str, first: int) -> OpenTensor | None:
+        """Open one tensor to take its values in pieces, where it lies in safetensors."""
+        file, own = self._place(name)
+        return opened(file, own, first)  # halves stay halves: who compares them widens them
 
     def _place(self, name: str) -> tuple[Checkpoint, str]:
         """The file that a tensor is in, and its name there."""

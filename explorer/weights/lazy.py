@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, overload
 
 import numpy as np
@@ -12,8 +12,8 @@ from xarray.backends import BackendArray
 from xarray.core import indexing
 
 from explorer.errors import StackError
-from explorer.weights.checkpoints import Array, ArraySpec, Checkpoint, spec_of
-from explorer.weights.safetensors_file import outer
+from explorer.weights.checkpoints import Array, ArraySpec, Checkpoint, opened, spec_of
+from explorer.weights.safetensors_file import OpenTensor, outer
 
 MOST_KEPT = 10_000_000
 """Bytes of pickled checkpoints that are kept for the next time."""
@@ -76,6 +76,26 @@ class StackedTensor(BackendArray):
         return indexing.explicit_indexing_adapter(
             key, self.shape, indexing.IndexingSupport.OUTER, self._read
         )
+
+    def opened(self, position: int, first: int) -> OpenTensor | None:
+        """Open a checkpoint's file to take values from one on; None where there is no such file.
+
+        Raises
+        ------
+        CheckpointError
+            The checkpoint cannot be read.
+        StackError
+            The tensor has another dtype or shape there.
+        """
+        checkpoint = self.checkpoints[position]
+        found = opened(checkpoint, self.name, first)
+        if found is not None:
+            try:
+                self._check(position, spec_of(checkpoint, self.name) or self.spec)
+            except BaseException:
+                found.close()
+                raise
+        return found
 
     def _read(self, key: tuple[Any, ...]) -> Array:
         at_epoch, *within = key
@@ -147,11 +167,40 @@ def stacked_variable(
 
 def checkpoint_at(variable: xr.Variable, position: int) -> Checkpoint | None:
     """The checkpoint that a variable is read from at one epoch; None once it is not lazy."""
-    data: Any = variable[position]._data
+    found = _lazily_indexed(variable[position])
+    return found and found[0].checkpoints[int(found[1][0])]
+
+
+def tensor_opener(variable: xr.Variable) -> Callable[[int, int], OpenTensor | None] | None:
+    """How the file of a whole tensor is opened at each epoch; None where that is not all there is.
+
+    Parameters
+    ----------
+    variable : xarray.Variable
+        Over (epoch, …own dims…), from a stack.
+
+    Returns
+    -------
+    function or None
+        From a position on the epoch axis and the number of a value to `StackedTensor.opened`.
+        None for a variable that is not lazy any more, is cut into chunks, or of which a part was
+        chosen along another axis than the epochs.
+    """
+    found = _lazily_indexed(variable)
+    if found is None:
+        return None
+    tensor, (chosen, *within) = found
+    positions = np.arange(len(tensor.checkpoints))[chosen]
+    if np.ndim(positions) != 1 or any(np.ndim(k) or k != slice(None) for k in within):
+        return None
+    return lambda position, first: tensor.opened(int(positions[position]), first)
+
+
+def _lazily_indexed(variable: xr.Variable) -> tuple[StackedTensor, tuple[Any, ...]] | None:
+    """The tensor behind a variable and what is chosen of it along each axis, if it is lazy."""
+    data: Any = variable._data
     while not isinstance(data, indexing.LazilyIndexedArray):
         data = getattr(data, "array", None)
         if data is None:
             return None
-    if not isinstance(data.array, StackedTensor):
-        return None
-    return data.array.checkpoints[int(data.key.tuple[0])]
+    return (data.array, data.key.tuple) if isinstance(data.array, StackedTensor) else None

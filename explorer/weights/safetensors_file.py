@@ -15,8 +15,9 @@ import functools
 import itertools
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -39,6 +40,9 @@ LONGEST_HEADER = 25_000_000
 
 REMEMBERED = 16_384
 """Files whose header is kept; those of one network share nearly all of it."""
+
+Converted = Callable[[NDArray[Any]], NDArray[Any]]
+"""A function from values as they lie in a file to those that are wanted."""
 
 _NOTES = '{"__metadata__":{'
 """How a header begins that has notes, as the library writes it; any other form is parsed whole."""
@@ -148,6 +152,55 @@ def read_part(path: Path, name: str, dtype: np.dtype[Any], key: Sequence[Any]) -
     return outer(_read(path, begin + first * dtype.itemsize, shape, dtype), within)
 
 
+class OpenTensor:
+    """One tensor of an open file, whose values are taken one piece after the other."""
+
+    def __init__(
+        self, path: Path, offset: int, dtype: np.dtype[Any], convert: Converted | None = None
+    ) -> None:
+        """Open a file at the byte where the first value lies that will be taken.
+
+        Parameters
+        ----------
+        path : Path
+            The file.
+        offset : int
+            Bytes before that value.
+        dtype : numpy.dtype
+            Of the values in the file.
+        convert : function, optional
+            From values as they lie there to those that are wanted.
+
+        Raises
+        ------
+        CheckpointError
+            It cannot be opened.
+        """
+        self.dtype, self.convert = dtype, convert
+        self._path = path
+        try:
+            self._stream = path.open("rb", buffering=0)
+        except OSError as error:
+            raise _unreadable(path, error) from error
+        self._stream.seek(offset)
+
+    def take(self, count: int, memory: NDArray[np.uint8]) -> NDArray[Any]:
+        """Read the next values into memory of the caller's, from its beginning on.
+
+        Raises
+        ------
+        CheckpointError
+            The file cannot be read, or ends before that.
+        """
+        values: NDArray[Any] = memory[: count * self.dtype.itemsize].view(self.dtype)
+        _fill(self._path, self._stream, values)
+        return self.convert(values) if self.convert else values
+
+    def close(self) -> None:
+        """Close the file."""
+        self._stream.close()
+
+
 def outer(array: NDArray[Any], key: Sequence[Any]) -> NDArray[Any]:
     """Index each axis by itself, the last first so that earlier axes keep their places."""
     for axis in reversed(range(len(key))):
@@ -186,17 +239,27 @@ def bounds(length: int, key: Any) -> tuple[int, int, Any]:
 def _read(path: Path, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
     """An array of the bytes at a place of a file."""
     values = empty(shape, dtype)
-    rest = memoryview(values.reshape(-1).view(np.uint8).data)
     try:
         with path.open("rb", buffering=0) as stream:
             stream.seek(offset)
-            while count := stream.readinto(rest):  # a call may read less than was asked for
-                rest = rest[count:]
+            _fill(path, stream, values)
+    except CheckpointError:
+        raise
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    return values
+
+
+def _fill(path: Path, stream: FileIO, values: NDArray[Any]) -> None:
+    """Read the next bytes of a file into an array that lies in one piece, all of it."""
+    rest = memoryview(values.reshape(-1).view(np.uint8).data)
+    try:
+        while len(rest) and (count := stream.readinto(rest)):  # it may read less than is asked for
+            rest = rest[count:]
     except OSError as error:
         raise _unreadable(path, error) from error
     if len(rest):
         raise _unreadable(path, EOFError(f"it ends {len(rest)} bytes too early"))
-    return values
 
 
 @functools.lru_cache(maxsize=REMEMBERED)

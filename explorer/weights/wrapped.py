@@ -7,7 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from explorer.errors import CheckpointError
-from explorer.weights.checkpoints import Array, ArraySpec, Checkpoint, part_of, reads_parts, spec_of
+from explorer.weights.checkpoints import (
+    Array,
+    ArraySpec,
+    Checkpoint,
+    opened,
+    part_of,
+    reads_parts,
+    spec_of,
+)
+from explorer.weights.safetensors_file import OpenTensor
 
 Specs = Mapping[str, ArraySpec]
 """Names, dtypes and shapes of a checkpoint."""
@@ -63,6 +72,10 @@ class RenamedCheckpoint:
     def read_part(self, name: str, key: Sequence[Any]) -> Array:
         """Read one tensor where each of its axes is indexed by itself."""
         return part_of(self.checkpoint, self.prefix + name, key)
+
+    def opened(self, name: str, first: int) -> OpenTensor | None:
+        """Open one tensor to take its values in pieces, where it lies in a file of that kind."""
+        return opened(self.checkpoint, self.prefix + name, first)
 
 
 def below(prefix: str, header: Specs) -> dict[str, ArraySpec]:

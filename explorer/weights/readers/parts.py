@@ -19,6 +19,7 @@ from explorer.weights.checkpoints import (
     ArraySpec,
     Checkpoint,
     SafetensorsCheckpoint,
+    opened,
     part_of,
     reads_parts,
     spec_of,
@@ -26,6 +27,7 @@ from explorer.weights.checkpoints import (
 )
 from explorer.weights.readers.torch_files import TorchCheckpoint
 from explorer.weights.readers.when import When, count_in, when_inside
+from explorer.weights.safetensors_file import OpenTensor
 
 LAYER_FILE = re.compile(r"layer_(\d+)-model_(\d+)-model_states\.pt")
 SHARD = re.compile(r"-\d{5}-of-\d{5}\.(safetensors|bin)$")
@@ -90,6 +92,11 @@ class PartedCheckpoint:
         """Read one tensor where each of its axes is indexed by itself."""
         part, own = self._places[name]
         return part_of(part, own, key)
+
+    def opened(self, name: str, first: int) -> OpenTensor | None:
+        """Open one tensor to take its values in pieces, where its part is of that kind."""
+        part, own = self._places[name]
+        return opened(part, own, first)
 
     @cached_property
     def _places(self) -> dict[str, tuple[Checkpoint, str]]:
