@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import xarray as xr
 from torch.utils.data import DataLoader, TensorDataset
 
 import explorer as lx
@@ -272,7 +273,8 @@ def main():
     options = parser.parse_args()
     lines = [
         f"`python benchmarks/bench_beyond.py`, {platform.system()} {platform.machine()}, torch "
-        f"{torch.__version__}, {torch.get_num_threads()} thread(s), processor time, medians of "
+        f"{torch.__version__}, xarray {xr.__version__}, numpy {np.__version__}, "
+        f"{torch.get_num_threads()} thread(s), processor time, medians of "
         f"{options.repeats}.",
         "",
         "| stack | what | sets, cells or points | A | ours | against A |",
