@@ -14,7 +14,9 @@ import platform
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
+import xarray as xr
 
 import explorer as lx
 from explorer.data.datasets import load_training_set
@@ -87,6 +89,7 @@ def main():
     lines = [
         f"`python benchmarks/bench_across.py --epochs {options.epochs}`, {platform.system()} "
         f"{platform.machine()}, Python {platform.python_version()}, torch {torch.__version__}, "
+        f"xarray {xr.__version__}, numpy {np.__version__}, "
         f"{torch.get_num_threads()} thread(s); `compare` took {seconds:.0f} s.",
         "",
         f"| stack | {' | '.join(frame.columns)} |",

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from explorer.api import distances
     from explorer.doctor.check import check
     from explorer.doctor.diff import diff
-    from explorer.engine.across import compare
+    from explorer.engine.across import compare, compare_parts
     from explorer.engine.criticality import criticality
     from explorer.engine.effective_parameters import effective_parameters
     from explorer.engine.evaluate import evaluate, predictions
@@ -40,6 +40,7 @@ __all__ = [
     "catalog",
     "check",
     "compare",
+    "compare_parts",
     "criticality",
     "diff",
     "distances",
@@ -66,6 +67,7 @@ _HOMES = {
     "catalog": "explorer.inventory.manifest",
     "check": "explorer.doctor.check",
     "compare": "explorer.engine.across",
+    "compare_parts": "explorer.engine.across",
     "criticality": "explorer.engine.criticality",
     "diff": "explorer.doctor.diff",
     "distances": "explorer.api",

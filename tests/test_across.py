@@ -196,11 +196,11 @@ def test_parameters_that_layers_share_count_once():
 def test_a_bundled_sweep_is_taken_unless_something_else_is_asked_for(monkeypatch):
     asked = []
 
-    def sweep(stack, **options):
+    def opened(stack, **options):
         asked.append(options)
         raise UsageError("enough", "seen", "stop")
 
-    monkeypatch.setattr("explorer.engine.sweep.sweep", sweep)
+    monkeypatch.setattr("explorer.engine.evaluator.Evaluator", opened)
     assert lx.compare("fcn3x256-digits", epochs=[0, 100], progress=False)["stacks/fcn3x256-digits"][
         "epoch"
     ].values.tolist() == [0, 100]
@@ -214,7 +214,8 @@ def test_a_bundled_sweep_is_taken_unless_something_else_is_asked_for(monkeypatch
     ):
         with pytest.raises(UsageError, match="enough"):
             lx.compare("fcn3x256-digits", progress=False, **other)
-    assert asked[0]["draws"] == 1
+    assert [one["batchnorm"] for one in asked[:3]] == ["with_layer", "with_layer", "weights_only"]
+    assert asked[4]["data"] == "digits28"
 
 
 def test_sweeps_and_their_files_are_taken_as_they_are(tmp_path):
@@ -291,6 +292,58 @@ def test_a_comparison_that_was_stopped_returns_what_is_known_and_goes_on(tmp_pat
     for label in stacks:
         one, other = (c[f"stacks/{label}"]["error"] for c in (whole, again))
         xr.testing.assert_identical(one.drop_attrs(), other.drop_attrs())
+
+
+def test_a_comparison_is_known_part_by_part_and_stops_at_the_next_slice(tmp_path):
+    stacks, settings = three(tmp_path)
+    settings = {k: v for k, v in settings.items() if k not in ("store", "progress")}
+    ready = lx.open_sweep("fcn3x256-digits")
+    members = {"ready": ready, **stacks}
+    own = {name: dict.fromkeys(stacks, settings[name]) for name in ("model", "data")}
+    settings |= own
+    whole = lx.compare(members, **settings, progress=False)
+    with pytest.MonkeyPatch.context() as patch:
+        seen = StopHere(patch)
+        parts = iter(lx.compare_parts(members, **settings, batch_size=16))
+        shares, steps = [], []
+        for part in parts:
+            found = part.dataset()
+            shares.append(part.done / part.total)
+            steps.append((len(found["stacks"].children), int(found.attrs["complete"])))
+            assert list(found.table.index) == list(members)[: steps[-1][0]]
+        assert shares == sorted(shares)
+        assert (shares[0], shares[-1]) == (0, 1)
+        assert steps == sorted(steps)
+        assert [one for one, _ in steps].count(2) > 4  # 60 examples in slices of 16, 2 layers
+        assert steps[-1] == (4, 1)
+        assert steps[-3] == (4, 0)
+        for label in stacks:  # slices of another size round otherwise
+            one, other = (c[f"stacks/{label}"]["error"] for c in (whole, found))
+            np.testing.assert_allclose(one, other, atol=2 / 60)
+        every = seen.calls
+        parts = lx.compare_parts(members, **settings, batch_size=16)
+        for part in parts:
+            if len(part.dataset()["stacks"].children) == 3:
+                break
+        stopped = part.dataset()
+        assert every < seen.calls < 2 * every
+    assert stopped.attrs["complete"] == 0
+    assert stopped.attrs["missing"] == "seed 2"
+    assert stopped.table["complete"].tolist() == [True, True, False]
+
+
+def test_a_network_that_is_loaded_already_is_not_loaded_again(monkeypatch):
+    net = toy.Switch()
+    stack = lx.open_stack(toy.switch_states(), model=net)
+    loaded = Evaluator(stack, model=net, data=toy.one_hot_examples(), device="cpu")
+    expected = lx.compare(
+        {"switch": stack}, model=net, data=toy.one_hot_examples(), draws=0, **QUIET
+    )
+    monkeypatch.setattr("explorer.engine.evaluator.Evaluator", None)
+    *_, last = lx.compare_parts({"switch": stack}, draws=0, loaded={"switch": loaded})
+    xr.testing.assert_identical(
+        last.dataset()["stacks/switch"].to_dataset(), expected["stacks/switch"].to_dataset()
+    )
 
 
 def test_effective_parameters_are_searched_for_once_and_then_kept(tmp_path):

@@ -94,6 +94,19 @@ def test_the_largest_singular_value_by_lanczos_is_within_its_own_bound():
     assert spectral_norm(matrix, exact_up_to=8) == (found, bound)  # the same every time
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (40, 7), (30, 30), (64, 300)])
+@pytest.mark.parametrize("scale", [1e-300, 1e-170, 1.0, 1e170, 1e290])
+def test_the_largest_singular_value_is_that_of_a_full_decomposition_at_any_scale(shape, scale):
+    matrix = scale * np.random.default_rng(4).normal(size=shape)
+    assert spectral_norm(matrix)[0] == pytest.approx(np.linalg.norm(matrix, 2), rel=1e-13)
+
+
+def test_where_many_singular_values_are_the_largest_it_is_still_found():
+    matrix = np.linalg.qr(np.random.default_rng(5).normal(size=(50, 50)))[0]
+    assert spectral_norm(3 * matrix)[0] == pytest.approx(3, rel=1e-13)
+    assert spectral_norm(np.outer(np.ones(50), np.ones(20)))[0] == pytest.approx(1000**0.5)
+
+
 def test_of_a_convolution_the_rows_are_its_outputs():
     weights = np.random.default_rng(3).normal(size=(4, 3, 2, 2))
     assert as_matrix(weights).shape == (4, 12)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from decimal import Decimal, localcontext
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from torch import nn
 import explorer as lx
 from explorer.data.datasets import load_test_set
 from explorer.engine.evaluator import Evaluator
-from explorer.engine.similarity import Comparison, Moments, jensen_shannon
+from explorer.engine.similarity import Comparison, Gram, Moments, Slice, jensen_shannon
 from explorer.errors import UnknownNameError
 from explorer.weights.families.known import build_network
 from explorer.weights.stack import read_epoch
@@ -86,9 +87,9 @@ def test_every_number_is_that_of_a_copied_network_and_the_written_out_formula(
 
 def test_the_trained_network_is_like_itself(found):
     trained = found.sel(epoch=100)
-    np.testing.assert_allclose(trained["softmax_cosine"], 1, atol=1e-12)
-    np.testing.assert_allclose(trained["js_divergence"], 0, atol=1e-15)
-    np.testing.assert_allclose(trained["cka"], 1, atol=1e-12)
+    for name, expected in (("softmax_cosine", 1), ("js_divergence", 0), ("cka", 1)):
+        assert (trained[name].values == expected).all(), name  # not by rounding: bit for bit
+    assert (trained["penultimate_cka"].values == 1).all()
     assert (trained["class_damage"].values == 0).all()
     assert (trained["ece"].values == found.attrs["intact_ece"]).all()
 
@@ -309,16 +310,52 @@ def test_a_pass_that_cannot_be_recorded_says_that_nothing_is_known_of_its_inside
 def test_without_memory_to_look_inside_the_outputs_are_compared_all_the_same(monkeypatch):
     original = Evaluator.answers
 
-    def short(self, replacements, watch=None):
-        if watch is not None and len(replacements) > 1:
+    enough_for = []
+
+    def short(self, replacements, watch=None, intact=True):
+        if watch is not None and len(replacements) > enough_for[-1]:
             raise MemoryError("for this test")
-        return original(self, replacements, watch)
+        return original(self, replacements, watch, intact)
 
     monkeypatch.setattr(Evaluator, "answers", short)
+    unlike = [[True, False], [False, False], [False, False]]  # the one cell that differs
+    for most, unknown in ((0, unlike), (-1, [[True, True]] * 3)):  # of interventions, 0: none
+        enough_for.append(most)
+        found = watched([watched_state(-9.0), watched_state(1.0)])
+        assert (found["reason"] == "").all()
+        assert np.isfinite(found["js_divergence"]).all()
+        assert np.isnan(found["penultimate_cka"].values).tolist() == unknown
+
+
+def test_without_memory_at_all_every_cell_says_so(monkeypatch):
+    def none(self, replacements, watch=None, intact=True):
+        raise MemoryError("for this test")
+
+    monkeypatch.setattr(Evaluator, "answers", none)
     found = watched([watched_state(-9.0), watched_state(1.0)])
-    assert (found["reason"] == "").all()
-    assert np.isfinite(found["js_divergence"]).all()
-    assert np.isnan(found["penultimate_cka"]).all()
+    reasons = set(found["reason"].values.ravel().tolist())
+    assert reasons == {"the trained network: out of memory on CPU"}
+    assert found[["js_divergence", "error"]].isnull().all().to_array().all()
+
+
+def test_what_is_not_kept_of_the_trained_network_is_computed_anew(bundled, found, monkeypatch):
+    from explorer.engine import outputs as module
+
+    asked, original = [], Evaluator.answers
+
+    def noted(self, replacements, watch=None, intact=True):
+        asked.append(intact)
+        return original(self, replacements, watch, intact)
+
+    monkeypatch.setattr(Evaluator, "answers", noted)
+    for room, expected in ((module.REMEMBERED, [True, False]), (1000, [True, True])):
+        monkeypatch.setattr(module, "REMEMBERED", room)
+        again = lx.outputs(bundled, epochs=[0], layers=["layer2"], device="cpu", progress=False)
+        same = found.sel(layer=["layer2"], epoch=[0])
+        for name in ("js_divergence", "softmax_cosine", "cka", "penultimate_cka", "never_active"):
+            np.testing.assert_array_equal(again[name], same[name], err_msg=name)
+        assert asked == expected
+        asked.clear()
 
 
 # --- closed forms ---------------------------------------------------------------------------------
@@ -329,8 +366,9 @@ def random_features(seed, n=60, classes=5):
 
 
 def cka(x, y, parts=1):
-    moments = Moments()
+    moments = Moments(Gram())
     for a, b in zip(x.chunk(parts), y.chunk(parts), strict=True):
+        moments.x.add(a)
         moments.add(a, b)
     return moments.cka()
 
@@ -360,7 +398,7 @@ def test_cka_in_parts_is_that_of_the_whole_and_of_the_gram_matrices():
 def test_cka_of_outputs_that_do_not_vary_is_not_known():
     x = random_features(4)
     assert math.isnan(cka(x, torch.ones_like(x)))
-    assert math.isnan(Moments().cka())
+    assert math.isnan(Moments(Gram()).cka())
 
 
 def test_outputs_that_share_nothing_are_ln_2_apart():
@@ -369,13 +407,32 @@ def test_outputs_that_share_nothing_are_ln_2_apart():
     np.testing.assert_allclose(found, [0, math.log(2)], atol=1e-15)
 
 
+def test_the_divergence_is_that_of_60_digits_however_near_or_far_the_outputs_are():
+    """Near 0 the logarithms' difference has no digits left: 1e-17 for 1e-19, and signs."""
+    generator = np.random.default_rng(8)
+    logits = torch.from_numpy(generator.normal(size=(9, 5)))
+    shifts = torch.tensor([0, 1e-15, 1e-12, 1e-9, 1e-6, 1e-3, 0.1, 3, 400], dtype=torch.float64)
+    moved = logits + shifts.unsqueeze(1) * torch.from_numpy(generator.normal(size=(9, 5)))
+    log_p, log_q = logits.log_softmax(1), moved.log_softmax(1)
+    expected = []
+    with localcontext(prec=60):
+        for a, b in zip(log_p.tolist(), log_q.tolist(), strict=True):
+            pairs = [(Decimal(x).exp(), Decimal(y).exp()) for x, y in zip(a, b, strict=True)]
+            halves = [p * (2 * p / (p + q)).ln() + q * (2 * q / (p + q)).ln() for p, q in pairs]
+            expected.append(float(sum(halves) / 2))
+    found = jensen_shannon(log_p, log_q)
+    assert found[0] == 0
+    assert (found >= 0).all()
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=0)
+
+
 def compared(confidence, right, n=100):
     """Answers of two classes with one confidence, of which a share is right."""
     logit = math.log(confidence / (1 - confidence))
     logits = torch.tensor([[logit, 0.0]], dtype=torch.float64).expand(n, 2)
     labels = (torch.arange(n) >= round(right * n)).long()
     one = Comparison(2)
-    one.add(labels, logits, logits)
+    one.add(Slice.of(labels, logits))
     return one
 
 
@@ -423,11 +480,11 @@ def test_a_cell_whose_weights_are_not_finite_says_so():
 def test_ctrl_c_keeps_the_layers_that_are_finished(bundled, monkeypatch):
     original, groups = Evaluator.answers, []
 
-    def stopped(self, replacements, watch=None):
+    def stopped(self, replacements, watch=None, intact=True):
         groups.append(len(replacements))
         if len(groups) == 3:  # the trained network, then layer 1
             raise KeyboardInterrupt
-        return original(self, replacements, watch)
+        return original(self, replacements, watch, intact)
 
     monkeypatch.setattr(Evaluator, "answers", stopped)
     found = lx.outputs(bundled, epochs=[0], device="cpu", progress=False)

@@ -17,6 +17,9 @@ NAMES = {
     "compare": "(stacks, *, model=None, data=None, epochs=None, draws=3, seed=0, device='auto', "
     "batch_size=None, batchnorm='with_layer', threshold=0.1, margin=None, level=0.05, "
     "effective=False, store=None, progress=True)",
+    "compare_parts": "(stacks, *, model=None, data=None, epochs=None, draws=3, seed=0, "
+    "device='auto', batch_size=None, batchnorm='with_layer', threshold=0.1, margin=None, "
+    "level=0.05, effective=False, store=None, loaded=None)",
     "criticality": "(stack, *, epoch=None, layers=None, alphas=11, sigmas=(0.0, 0.001, 0.00215, "
     "0.00464, 0.01, 0.0215, 0.0464, 0.1, 0.215, 0.464, 1.0), draws=10, seed=0, factor=1.01, "
     "quantity='loss', every_cell=False, model=None, data=None, device='auto', batch_size=None, "

@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import json
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import xarray as xr
-from tqdm.auto import tqdm
 
-from explorer.engine.across_summary import described, summary_of
+from explorer.engine.across_parts import Wanted, cells_of, node_parts, of_label
+from explorer.engine.across_summary import summary_of
 from explorer.engine.contenders import Contender, Member, labelled, opened
 from explorer.engine.judging import LEVEL
 from explorer.engine.margins import check_fraction, check_margin
+from explorer.engine.parts import Part, last_dataset
 from explorer.engine.verdicts import DEFAULT_THRESHOLD
 from explorer.errors import unknown_name
-from explorer.inventory.manifest import load_manifest
-from explorer.inventory.placing import placed
 from explorer.tables import Cell, Row, Table, page_html, table_html
-from explorer.weights.stack import content_hash, epoch_numbers, open_stack
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from explorer.engine.evaluator import Evaluator
 
 SHOWN = ("layers", "parameters", "final_error", "robust", "mixed", "critical", "undecided")
 """Columns of the table in a notebook; `Across.table` has all."""
@@ -130,6 +126,77 @@ def compare(
     >>> found.table[["robust", "mixed", "critical"]].values.tolist()
     [[3, 1, 4], [2, 0, 8]]
     """
+    parts = compare_parts(
+        stacks,
+        model=model,
+        data=data,
+        epochs=epochs,
+        draws=draws,
+        seed=seed,
+        device=device,
+        batch_size=batch_size,
+        batchnorm=batchnorm,
+        threshold=threshold,
+        margin=margin,
+        level=level,
+        effective=effective,
+        store=store,
+    )
+    return last_dataset(parts, "compare", " cells", progress)
+
+
+def compare_parts(
+    stacks: Member | Sequence[Member] | Mapping[str, Member],
+    *,
+    model: Any = None,
+    data: Any = None,
+    epochs: Sequence[int] | None = None,
+    draws: int = 3,
+    seed: int = 0,
+    device: str = "auto",
+    batch_size: int | None = None,
+    batchnorm: str = "with_layer",
+    threshold: float = DEFAULT_THRESHOLD,
+    margin: float | None = None,
+    level: float = LEVEL,
+    effective: bool = False,
+    store: str | Path | None = None,
+    loaded: Mapping[str, Evaluator] | None = None,
+) -> Iterator[Part[Across]]:
+    """Do what `compare` does, part by part: after each slice of the examples of each stack.
+
+    To stop, do not ask for the next.
+
+    Parameters
+    ----------
+    stacks, model, data, epochs, draws, seed, device, batch_size, batchnorm, threshold, margin
+        As in `compare`.
+    level, effective, store
+        As in `compare`.
+    loaded : mapping, optional
+        Label → `explorer.engine.evaluator.Evaluator` of a stack whose network is loaded already.
+
+    Returns
+    -------
+    iterator of Part
+        Each has ``done`` and ``total``, in cells, and ``dataset()``, which makes the DataTree as
+        it is known now: the stacks that are finished and the one that is being measured.
+
+    Raises
+    ------
+    UnknownNameError, StackError, DataError, CheckpointError, UsageError
+        As in `compare`, before the first part where it can be told.
+
+    Examples
+    --------
+    >>> import explorer as lx
+    >>> for part in lx.compare_parts(["fcn3x256-digits", "vgg11-digits"]):
+    ...     print(part.done, part.total, len(part.dataset()["stacks"].children))
+    0 229 1
+    52 229 1
+    52 229 2
+    229 229 2
+    """
     check_margin(threshold, margin)
     check_fraction("level", level, "0.05 is the usual one")
     settings = {"epochs": epochs, "draws": draws, "seed": seed, "batchnorm": batchnorm}
@@ -137,28 +204,36 @@ def compare(
     for kind, own in (("model", model), ("data", data)):
         _check_labels(kind, own, named)
     # a network of one's own or other examples have other numbers than the bundled sweep
-    own_numbers = {k for k in named if _of(model, k) is not None or _of(data, k) is not None}
-    found = [opened(k, one, settings, k in own_numbers) for k, one in named.items()]
-    judging = {"threshold": threshold, "margin": margin, "level": level}
-    nodes: dict[str, xr.Dataset] = {}
-    with contextlib.suppress(KeyboardInterrupt):
-        for one in tqdm(found, desc="stacks", disable=not progress or len(found) < 2):
-            measuring = {
-                "model": _of(model, one.label),
-                "data": _of(data, one.label),
-                "device": device,
-                "batch_size": batch_size,
-            }
-            node = _node(one, {**settings, **measuring}, judging, store, effective, progress)
+    own_numbers = {
+        k for k in named if of_label(model, k) is not None or of_label(data, k) is not None
+    }
+    members = [opened(k, one, settings, k in own_numbers) for k, one in named.items()]
+    wanted = Wanted(
+        {"model": model, "data": data, "device": device, "batch_size": batch_size, **settings},
+        {"threshold": threshold, "margin": margin, "level": level},
+        effective,
+        store,
+        loaded or {},
+    )
+    return _parts(members, wanted)
+
+
+def _parts(members: Sequence[Contender], wanted: Wanted) -> Iterator[Part[Across]]:
+    """Measure one stack after the other."""
+    sizes = [cells_of(one, wanted) for one in members]
+    nodes: dict[str, Callable[[], xr.Dataset]] = {}
+
+    def tree() -> Across:
+        known = {label: node() for label, node in nodes.items()}
+        missing = [one.label for one in members if one.label not in known]
+        complete = not missing and all(node.attrs["complete"] for node in known.values())
+        attrs = {"complete": int(complete), "missing": ", ".join(missing)}
+        return _tree(known, attrs | {"level": wanted.judging["level"]})
+
+    for at, one in enumerate(members):
+        for share, node in node_parts(one, wanted):
             nodes[one.label] = node
-            if not node.attrs["complete"]:
-                break
-    if not nodes:
-        raise KeyboardInterrupt
-    missing = [one.label for one in found if one.label not in nodes]
-    complete = not missing and all(node.attrs["complete"] for node in nodes.values())
-    attrs = {"complete": int(complete), "missing": ", ".join(missing), "level": level}
-    return _tree(nodes, attrs)
+            yield Part(sum(sizes[:at]) + round(share * sizes[at]), sum(sizes), tree)
 
 
 def _tree(nodes: Mapping[str, xr.Dataset], attrs: Mapping[str, Any]) -> Across:
@@ -171,99 +246,6 @@ def _check_labels(kind: str, own: Any, named: Mapping[str, Any]) -> None:
     for label in own if isinstance(own, Mapping) else ():
         if label not in named:
             raise unknown_name(f"stack for {kind}=", label, list(named))
-
-
-def _of(own: Any, label: str) -> Any:
-    """What is meant for one stack."""
-    return own.get(label) if isinstance(own, Mapping) else own
-
-
-def _node(
-    one: Contender,
-    settings: Mapping[str, Any],
-    judging: Mapping[str, Any],
-    store: str | Path | None,
-    effective: bool,
-    progress: bool,
-) -> xr.Dataset:
-    """Sweep a stack, unless that is done, and judge its layers."""
-    sweep = one.sweep
-    if sweep is None:
-        assert one.stack is not None
-        from explorer.engine.sweep import sweep as sweep_stack  # torch, which ready ones need not
-
-        kept = _file(store, one, "cells")
-        sweep = sweep_stack(one.stack, **settings, store=kept, progress=progress)
-    node = described(sweep, _stack_of(one, sweep), **judging)
-    node.attrs["source"] = one.source
-    if effective and one.stack is not None and node.attrs["complete"]:
-        node.attrs |= _effective(one, sweep, settings, judging, store, progress)
-    return node
-
-
-def _stack_of(one: Contender, sweep: xr.Dataset) -> xr.DataTree | None:
-    """The stack of a sweep: the one that was given, or the bundled one that it is of."""
-    entry = load_manifest().stacks.get(str(sweep.attrs.get("stack", "")))
-    if one.stack is None and entry and entry.content_hash == sweep.attrs.get("content_hash"):
-        return open_stack(entry.name)
-    return one.stack
-
-
-def _effective(
-    one: Contender,
-    sweep: xr.Dataset,
-    settings: Mapping[str, Any],
-    judging: Mapping[str, Any],
-    store: str | Path | None,
-    progress: bool,
-) -> dict[str, Any]:
-    """Attributes that tell the effective parameters, from the store where they are known."""
-    assert one.stack is not None
-    if len(epoch_numbers(one.stack)) < 2:
-        return {}
-    allowed = {name: judging[name] for name in ("threshold", "margin")}
-    known_by = ("content_hash", "dataset_hash", "batchnorm")
-    origin = {**{name: sweep.attrs.get(name) for name in known_by}, **allowed}
-    kept = _file(store, one, "joint.json")
-    known = _read(kept, origin)
-    if known is not None:
-        return known
-    # torch and a search, for those who ask for it
-    from explorer.engine.effective_parameters import effective_parameters
-
-    given = {n: settings[n] for n in ("model", "data", "device", "batch_size", "batchnorm")}
-    found = effective_parameters(one.stack, **given, **allowed, progress=progress)
-    best = found.isel(source=0)
-    numbers = {
-        "effective_parameters": int(best["effective_parameters"]),
-        "effective_error": float(best["joint_error"]),
-        "complete": int(found.attrs["complete"]),
-    }
-    if kept is not None and numbers["complete"]:
-        with placed(kept) as temporary:
-            temporary.write_text(json.dumps({"origin": origin, "found": numbers}), "utf-8")
-    return numbers
-
-
-def _read(kept: Path | None, origin: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What is kept of the same stack, examples and margin; what is damaged is measured again."""
-    if kept is None or not kept.is_file():
-        return None
-    try:
-        content = json.loads(kept.read_text("utf-8"))
-        return dict(content["found"]) if content["origin"] == origin else None
-    except (ValueError, KeyError, TypeError):
-        return None
-
-
-def _file(store: str | Path | None, one: Contender, kind: str) -> Path | None:
-    """Where the counts of a stack are kept: its label, for people, and its hash."""
-    if store is None:
-        return None
-    assert one.stack is not None
-    readable = re.sub(r"[^\w.-]+", "-", one.label)[:60]
-    known = hashlib.sha256(f"{one.label} {content_hash(one.stack)}".encode()).hexdigest()
-    return Path(store) / f"{readable}-{known[:12]}.{kind}"
 
 
 def each_of(found: xr.DataTree) -> Iterator[tuple[str, xr.Dataset]]:

@@ -232,11 +232,14 @@ class Evaluator:
             return self._counting.execution.watch()
 
     def answers(
-        self, replacements: Sequence[Mapping[str, Tensor]], watch: Watch | None = None
+        self,
+        replacements: Sequence[Mapping[str, Tensor]],
+        watch: Watch | None = None,
+        intact: bool = True,
     ) -> Iterator[Answers]:
         """Stream the logits of all examples, slice by slice; see `explorer.engine.answers`."""
         execution = self._counting.execution
-        stream = answers_of(execution, self._inputs, self._labels, replacements, watch)
+        stream = answers_of(execution, self._inputs, self._labels, replacements, watch, intact)
         while True:
             with self._settings():
                 found = next(stream, None)

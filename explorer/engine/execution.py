@@ -76,7 +76,7 @@ class Execution:
         self.low_dtype: torch.dtype | None = None
         self.check_size = 0
         self.words = "reuses what an intervention does not change"
-        self.batch_size = batch_size or TRIAL_BATCH
+        self.batch_size = batch_size or self._most_examples(inputs)
         wanted = low_precision(network.device) if screen else None
         try:
             replay = self._record(inputs, batch_size, wanted)
@@ -84,6 +84,7 @@ class Execution:
         except RECORDING_ERRORS as error:
             if is_out_of_memory(error):
                 raise
+            self.batch_size = batch_size or TRIAL_BATCH
             self._reuse_submodules(f"it could not be recorded ({first_line(error)})", inputs)
             return
         if self._difference > ROUNDING:
@@ -177,6 +178,15 @@ class Execution:
     def _sure(self, logits: Tensor, inputs: Tensor) -> Tensor:
         flat = logits.flatten(0, -2).unsqueeze(0)
         return self.plain(inputs, {}) if self.unsure(flat) else logits
+
+    def _most_examples(self, inputs: Tensor) -> int:
+        """Examples per slice of a network whose values are no larger than its inputs.
+
+        A recording of so many serves at once where that is so; else it shows how many it has to
+        be, which are fewer, and a second recording is made.
+        """
+        size = inputs[:1].numel() * inputs.element_size()
+        return best_batch(size, 2 * size, 0.0, len(inputs), self._network.device, self._budget)
 
     def _record(
         self, inputs: Tensor, batch_size: int | None, low_dtype: torch.dtype | None

@@ -1,7 +1,8 @@
 """What happens inside a network under interventions: which units are active, what the end reads.
 
-The recorded program gets one more result: the logits, the penultimate values and whether each unit
-is active, side by side. So all of it comes out of the same partial passes as the logits do.
+The recorded program gets one more result: the logits, the penultimate values and the largest value
+of each unit, one after the other. So all of it comes out of the same partial passes as the logits
+do.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from explorer.engine.kept import KeptSlice
 from explorer.engine.program import Operation, Program, Ref, fixed_values
 from explorer.engine.replay import Prepared, Replay
 
@@ -43,8 +45,9 @@ class Units:
 class Inside:
     """What one intervention does inside, for a slice of the examples."""
 
-    penultimate: Tensor
-    """(row, feature) what the last linear map reads; a row per example, or per position."""
+    penultimate: Tensor | None
+    """(row, feature) what the last linear map reads; a row per example, or per position. None
+    where the intervention cannot change it."""
     active: Tensor
     """(unit,) bool: above 0 for some example, of all activations one after the other."""
 
@@ -65,8 +68,9 @@ class Watch:
         found = _activations(program)
         self.units = tuple(one.units for one in found)
         read = _penultimate(program)
-        self._penultimate = program.shapes[program.output if read is None else read]
-        extended = _extended(program, found, program.output if read is None else read)
+        self._read = program.output if read is None else read
+        self._penultimate = program.shapes[self._read]
+        extended = _extended(program, found, self._read)
         self._replay = Replay(extended, replay.state)
 
     def prepare(self, replacement: Mapping[str, Tensor]) -> Prepared:
@@ -74,24 +78,42 @@ class Watch:
         return self._replay.prepare(replacement)
 
     def run(
-        self, inputs: Tensor, prepared: Sequence[Prepared], intact: bool
+        self,
+        inputs: Tensor,
+        prepared: Sequence[Prepared],
+        intact: bool,
+        kept: KeptSlice | None = None,
     ) -> Iterator[tuple[int, Tensor]]:
         """Yield (position, packed) in any order, as `Replay.run` does; `logits` unpacks them."""
-        yield from self._replay.run(inputs, prepared, intact)
+        yield from self._replay.run(inputs, prepared, intact, kept)
 
     def logits(self, packed: Tensor) -> Tensor:
         """Logits (example, …, class) of a whole slice."""
-        width = math.prod(self._logits) // self._batch
-        return packed[:, :width].reshape(self._logits)
+        return packed[: math.prod(self._logits)].reshape(self._logits)
 
-    def inside(self, packed: Tensor, examples: int) -> Inside:
-        """What else is packed, of the first examples of a slice."""
-        start = math.prod(self._logits) // self._batch
-        end = start + math.prod(self._penultimate) // self._batch
-        features = packed[:examples, start:end]
+    def inside(self, packed: Tensor, examples: int, prepared: Prepared | None = None) -> Inside:
+        """What else is packed, of the first examples of a slice.
+
+        What fills a slice up is its first example once more, which makes no other unit active.
+
+        Parameters
+        ----------
+        packed : Tensor
+            From `run`.
+        examples : int
+            How many of the slice count.
+        prepared : Prepared, optional
+            The intervention; None for the trained network.
+        """
+        start = math.prod(self._logits)
+        end = start + math.prod(self._penultimate)
+        active = packed[end:] > 0
+        if prepared is not None and all(o.value != self._read for o in prepared.plan.rerun):
+            return Inside(None, active)
+        features = packed[start:end].reshape(self._batch, -1)[:examples]
         if len(self._penultimate) < 4:  # of an image all values belong to its one row
             features = features.reshape(-1, self._penultimate[-1])
-        return Inside(features.clone(), (packed[:examples, end:] > 0).any(0))
+        return Inside(features, active)
 
 
 @dataclass(frozen=True)
@@ -159,20 +181,19 @@ def _penultimate(program: Program) -> int | None:
 
 
 def _extended(program: Program, found: Sequence[_Activation], penultimate: int) -> Program:
-    """The same pass with all that is watched as its result, a row per example."""
-    batch = program.shapes[program.inputs][0]
+    """The same pass with all that is watched as its result, one after the other."""
     new = 1 + max([program.inputs, *program.constants, *(o.value for o in program.operations)])
-    flags = {one.value: new + k for k, one in enumerate(found)}
+    largest = {one.value: new + k for k, one in enumerate(found)}
     dims = {one.value: one.dim for one in found}
     operations = []
     for operation in program.operations:
         operations.append(operation)
-        if operation.value in flags:
-            call = partial(_active, batch, dims[operation.value])
-            operations.append(_made(flags[operation.value], call, (operation.value,)))
-    packed = (program.output, penultimate, *flags.values())
+        if operation.value in largest:
+            call = partial(_largest, dims[operation.value])
+            operations.append(_made(largest[operation.value], call, (operation.value,)))
+    packed = (program.output, penultimate, *largest.values())
     last = new + len(found)
-    operations.append(_made(last, partial(_packed, batch), packed))
+    operations.append(_made(last, _packed, packed))
     return dataclasses.replace(program, operations=tuple(operations), output=last)
 
 
@@ -181,12 +202,10 @@ def _made(value: int, call: Callable[..., Any], reads: tuple[int, ...]) -> Opera
     return Operation(value, name, call, tuple(map(Ref, reads)), {}, tuple(sorted(set(reads))), 0)
 
 
-def _active(batch: int, dim: int, values: Tensor) -> Tensor:
-    """Whether each unit is above 0 anywhere in each example: (example, unit), 0 or 1."""
-    units = values.movedim(dim, -1)
-    by_example = units.reshape(batch, -1, units.shape[-1])  # (example, place, unit)
-    return (by_example.amax(1) > 0).to(torch.float32)
+def _largest(dim: int, values: Tensor) -> Tensor:
+    """Largest value of each unit in any example, (unit,)."""
+    return values.amax([other for other in range(values.ndim) if other != dim])
 
 
-def _packed(batch: int, *values: Tensor) -> Tensor:
-    return torch.cat([value.reshape(batch, -1) for value in values], 1)
+def _packed(*values: Tensor) -> Tensor:
+    return torch.cat([value.reshape(-1) for value in values])

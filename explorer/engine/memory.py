@@ -7,7 +7,7 @@ import torch
 from explorer.errors import OutOfMemoryError, UsageError
 
 TRIAL_BATCH = 64
-"""Batch of the first recording, which shows how large the values are."""
+"""Batch of a pass of which it is not known how large its values are."""
 
 PLEASANT_SLICES = 8
 """Estimates in a run that a reader can follow; fewer only where there are few examples."""

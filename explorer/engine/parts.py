@@ -4,29 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import xarray as xr
+
 from tqdm.auto import tqdm
 
 
+Found = TypeVar("Found", bound=xr.Dataset | xr.DataTree)
+
+
 @dataclass(frozen=True)
-class Part:
+class Part(Generic[Found]):
     """How far a measurement has come."""
 
     done: int
     """Units of work that are done."""
     total: int
     """Units at most; a search may end with fewer."""
-    dataset: Callable[[], xr.Dataset]
-    """Makes the result as it is known now, before the next part is asked for; its attribute
-    ``complete`` says whether it is all."""
+    dataset: Callable[[], Found]
+    """Makes the result as it is known now, before the next part is asked for: a Dataset, or the
+    DataTree of a comparison; its attribute ``complete`` says whether it is all."""
 
 
-Parts = Iterator[Part]
+Parts = Iterator[Part[xr.Dataset]]
 """To stop, do not ask for the next."""
 
 
-def last_dataset(parts: Parts, about: str, unit: str, progress: bool) -> xr.Dataset:
+def last_dataset(parts: Iterator[Part[Found]], about: str, unit: str, progress: bool) -> Found:
     """Follow a measurement with a progress bar to its end; Ctrl-C keeps what is known.
 
     Parameters

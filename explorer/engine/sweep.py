@@ -196,13 +196,23 @@ def sweep(
     with progress_bar(len(wanted) * evaluator.total, progress) as bar:
         outcomes, complete = followed(measured(wanted, tolerance=tolerance, journal=journal), bar)
     result = empty_results(layers, epochs, draws, NOT_REACHED)
-    for cell, intervention in zip(cells, interventions, strict=True):
-        _record(result, cell, outcomes.get(intervention, NOT_REACHED))
     result.attrs.update(provenance, seed=seed, draws=draws, complete=int(complete))
-    result.attrs.update(_ends(evaluator, outcomes))
-    result.attrs["doubt"] = doubt_about(result.attrs)
+    fill_in(result, dict(zip(cells, interventions, strict=True)), outcomes, evaluator.chance_error)
     warn_of(result.attrs["doubt"])
     return result
+
+
+def fill_in(
+    result: xr.Dataset,
+    cells: Mapping[Cell, Intervention],
+    outcomes: Mapping[Intervention, Outcome],
+    chance_error: float,
+) -> None:
+    """Write what is known into an empty sweep, with the errors between which a cell lies."""
+    for cell, intervention in cells.items():
+        _record(result, cell, outcomes.get(intervention, NOT_REACHED))
+    result.attrs.update(_ends(chance_error, outcomes))
+    result.attrs["doubt"] = doubt_about(result.attrs)
 
 
 def _opened(
@@ -247,12 +257,10 @@ def _record(result: xr.Dataset, cell: Cell, outcome: Outcome) -> None:
         result[cell.prefix + quantity].values[cell.position] = getattr(outcome, quantity)
 
 
-def _ends(
-    evaluator: Evaluator | RemoteEvaluator, outcomes: dict[Intervention, Outcome]
-) -> dict[str, Any]:
+def _ends(chance_error: float, outcomes: Mapping[Intervention, Outcome]) -> dict[str, Any]:
     """Errors between which a cell lies: the final network's and chance."""
     intact = outcomes.get(Intervention(()), NOT_REACHED)
-    chance = {"chance_error": evaluator.chance_error}
+    chance = {"chance_error": chance_error}
     reason = intact if isinstance(intact, str) else intact.failure
     if isinstance(intact, str) or reason:
         unknown = {"final_error": float("nan"), "final_examples": 0}

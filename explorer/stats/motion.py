@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,7 +26,7 @@ OF_LAYERS = {
 
 OF_MATRICES = {
     "spectral_norm": "‖W‖₂, largest singular value",
-    "spectral_error": "bound of the error of ‖W‖₂; 0: all singular values were computed",
+    "spectral_error": "bound of the error of ‖W‖₂; 0: rounding alone",
     "stable_rank": "‖W‖_F² / ‖W‖₂²",
     "dead_in": "share of outputs whose incoming weights are all 0",
     "dead_out": "share of inputs whose outgoing weights are all 0",
@@ -85,17 +87,18 @@ def motion(
     >>> found.rotation.sel(epoch=100).idxmax().item()
     'layer4'
     """
-    result = _dataset(stack, {})
-    bar = tqdm(desc="motion", unit=" layers", total=result.sizes["layer"], disable=not progress)
+    known: Callable[[], xr.Dataset] = partial(_dataset, stack, {})
+    total = len(stack.attrs["layers"])
+    bar = tqdm(desc="motion", unit=" layers", total=total, disable=not progress)
     with bar, contextlib.suppress(KeyboardInterrupt):
-        for known in motion_parts(stack):
-            result = known
+        for one in motion_parts(stack):
+            known = one
             bar.update()
-    return result if sweep is None else against(result, sweep)
+    return known() if sweep is None else against(known(), sweep)
 
 
-def motion_parts(stack: xr.DataTree) -> Iterator[xr.Dataset]:
-    """Do what `motion` does without a sweep; yield what is known after each layer.
+def motion_parts(stack: xr.DataTree) -> Iterator[Callable[[], xr.Dataset]]:
+    """Do what `motion` does without a sweep; after each layer yield what lays out what is known.
 
     To stop, do not ask for the next.
     """
@@ -103,7 +106,30 @@ def motion_parts(stack: xr.DataTree) -> Iterator[xr.Dataset]:
     found: dict[str, Measured] = {}
     for layer in map(str, stack.attrs["layers"]):
         found[layer] = _layer(stack.children[layer], epochs)
-        yield _dataset(stack, found)
+        yield partial(_dataset, stack, dict(found))
+
+
+@dataclass(frozen=True)
+class _Start:
+    """What later checkpoints of a layer are compared with."""
+
+    direction: Vector
+    """Its first weights, of length 1; NaN where all are 0."""
+    signs: Vector
+    """Their signs."""
+
+    @classmethod
+    def of(cls, weights: Vector) -> _Start:
+        length = np.linalg.norm(weights)
+        return cls(weights / (length if length else np.nan), np.sign(weights))
+
+    def rotation(self, now: Vector) -> float:
+        """1 − cos of the angle to later weights, from ‖a/‖a‖ − b/‖b‖‖² / 2: exact near 0."""
+        length = np.linalg.norm(now)
+        if not length:
+            return np.nan
+        apart: Vector = self.direction - now / length
+        return float(apart @ apart / 2)
 
 
 def _layer(node: xr.DataTree, epochs: Sequence[int]) -> Measured:
@@ -111,17 +137,17 @@ def _layer(node: xr.DataTree, epochs: Sequence[int]) -> Measured:
     rows = {name: np.full(len(epochs), np.nan) for name in OF_LAYERS}
     matrices: dict[str, dict[str, Vector]] = {}
     reasons = [""] * len(epochs)
-    start: Vector | None = None
+    start: _Start | None = None
     before: tuple[int, Vector] | None = None
     for k, weights in enumerate(_times(node, reasons)):
         if weights is None:
             continue
-        now = np.concatenate([np.ravel(one) for one in weights.values()]).astype(np.float64)
+        now = np.concatenate([np.ravel(one) for one in weights.values()], dtype=np.float64)
         if k == 0:
-            start = now
+            start = _Start.of(now)
         if start is not None:
-            rows["rotation"][k] = _rotation(start, now)
-            rows["sign_flips"][k] = float((np.sign(start) * np.sign(now) < 0).mean())
+            rows["rotation"][k] = start.rotation(now)
+            rows["sign_flips"][k] = np.count_nonzero(start.signs * now < 0) / now.size
         if before is not None and before[0] == k - 1:
             rows["step"][k] = float(np.linalg.norm(now - before[1]))
             rows["step_per_epoch"][k] = rows["step"][k] / (epochs[k] - epochs[k - 1])
@@ -155,15 +181,6 @@ def _times(node: xr.DataTree, reasons: list[str]) -> Iterator[Mapping[str, NDArr
         except OSError as error:  # a CheckpointError is one: the other checkpoints stay usable
             reasons[k] = str(error)
             yield None
-
-
-def _rotation(start: Vector, now: Vector) -> float:
-    """1 − cos of the angle between two vectors, from ‖a/‖a‖ − b/‖b‖‖² / 2: exact near 0."""
-    lengths = np.linalg.norm(start), np.linalg.norm(now)
-    if not all(lengths):
-        return np.nan
-    apart: Vector = start / lengths[0] - now / lengths[1]
-    return float(apart @ apart / 2)
 
 
 def _dataset(stack: xr.DataTree, found: Mapping[str, Measured]) -> xr.Dataset:

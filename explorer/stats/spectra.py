@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import svdvals
+from scipy.linalg import eigvalsh
 from scipy.sparse.linalg import svds
 
 EXACT_UP_TO = 512
-"""Rows or columns, whichever are fewer, up to which all singular values are computed; beyond,
-Lanczos finds the largest one."""
+"""Rows or columns, whichever are fewer, up to which the largest singular value is that of a
+dense eigenvalue problem; beyond, Lanczos finds it."""
 
 Weights = NDArray[Any]
 
@@ -31,14 +31,21 @@ def spectral_norm(
     ----------
     matrix : (output, input) float64
     exact_up_to : int
-        Rows or columns, whichever are fewer, up to which LAPACK computes all singular values.
+        Rows or columns, whichever are fewer, up to which LAPACK finds the largest eigenvalue of
+        WWᵀ or WᵀW, the smaller of both.
 
     Returns
     -------
     tuple of float
-        The value, and 0 for LAPACK; for Lanczos (ARPACK) the residual max(‖Wv − σu‖, ‖Wᵀu − σv‖),
-        within which a singular value of the matrix lies, and σ is never above the largest. NaN
-        for weights that are not finite.
+        The value, and 0 for LAPACK, which is off by rounding alone; for Lanczos (ARPACK) the
+        residual max(‖Wv − σu‖, ‖Wᵀu − σv‖), within which a singular value of the matrix lies, and
+        σ is never above the largest. NaN for weights that are not finite.
+
+    Notes
+    -----
+    Squaring costs the small singular values their digits, not the largest: √λ of an eigenvalue
+    that is off by k·ε·‖W‖² is off by k·ε·‖W‖/2. It takes a half to a tenth of the time of all
+    singular values. A power of two is taken out first, so that no square over- or underflows.
 
     References
     ----------
@@ -48,12 +55,22 @@ def spectral_norm(
     if not np.isfinite(matrix).all():
         return np.nan, np.nan
     if min(matrix.shape) <= exact_up_to or not matrix.any():
-        return float(svdvals(matrix, check_finite=False)[0]), 0.0
+        return _dense(matrix), 0.0
     start = np.random.default_rng(0).normal(size=min(matrix.shape))  # the same number every time
     u, s, vt = svds(matrix, k=1, v0=start)
     left, value, right = u[:, 0], float(s[0]), vt[0]
     misses = (matrix @ right - value * left, matrix.T @ left - value * right)
     return value, max(float(np.linalg.norm(miss)) for miss in misses)
+
+
+def _dense(matrix: NDArray[np.float64]) -> float:
+    """Largest singular value, from the largest eigenvalue of the smaller Gram matrix."""
+    rows, columns = matrix.shape
+    _, power = np.frexp(np.abs(matrix).max())
+    wide = np.ldexp(matrix if rows <= columns else matrix.T, -power)
+    last = min(matrix.shape) - 1
+    (largest,) = eigvalsh(wide @ wide.T, subset_by_index=(last, last), check_finite=False)
+    return float(np.ldexp(np.sqrt(max(largest, 0.0)), power))
 
 
 def spectrum(matrix: NDArray[np.float64]) -> dict[str, float]:

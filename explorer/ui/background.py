@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from explorer.engine.interventions import Intervention, Source
 from explorer.ui.results import Counts
 from explorer.ui.studies import Part, Study
-from explorer.weights.stack import epoch_numbers
+from explorer.weights.stack import epoch_numbers, layer_names
 
 
 class Answers(Protocol):
@@ -175,14 +175,14 @@ class _Moved:
 
     done: int
     total: int
-    motion: xr.Dataset
+    motion: Callable[[], xr.Dataset]
     sweep: xr.Dataset
 
     def dataset(self) -> xr.Dataset:
         """Set it beside the errors as they are known now."""
         from explorer.stats.rank_correlation import against  # scipy.stats: half a second
 
-        return against(self.motion, self.sweep)
+        return against(self.motion(), self.sweep)
 
 
 def begin_motion(stack: xr.DataTree, sweep: xr.Dataset) -> Iterator[Part]:
@@ -197,8 +197,9 @@ def begin_motion(stack: xr.DataTree, sweep: xr.Dataset) -> Iterator[Part]:
     """
     from explorer.stats.motion import motion_parts
 
+    total = len(layer_names(stack))
     for done, found in enumerate(motion_parts(stack), 1):
-        yield _Moved(done, found.sizes["layer"], found, sweep)
+        yield _Moved(done, total, found, sweep)
 
 
 NOT_HERE = "not on this machine yet: a click on a cell downloads its checkpoint"

@@ -20,7 +20,7 @@ GROUPS = {
     "Judge": ("verdicts", "reset_order", "effective_parameters"),
     "Weights and outputs": ("distances", "motion", "outputs"),
     "Around and between": ("criticality", "paths"),
-    "Several networks": ("compare",),
+    "Several networks": ("compare", "compare_parts"),
 }
 """Heading → public names of `explorer`; every one is in one group."""
 
