@@ -34,7 +34,11 @@ KINDS = {
     ".typed": ("explorer/",),
     ".safetensors": ("explorer/inventory/bundled/",),
     ".csv": ("explorer/inventory/bundled/",),
-    ".json": ("explorer/inventory/", "explorer/voila/voila/templates/explorer/"),
+    ".json": (
+        "explorer/inventory/",
+        "explorer/lab/labconfig/",
+        "explorer/voila/voila/templates/explorer/",
+    ),
     ".ipynb": ("explorer/notebooks/",),
     ".html": ("explorer/ui/",),
     ".css": ("explorer/ui/",),
