@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from docutils.utils.math.latex2mathml import tex2mathml
 
 import explorer as lx
 from scripts.docs.links import for_site
@@ -111,6 +112,19 @@ def test_formulas_are_mathml(site: Path) -> None:
     page = (site / "explanation" / "the-science.html").read_text(encoding="utf-8")
     assert page.count("<math") >= 20
     assert "\\theta" not in re.sub(r"<title>.*?</title>", "", page)
+
+
+UNDER_AN_ACCENT = re.compile(
+    r"<munderover>(?:(?!</munderover>).)*[~^¯→˙]\s*</mo>\s*</munderover>", re.S
+)
+"""What docutils makes of an index on an accented letter: it stands below; `\\tilde\\theta{}_d` does not."""
+
+
+def test_an_index_of_an_accented_letter_stands_beside_it(site: Path) -> None:
+    assert UNDER_AN_ACCENT.search(tex2mathml(r"\tilde\theta_d"))
+    assert not UNDER_AN_ACCENT.search(tex2mathml(r"\tilde\theta{}_d + \sum_{i=1}^n x_i"))
+    pages = {path: path.read_text(encoding="utf-8") for path in site.rglob("*.html")}
+    assert [str(path) for path, text in pages.items() if UNDER_AN_ACCENT.search(text)] == []
 
 
 def test_every_public_name_error_and_command_is_in_the_reference(site: Path) -> None:
