@@ -72,10 +72,11 @@ bundle: set-up  ## retrain the bundled stacks from their recipes (ARGS=NAME for 
 families: set-up  ## write docs/families.md from the families and bundled stacks
 	$(BIN)/python scripts/families_page.py
 
-pictures: set-up  ## draw the README's and the notebooks' pictures anew (needs a Chromium)
+pictures: set-up  ## draw the README's, the tutorial's and the notebooks' pictures (needs a Chromium)
 	@$(SET_UP) --tests --browser
 	$(BIN)/python scripts/readme_plot.py
 	$(BIN)/python scripts/readme_capture.py
+	$(BIN)/python -m scripts.docs.screenshots
 	$(BIN)/python scripts/notebook_pictures.py
 
 docs: set-up  ## build the documentation site into build/site; a warning is an error

@@ -119,7 +119,7 @@ def main() -> None:
 
 
 def course_notebooks() -> list[Path]:
-    return sorted((ROOT / "notebooks").glob("[0-9][0-9]-*.ipynb"))
+    return sorted((ROOT / "notebooks").glob("[0-9][0-9]*-*.ipynb"))
 
 
 def row(chromium, url: str, server: int, path: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -26,6 +27,15 @@ LOOPBACK = "127.0.0.1"
 _PACKAGE = Path(__file__).resolve().parent
 VOILA = _PACKAGE / "voila"
 """Where Voila finds the template of the dashboard."""
+
+LAB = _PACKAGE / "lab"
+"""Where JupyterLab finds other defaults of its settings: it does not ask about news."""
+
+LAB_EXTENSION = "explorer.lab.extension"
+"""Prints JupyterLab's address, and nothing else, once it answers."""
+
+TOKEN_VARIABLE = "JUPYTER_TOKEN"
+"""From here a Jupyter server takes its token; without it, it logs the one it makes."""
 
 
 def open_lab(folder: Path, port: int | None, browser: bool) -> int:
@@ -53,8 +63,8 @@ def open_lab(folder: Path, port: int | None, browser: bool) -> int:
     if port is not None:
         check_port(port)
     command = lab_command(place_notebook(folder, NOTEBOOK), port, browser and has_browser())
-    print(f"JupyterLab starts on {LOOPBACK}; open the address it prints below. Ctrl-C ends it.")
-    return _run(command, dict(os.environ))
+    print("JupyterLab starts; its address follows. To stop it, press Ctrl-C here and answer y.")
+    return _run(command, lab_environment())
 
 
 def open_dashboard(stack: str | None, port: int | None, browser: bool) -> int:
@@ -109,10 +119,24 @@ def dashboard_command(notebook: Path, port: int, browser: bool) -> list[str]:
     return command if browser else [*command, "--no-browser"]
 
 
+def lab_environment() -> dict[str, str]:
+    """Return the environment in which JupyterLab finds our defaults, and a token.
+
+    What a user has set wins, in JupyterLab's settings as well as `JUPYTER_TOKEN`.
+    """
+    token = os.environ.get(TOKEN_VARIABLE) or secrets.token_hex(24)
+    return {**environment_with("JUPYTER_CONFIG_PATH", LAB), TOKEN_VARIABLE: token}
+
+
+def environment_with(variable: str, folder: Path) -> dict[str, str]:
+    """Return our environment, with a folder before those that one of Jupyter's paths has."""
+    folders = filter(None, (str(folder), os.environ.get(variable)))
+    return {**os.environ, variable: os.pathsep.join(folders)}
+
+
 def dashboard_environment(stack: str | None) -> dict[str, str]:
     """Return the environment in which Voila finds its template and the notebook its stack."""
-    own = os.environ.get("JUPYTER_PATH")
-    found = {**os.environ, "JUPYTER_PATH": os.pathsep.join(filter(None, (str(VOILA), own)))}
+    found = environment_with("JUPYTER_PATH", VOILA)
     if stack is not None:
         found[STACK_VARIABLE] = str(Path(stack).resolve()) if Path(stack).exists() else stack
     return found
@@ -138,13 +162,16 @@ def lab_command(notebook: Path, port: int | None, browser: bool) -> list[str]:
     """Put the command line together that starts JupyterLab.
 
     In a checkout its root is the whole of it: a server shows nothing outside its root, and the
-    notebooks' pictures lie in docs/images.
+    notebooks' pictures lie in docs/images. Of its log only warnings and errors are shown, since
+    our extension prints the address.
     """
     notebook = notebook.resolve()
     checkout = _PACKAGE.parent
     root = checkout if notebook.parent == checkout / "notebooks" else notebook.parent
     command = [
-        *(sys.executable, "-m", "jupyterlab"),
+        *(sys.executable, "-m", "jupyterlab", "--ServerApp.log_level=WARN"),
+        "--LabApp.log_level=WARN",
+        f"--ServerApp.jpserver_extensions={LAB_EXTENSION}=True",
         f"--ServerApp.ip={LOOPBACK}",
         f"--ServerApp.root_dir={root}",
         # in the printed address too

@@ -31,8 +31,12 @@ from set_up import BROWSERS  # beside this script, which is run by its path
 import explorer as lx
 from explorer.inventory.paper import paper_distances, paper_sweep
 from explorer.ui.across_figure import multiples_of
-from explorer.ui.landscapes import barrier_figure, valley_figure
+from explorer.ui.effective_figure import effective_figure
+from explorer.ui.landscapes import barrier_figure, path_figure, valley_figure
+from explorer.ui.motion_figure import error_figure
+from explorer.ui.outputs_figure import outputs_figure
 from explorer.ui.table import sweep_html
+from explorer.ui.verdict_figure import verdict_figure
 
 ROOT = Path(__file__).parents[1]
 IMAGES, NOTEBOOKS = ROOT / "docs" / "images", ROOT / "notebooks"
@@ -68,12 +72,15 @@ BOXES = {"trained": "#2166ac", "epoch 0": "#f1f1f1", "fresh": "#f4a582"}
 
 
 def main() -> int:
-    """Draw every picture; the first notebook carries its own, since it is installed alone."""
+    """Draw every picture, or those named; the first notebook carries its own, as it goes alone."""
+    chosen = sys.argv[1:]
     executable = find_browser()
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
         page = browser.new_page(device_scale_factor=1.25, viewport={"width": 1400, "height": 900})
         for name, body in bodies():
+            if chosen and name not in chosen:
+                continue
             page.set_content(f"<style>{STYLE}</style><main>{body}</main>")
             if "data-root-id" in body:  # a figure of Bokeh, which draws itself
                 page.wait_for_function("Bokeh.documents.every(one => one.is_idle)")
@@ -107,19 +114,47 @@ def bodies() -> Iterator[tuple[str, str]]:
     yield "threshold", threshold()
     yield "paper-distances", norms()
     yield "own-model", own_model()
+    yield from beyond()
+    yield from further()
+
+
+def beyond() -> Iterator[tuple[str, str]]:
+    """Give the pictures of the fifth notebook."""
+    stack = lx.open_stack("fcn3x256-digits")
+    yield "verdicts", figure_html(verdict_figure(lx.verdicts("resnet18-digits")))
+    found = lx.effective_parameters(stack, draws=1, device="cpu", progress=False)
+    yield "together", figure_html(effective_figure(found))
+    compared = lx.outputs(stack, epochs=[0, 8, 100], draws=1, device="cpu", progress=False)
+    yield "outputs", figure_html(outputs_figure(compared))
+    names = ["resnet18-digits", "resnet18bn-digits", "vit-digits", "mixer-digits"]
+    yield "across", beside(multiples_of(lx.compare(names, progress=False)))
+
+
+def further() -> Iterator[tuple[str, str]]:
+    """Give the pictures of its second part."""
+    rotated = []
+    for title, name in (("VGG-11", "vgg11-digits"), ("Vision transformer", "vit-digits")):
+        moved = lx.motion(lx.open_stack(name), sweep=lx.open_sweep(name), progress=False)
+        rotated.append(error_figure(moved, "rotation"))
+        rotated[-1].title.text = f"{title}\n{rotated[-1].title.text}"
+    yield "motion", beside(rotated)
     stack = lx.open_stack("fcn3x256-digits")
     valley = lx.criticality(stack, layers=["layer4"], every_cell=True, draws=3, progress=False)
     yield "valley", figure_html(valley_figure(valley, "layer4"))
-    names = ["resnet18-digits", "resnet18bn-digits", "vit-digits", "mixer-digits"]
-    multiples = multiples_of(lx.compare(names, progress=False))
-    for plot in multiples:
-        plot.update(sizing_mode="fixed", width=430)
-    yield "across", embedded(gridplot(multiples, ncols=2, toolbar_location=None))
+    back = lx.paths(stack, epochs=[0], layers=["layer1"], progress=False)
+    yield "way-back", figure_html(path_figure(back, 0, "layer1"))
     with TemporaryDirectory() as folder:
         run = lx.train("fcn3x256-digits", out=folder, seed=1, epochs=8, progress=False)
         settings = {"start": "same", "shares": 5, "progress": False}
         between = lx.paths(stack, other=lx.open_stack(run), **settings)
     yield "barriers", figure_html(barrier_figure(between))
+
+
+def beside(plots: Sequence[Any]) -> str:
+    """Return figures of Bokeh, two in a row, as HTML."""
+    for plot in plots:
+        plot.update(sizing_mode="fixed", width=430)
+    return embedded(gridplot(list(plots), ncols=2, toolbar_location=None))
 
 
 def figure_html(plot: Any) -> str:

@@ -46,6 +46,7 @@ PARTS = {
     "ui": BELOW_UI,
     "course": BELOW_UI - {"tables", "colours"},
     "servers": {"errors"},
+    "lab": {"servers"},
     "commands": BELOW_UI | {"ui", "servers"},
     "cli": BELOW_UI | {"ui", "servers", "commands"},
     "__main__": {"cli"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -34,7 +35,11 @@ KINDS = {
     ".typed": ("explorer/",),
     ".safetensors": ("explorer/inventory/bundled/",),
     ".csv": ("explorer/inventory/bundled/",),
-    ".json": ("explorer/inventory/", "explorer/voila/voila/templates/explorer/"),
+    ".json": (
+        "explorer/inventory/",
+        "explorer/lab/labconfig/",
+        "explorer/voila/voila/templates/explorer/",
+    ),
     ".ipynb": ("explorer/notebooks/",),
     ".html": ("explorer/ui/",),
     ".css": ("explorer/ui/",),
@@ -246,6 +251,43 @@ def test_the_citation_names_the_project_and_the_paper() -> None:
     assert [author["family-names"] for author in paper["authors"]] == ["Zhang", "Bengio", "Singer"]
 
 
+# --- the address of the repository ----------------------------------------------------------------
+
+NOT_PLACES = ("docs/releasing.md", "docs/decisions/", "tests/")
+"""Where OWNER is spoken of."""
+
+
+def places_of_owner(files: dict[str, str]) -> dict[str, int]:
+    """File → its lines that wait for the repository's owner; `hub:OWNER/NAME` is another's."""
+    waiting = re.compile(r"\bOWNER\b(?!/NAME)")
+    found = {name: sum(map(bool, map(waiting.search, s.splitlines()))) for name, s in files.items()}
+    return {name: lines for name, lines in found.items() if lines}
+
+
+def tracked() -> dict[str, str]:
+    """File in the repository → its text, for those that have one."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True)
+    names = [name for name in listed.stdout.decode().split("\0") if (ROOT / name).is_file()]
+    found = {}
+    for name in names:
+        with contextlib.suppress(UnicodeDecodeError):
+            found[name] = (ROOT / name).read_text(encoding="utf-8")
+    assert len(found) >= 300
+    return found
+
+
+def test_what_waits_for_the_repositorys_owner_is_in_the_list_of_a_release() -> None:
+    page = (ROOT / "docs" / "releasing.md").read_text(encoding="utf-8")
+    listed = dict(re.findall(r"^ *\| `([^`]+)` \| (\d+) \|", page, re.MULTILINE))
+    files = {n: text for n, text in tracked().items() if not n.startswith(NOT_PLACES)}
+    assert places_of_owner(files) == {name: int(lines) for name, lines in listed.items()}
+
+
+def test_a_place_that_waits_for_the_owner_is_seen_and_a_repository_of_the_hub_is_none() -> None:
+    found = places_of_owner({"a": "x\ngh/OWNER/layer-explorer\n- OWNER\n", "b": "hub:OWNER/NAME"})
+    assert found == {"a": 2}
+
+
 # --- the workflow ---------------------------------------------------------------------------------
 
 
@@ -262,7 +304,7 @@ def test_the_workflow_runs_commands_of_the_makefile_and_nothing_else(jobs: dict[
     runs = [step["run"] for job in jobs.values() for step in job["steps"] if "run" in step]
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     targets = set(re.findall(r"^([a-z-]+):.*##", makefile, re.MULTILINE))
-    assert {"make test", "make test-slow", "make dist"} <= set(runs)
+    assert {"make test", "make test-slow", "make docs", "make dist"} == set(runs)
     assert [run for run in runs if run.removeprefix("make ") not in targets] == []
 
 

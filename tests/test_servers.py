@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
+import re
 import socket
+import subprocess
 import sys
+import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from explorer import cli, servers
 from explorer.errors import UsageError
+from explorer.lab import extension
 from explorer.ui.widget import STACK_VARIABLE
 
 NOTEBOOK = Path("notebooks") / servers.NOTEBOOK
@@ -27,6 +34,75 @@ def test_the_address_that_is_printed_leads_to_the_notebook():
     command = servers.lab_command(Path("somewhere") / "a.ipynb", None, browser=False)
     assert "--LabApp.default_url=/lab/tree/a.ipynb" in command
     assert f"--ServerApp.root_dir={Path('somewhere').resolve()}" in command
+
+
+def test_a_newcomer_reads_one_address_and_warnings_only(tmp_path):
+    """JupyterLab itself, with a home of its own: what it prints, and what it asks about."""
+    port = servers.free_port()
+    home = {"HOME": str(tmp_path), "JUPYTER_CONFIG_DIR": str(tmp_path / "config")}
+    own = {key: text for key, text in os.environ.items() if key != servers.TOKEN_VARIABLE}
+    command = [sys.executable, "-m", "explorer", "lab", str(tmp_path), "--no-browser"]
+    with subprocess.Popen(
+        [*command, "--port", str(port)],
+        env={**own, **home},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as server:
+        try:
+            said = "".join(iter(server.stdout.readline, "\n"))  # up to the first empty line
+            said += server.stdout.readline()
+            (address,) = re.findall(r"^ +(http://\S+)$", said, re.MULTILINE)
+            plugin = "lab/api/settings/@jupyterlab/apputils-extension:notification"
+            token = address.partition("?token=")[2]
+            with urllib.request.urlopen(
+                f"http://127.0.0.1:{port}/{plugin}?token={token}", timeout=60
+            ) as answer:
+                asks = json.load(answer)["schema"]["properties"]
+        finally:
+            server.terminate()
+    assert "press Ctrl-C here" in said
+    assert len(said.splitlines()) == 3
+    assert address.startswith(f"http://127.0.0.1:{port}/lab/tree/")
+    assert (asks["fetchNews"]["default"], asks["checkForUpdates"]["default"]) == ("false", False)
+
+
+def test_a_token_of_the_users_own_is_kept_and_another_is_made_each_time(monkeypatch):
+    monkeypatch.setenv("JUPYTER_TOKEN", "mine")
+    monkeypatch.setenv("JUPYTER_CONFIG_PATH", "own")
+    assert servers.lab_environment()["JUPYTER_TOKEN"] == "mine"
+    found = servers.lab_environment()["JUPYTER_CONFIG_PATH"].split(os.pathsep)
+    assert found == [str(servers.LAB), "own"]
+    monkeypatch.delenv("JUPYTER_TOKEN")
+    one, other = (servers.lab_environment()["JUPYTER_TOKEN"] for _ in range(2))
+    assert len(one) == 48
+    assert one != other
+
+
+def test_the_extension_says_the_address_and_keeps_the_token_from_kernels(monkeypatch, capsys):
+    monkeypatch.setenv("JUPYTER_TOKEN", "abc")
+
+    server = SimpleNamespace(
+        local_url="http://127.0.0.1:8888/lab/tree/a.ipynb?token=...",  # if it is free
+        identity_provider=SimpleNamespace(token="abc"),
+    )
+
+    async def turns():
+        extension._load_jupyter_server_extension(server)
+        await asyncio.sleep(0.01)
+        assert capsys.readouterr().out == ""  # it does not listen yet
+        server.http_server = object()
+        server.local_url = server.local_url.replace("8888", "8889")
+        await asyncio.sleep(0.2)
+
+    asyncio.run(turns())
+    assert "    http://127.0.0.1:8889/lab/tree/a.ipynb?token=abc\n" in capsys.readouterr().out
+    assert "JUPYTER_TOKEN" not in os.environ
+
+
+def test_the_extension_is_the_one_that_the_command_names():
+    assert extension.__name__ == servers.LAB_EXTENSION
+    assert extension._jupyter_server_extension_points() == [{"module": servers.LAB_EXTENSION}]
 
 
 def test_in_a_checkout_the_server_reaches_the_pictures_of_the_notebooks():

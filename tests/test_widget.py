@@ -321,6 +321,31 @@ def test_an_error_is_shown_logged_and_marked_in_its_cell(on_bench, caplog):
     assert bench.in_cell("first ← epoch 0") == "42"
 
 
+@pytest.mark.parametrize(
+    ("press", "what"),
+    [
+        ("compute", "first ← epoch 0"),
+        ("sweep", "The sweep"),
+        ("find", "The order of resets"),
+    ],
+)
+def test_a_network_that_cannot_be_loaded_is_said_of_what_was_asked(on_bench, press, what):
+    def refused(_stack, **_options):
+        raise CheckpointError("It was altered.", "A hash is expected.", "Put it back.")
+
+    bench = on_bench(opened_by=refused)
+    bench.eventually(lambda: bench.alert)  # the network is loaded before anybody asks
+    buttons = {
+        "compute": bench.controls.compute,
+        "sweep": bench.controls.sweep,
+        "find": bench.shown.order.find,
+    }
+    buttons[press].click()
+    bench.wait()
+    assert bench.status == f"{what} could not be measured."
+    assert bench.alert == "It was altered.\nA hash is expected.\nPut it back."
+
+
 def test_an_output_that_is_not_finite_is_shown_as_a_failure(on_bench):
     bench = on_bench(lambda _i: iter([Counted(100, 0, failure="NaN logits for 3 of 100 examples")]))
     bench.tap(0, 0)

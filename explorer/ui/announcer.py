@@ -10,7 +10,7 @@ from explorer.ui.background import Order
 from explorer.ui.beyond import Beyond
 from explorer.ui.changes import Changes, changes_html
 from explorer.ui.controls import Controls, Views
-from explorer.ui.jobs import Fill, FindOrder
+from explorer.ui.jobs import Fill, FindOrder, Job
 from explorer.ui.measured import measured_html
 from explorer.ui.panes import OrderPane, StatusPane, heading, order_html
 from explorer.ui.pictures import Pictures
@@ -137,7 +137,7 @@ class Announcer:
         """Say in its panel that a measurement will not go on."""
         self._page.beyond.stopped(study)
 
-    def on_failure(self, asked: Choice | Fill | Study | None, error: Exception) -> None:
+    def on_failure(self, asked: Job, error: Exception) -> None:
         """Show an error, and in which cell or panel it happened."""
         self.on_recorded()
         if isinstance(asked, Study):
@@ -146,8 +146,8 @@ class Announcer:
         else:
             self._say_failed(asked, complaint(error))
 
-    def _say_failed(self, asked: Choice | Fill | None, reason: str) -> None:
+    def _say_failed(self, asked: Choice | Fill | FindOrder | None, reason: str) -> None:
         self._page.status.complain(reason)
         if asked is not None:
-            what = "The sweep" if isinstance(asked, Fill) else asked
+            what = {Fill: "The sweep", FindOrder: "The order of resets"}.get(type(asked), asked)
             self._page.status.say(f"{what} could not be measured.")

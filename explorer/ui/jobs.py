@@ -80,7 +80,7 @@ class Listener(Protocol):
     def on_stopped(self, study: Study) -> None:
         """A study will not go on."""
 
-    def on_failure(self, asked: Choice | Fill | Study | None, error: Exception) -> None:
+    def on_failure(self, asked: Job, error: Exception) -> None:
         """Something went wrong; the cell of a choice is marked, if there is one."""
 
 
@@ -106,7 +106,7 @@ class OpenDesk(Desk, Protocol):
     def reported(
         self,
         number: int | None = None,
-        asked: Choice | Fill | Study | None = None,
+        asked: Job = None,
         wanted: Callable[[], bool] | None = None,
     ) -> AbstractContextManager[None]:
         """Hand an exception to the listener and the log."""

@@ -188,8 +188,9 @@ class Session:
     def reported(
         self,
         number: int | None = None,
-        asked: Choice | Fill | Study | None = None,
+        asked: Job = None,
         wanted: Callable[[], bool] | None = None,
+        in_its_cell: bool = False,
     ) -> Iterator[None]:
         """Hand an exception to the listener and the log: nobody above could show it."""
         try:
@@ -201,7 +202,7 @@ class Session:
             with self.lock:
                 if not self._still(number) or (wanted is not None and not wanted()):
                     return
-                if isinstance(asked, Choice) and asked.cell is not None:
+                if in_its_cell and isinstance(asked, Choice) and asked.cell is not None:
                     fail(self.results, asked.cell, asked.draw, complaint(error))
                 self.listener.on_failure(asked, error)
 
@@ -241,7 +242,7 @@ class Session:
                 self._worker.submit(rest)
 
     def _measure(self, number: int, job: Choice | Fill | FindOrder | None) -> None:
-        with self.reported(number, job if isinstance(job, Fill) else None):
+        with self.reported(number, job):
             evaluator = self.networks.open()
             if isinstance(job, Choice):
                 self._answer(number, job, evaluator)
@@ -254,7 +255,7 @@ class Session:
 
     def _answer(self, number: int, choice: Choice, evaluator: Evaluates) -> None:
         step = None
-        with self.reported(number, choice):
+        with self.reported(number, choice, in_its_cell=True):
             step = answering.measure(self, number, choice, evaluator)
         with self.turn(number) as mine:
             self._now = None if mine else self._now
@@ -295,12 +296,14 @@ class Session:
         self.listener.on_distances()
 
 
-def _name(asked: Choice | Fill | Study | None) -> str:
+def _name(asked: Job) -> str:
     """Name what was asked for, for the log."""
     if isinstance(asked, Study):
         return asked.kind
     if isinstance(asked, Fill):
         return f"sweep of {asked.total} cells"
+    if isinstance(asked, FindOrder):
+        return "order of resets"
     return str(asked or "explorer")
 
 

@@ -31,6 +31,7 @@ add_module_names = False
 html_theme = "furo"
 html_title = project
 html_static_path = ["static"]
+html_favicon = "static/favicon.svg"
 html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sphinx = False

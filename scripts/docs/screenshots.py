@@ -1,7 +1,7 @@
-"""Photograph the explorer for docs/tutorial.md: docs/images/tutorial-*.png (needs a Chromium).
+"""Photograph the explorer: docs/images/tutorial-*.png and explorer.png (needs a Chromium).
 
-A headless browser opens `explorer dashboard` and clicks as the tutorial says. Run it after the
-widget has changed: ``.venv/bin/python -m scripts.docs.screenshots``.
+A headless browser opens `explorer dashboard` and clicks as the tutorial says, then a notebook in
+JupyterLab. Run with ``make pictures`` after the widget has changed.
 """
 
 from __future__ import annotations
@@ -10,21 +10,27 @@ import io
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
+import nbformat
 from PIL import Image
 
 from scripts.docs.links import ROOT
-from tests.browser.pages import CURVE, DISTANCES, ERRORS, ExplorerPage
+from tests.browser.pages import CURVE, DISTANCES, ERRORS, ExplorerPage, Notebook
 from tests.browser.serving import (
+    TOKEN,
     browsing,
     dashboard_address,
     dashboard_command,
     find_browser,
+    lab_address,
+    lab_command,
     own_folders,
     serving,
 )
 
 SIZE = {"width": 1120, "height": 860}
+IN_JUPYTERLAB = {"width": 1280, "height": 1010}
 MEASURED = "1,800 of 1,800 examples"
 MEASURED_DISTANCES = """label => ![...Bokeh.index].find(view =>
   view.model.html_attributes['aria-label']?.startsWith(label)
@@ -40,20 +46,53 @@ def main() -> int:
     executable = find_browser()
     if executable is None:
         sys.exit("A Chromium or Chrome is needed; python scripts/set_up.py --browser finds one.")
-    with TemporaryDirectory() as folder:
-        home, log = Path(folder), Path(folder) / "log"
-        with (
-            serving(dashboard_command(), own_folders(home), home, log) as server,
-            browsing(executable) as chromium,
-        ):
-            page = ExplorerPage(chromium.new_context(viewport=SIZE).new_page())
-            page.page.set_default_timeout(300_000)
-            page.page.goto(dashboard_address(server, log))
-            page.wait_for_figures(ERRORS, DISTANCES, CURVE)
-            page.wait_for_status("Ready on")
-            page.wait_for(MEASURED_DISTANCES, DISTANCES)
-            photograph(page)
+    with browsing(executable) as chromium:
+        for take in (in_dashboard, in_jupyterlab):
+            with TemporaryDirectory() as folder:
+                take(chromium, Path(folder))
     return 0
+
+
+def in_dashboard(chromium: Any, home: Path) -> None:
+    """Take the pictures of the tutorial."""
+    log = home / "log"
+    with serving(dashboard_command(), own_folders(home), home, log) as server:
+        page = ExplorerPage(chromium.new_context(viewport=SIZE).new_page())
+        page.page.set_default_timeout(300_000)
+        page.page.goto(dashboard_address(server, log))
+        page.wait_for_figures(ERRORS, DISTANCES, CURVE)
+        page.wait_for_status("Ready on")
+        page.wait_for(MEASURED_DISTANCES, DISTANCES)
+        photograph(page)
+
+
+def in_jupyterlab(chromium: Any, home: Path) -> None:
+    """Take the picture of an explorer in a notebook, two layers put back."""
+    cell = nbformat.v4.new_code_cell('import explorer as lx\n\nlx.Explorer("fcn3x256-digits")')
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    content = nbformat.v4.new_notebook(cells=[cell], metadata={"kernelspec": kernel})
+    (home / "notebooks").mkdir()
+    nbformat.write(content, home / "notebooks" / "digits.ipynb")
+    command, log = lab_command(home / "notebooks"), home / "log"
+    with serving(command, own_folders(home), home, log) as server:
+        page = Notebook(chromium.new_context(viewport=IN_JUPYTERLAB).new_page())
+        page.page.set_default_timeout(300_000)
+        page.page.goto(f"{lab_address(home, server, log)}lab/tree/digits.ipynb?token={TOKEN}&reset")
+        page.run_all()
+        page.page.evaluate("() => jupyterapp.commands.execute('application:toggle-left-area')")
+        page.wait_for_figures(ERRORS, DISTANCES, CURVE)
+        page.wait_for_status("Ready on")
+        page.wait_for(MEASURED_DISTANCES, DISTANCES)
+        page.click_cell(0, 2)
+        page.wait_for_status("layer3 ← epoch 0: test error", MEASURED)
+        page.page.keyboard.down("Control")
+        page.click_cell(0, 3)
+        page.page.keyboard.up("Control")
+        page.wait_for_status("layer3, layer4 ← epoch 0: test error", MEASURED)
+        page.page.evaluate("() => document.querySelector('.jp-WindowedPanel-outer').scrollTop = 0")
+        page.page.mouse.move(IN_JUPYTERLAB["width"] - 4, IN_JUPYTERLAB["height"] - 4)
+        page.page.wait_for_timeout(1500)
+        write(page.page.screenshot(), "explorer")
 
 
 def photograph(page: ExplorerPage) -> None:
@@ -76,8 +115,13 @@ def keep(page: ExplorerPage, name: str) -> None:
     page.page.mouse.move(SIZE["width"] - 4, SIZE["height"] - 4)
     page.page.evaluate("scrollTo(0, 0)")
     page.page.wait_for_timeout(1500)
-    shown = Image.open(io.BytesIO(page.page.screenshot())).convert("RGB")
-    path = ROOT / "docs" / "images" / f"tutorial-{name}.png"
+    write(page.page.screenshot(), f"tutorial-{name}")
+
+
+def write(png: bytes, name: str) -> None:
+    """Write a picture with few colours."""
+    shown = Image.open(io.BytesIO(png)).convert("RGB")
+    path = ROOT / "docs" / "images" / f"{name}.png"
     shown.quantize(COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
     print(f"{path.name}: {path.stat().st_size:,} bytes")
 

@@ -306,10 +306,11 @@ class Storm:
         self.wait_until_shown()
         found = self._until_idle()
         logged = [text for text in found["complaints"] if not _expected(text)]
-        assert logged == []
-        assert self.notebook.complaints == []
+        assert logged == [], logged
+        assert self.notebook.complaints == [], self.notebook.complaints
         assert self.notebook.hosts() == {"127.0.0.1"}
-        assert self._outputs() == []
+        printed = self._outputs()
+        assert printed == [], printed
         assert found["stranger"] == [], "a network in memory is not the stack's last checkpoint"
         said = self._until(lambda: self._said(), lambda texts: not any(map(_unfinished, texts)))
         assert not any(map(_unfinished, said)), f"nothing runs, and the status says {said}"

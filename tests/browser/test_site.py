@@ -113,6 +113,20 @@ def test_formulas_are_mathml(site: Path) -> None:
     assert "\\theta" not in re.sub(r"<title>.*?</title>", "", page)
 
 
+UNDER_AN_ACCENT = re.compile(
+    r"<munderover>(?:(?!</munderover>).)*[~^¯→˙]\s*</mo>\s*</munderover>", re.S
+)
+"""What docutils makes of an index on an accented letter: it stands below the letter."""
+
+
+def test_an_index_of_an_accented_letter_stands_beside_it(site: Path) -> None:
+    tex2mathml = pytest.importorskip("docutils.utils.math.latex2mathml").tex2mathml
+    assert UNDER_AN_ACCENT.search(tex2mathml(r"\tilde\theta_d"))
+    assert not UNDER_AN_ACCENT.search(tex2mathml(r"\tilde\theta{}_d + \sum_{i=1}^n x_i"))
+    pages = {path: path.read_text(encoding="utf-8") for path in site.rglob("*.html")}
+    assert [str(path) for path, text in pages.items() if UNDER_AN_ACCENT.search(text)] == []
+
+
 def test_every_public_name_error_and_command_is_in_the_reference(site: Path) -> None:
     python = (site / "reference" / "python.html").read_text(encoding="utf-8")
     names = [name for names in GROUPS.values() for name in names]
