@@ -45,7 +45,14 @@ STACKS = ("fcn3x256-digits", "mixer-digits", "vgg11-digits", "resnet18bn-digits"
 ARROWS = ("ArrowUp", "ArrowDown", "ArrowLeft", "ArrowRight")
 KEYS = (*ARROWS, "Home", "End", "Enter", "Space", "Escape")
 SIZES = ((1280, 1500), (1000, 1500), (700, 2400), (1600, 1500))
-EXPECTED = ("No such", "recalibrate", "no better than always", "is not on the page")
+EXPECTED = (
+    "No such",
+    "There is no stack",
+    "holds no checkpoint",
+    "recalibrate",
+    "no better than always",
+    "is not on the page",
+)
 """Parts of complaints that an explorer shows with good reason."""
 
 PATIENCE = 2_000
@@ -187,7 +194,7 @@ class Storm:
     def _wrong_stack(self, _explorer: Any) -> None:
         explorer = self.notebook.page.locator(".storm-0").first
         field = explorer.get_by_label("or folder").first
-        field.fill(self.chance.choice(("nowhere", "<b>bold</b>", "../..")), timeout=PATIENCE)
+        field.fill(self.chance.choice(("nowhere", "<b>bold</b>", "../notebooks")), timeout=PATIENCE)
         field.press("Enter")
 
     def _tab(self, explorer: Any) -> None:

@@ -89,7 +89,8 @@ def _changed(explorer: lx.Explorer) -> list[str]:
         return []
     held = session.networks.evaluator.network._state
     last = read_epoch(explorer._stack, session.grid.epochs[-1])
-    wanted = {name: last[name] for name in held}
+    # bundled files have one number on an axis where torch has it on none
+    wanted = {name: last[name].reshape(held[name].shape) for name in held}
     return [] if tensors_hash(held) == tensors_hash(wanted) else [explorer._opened]
 
 
