@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import signal
 import time
+from urllib.parse import urlsplit
 
 import psutil
 import pytest
@@ -131,6 +132,7 @@ def test_without_the_token_nothing_is_shown(chromium, dashboard):
     context = chromium.new_context()
     page = context.new_page()
     page.goto(dashboard[0].split("?")[0])
+    assert urlsplit(page.url).path == "/login"
     assert page.locator(".layer-explorer").count() == 0
     context.close()
 
