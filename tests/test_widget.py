@@ -579,14 +579,22 @@ def test_cells_that_are_known_are_not_measured_again_unless_all_are(on_bench):
     assert "first ← epoch 0" in bench.evaluator.asked
 
 
-def test_while_a_sweep_runs_its_cells_are_shown_as_estimates(on_bench):
+@pytest.fixture
+def held_sweep(on_bench):
+    """A sweep of all cells that waits in the middle of the first layer, and its gate."""
     gate = Gate()
     gate.opened.set()
     bench = on_bench(gate, stack=fakes.stack(content_hash=""), draws=0)
     gate.opened.clear()
     gate.reached.clear()
+    bench.evaluator.asked.clear()
     bench.controls.sweep.click()
     assert gate.reached.wait(PATIENCE)
+    return bench, gate
+
+
+def test_while_a_sweep_runs_its_cells_are_shown_as_estimates(held_sweep):
+    bench, gate = held_sweep
     bench.eventually(lambda: bench.in_cell("first ← epoch 0") == "≈40")
     bench.controls.stop.click()
     assert bench.status == "Stopped. What was measured so far is kept."
@@ -596,15 +604,8 @@ def test_while_a_sweep_runs_its_cells_are_shown_as_estimates(on_bench):
     assert bench.in_cell("second ← epoch 0") == "–"
 
 
-def test_a_click_comes_before_the_rest_of_a_sweep_which_then_goes_on(on_bench):
-    gate = Gate()
-    gate.opened.set()
-    bench = on_bench(gate, stack=fakes.stack(content_hash=""), draws=0)
-    gate.opened.clear()
-    gate.reached.clear()
-    bench.evaluator.asked.clear()
-    bench.controls.sweep.click()
-    assert gate.reached.wait(PATIENCE)
+def test_a_click_comes_before_the_rest_of_a_sweep_which_then_goes_on(held_sweep):
+    bench, gate = held_sweep
     bench.tap(0, 1)
     gate.opened.set()
     bench.eventually(lambda: bench.status == "9 cells measured, CPU.")
@@ -613,14 +614,8 @@ def test_a_click_comes_before_the_rest_of_a_sweep_which_then_goes_on(on_bench):
     assert bench.explorer.results["error"].notnull().all()
 
 
-def test_stop_forgets_the_rest_of_a_sweep_for_good(on_bench):
-    gate = Gate()
-    gate.opened.set()
-    bench = on_bench(gate, stack=fakes.stack(content_hash=""), draws=0)
-    gate.opened.clear()
-    gate.reached.clear()
-    bench.controls.sweep.click()
-    assert gate.reached.wait(PATIENCE)
+def test_stop_forgets_the_rest_of_a_sweep_for_good(held_sweep):
+    bench, gate = held_sweep
     bench.controls.stop.click()
     gate.opened.set()
     bench.wait()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import xarray as xr
+from bokeh.models import ColumnDataSource
 
 from explorer.colours import BLUES, REDS, Ramp, ink, shade
 from explorer.ui.figures import heatmap_figure
@@ -71,7 +72,7 @@ def outputs_figure(
             said = (*_cell(found, grid, cell, quantity), cell.layer)
             for name, content in zip(columns, said, strict=True):
                 columns[name].append(content)
-    draw_cells(plot, grid, columns)
+    draw_cells(plot, grid, ColumnDataSource(columns))
     if selected is not None:
         frame_row(plot, layers.index(selected) if selected in layers else None)
     plot.title.text = f"{shown.words[0].upper()}{shown.words[1:]}\nwhite: as the trained network"

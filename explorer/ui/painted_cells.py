@@ -1,8 +1,7 @@
-"""Painted cells in a heatmap figure that does not change: ground, hatch, text, hover."""
+"""Painted cells in a heatmap figure: ground, hatch, and a text where there is room."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bokeh.core.properties import value
@@ -15,7 +14,9 @@ COLUMNS = ("x", "y", "fill", "ink", "hatch", "text", "where", "tip")
 """What `draw_cells` takes of each cell."""
 
 
-def draw_cells(plot: Any, grid: Grid, columns: Mapping[str, Sequence[Any]]) -> None:
+def draw_cells(
+    plot: Any, grid: Grid, source: ColumnDataSource, text_size: int = 10
+) -> tuple[Any, Any]:
     """Draw cells, with their texts where there is room.
 
     Parameters
@@ -24,10 +25,17 @@ def draw_cells(plot: Any, grid: Grid, columns: Mapping[str, Sequence[Any]]) -> N
         From `explorer.ui.figures.heatmap_figure` for this grid.
     grid : Grid
         Where the cells lie.
-    columns : mapping
+    source : ColumnDataSource
         `COLUMNS`, an entry per cell.
+    text_size : int
+        Height of the texts, pixels.
+
+    Returns
+    -------
+    tuple
+        Renderers of the cells, which are what hovering tells about, and of the texts; None for
+        these where there is no room.
     """
-    source = ColumnDataSource(dict(columns))
     cell = Rect(
         width=1,
         height=1,
@@ -35,16 +43,19 @@ def draw_cells(plot: Any, grid: Grid, columns: Mapping[str, Sequence[Any]]) -> N
         line_color="#d5d5d5",
         hatch_pattern="hatch",
         hatch_color="#8a8a8a",
+        hatch_alpha=0.8,
         hatch_scale=7,
+        hatch_weight=1,
     )
-    cells = draw(plot, cell, source)
+    cells, texts = draw(plot, cell, source), None
     if len(grid.epochs) < CROWDED:
-        number = Text(
+        text = Text(
             text_color="ink",
             text_align="center",
             text_baseline="middle",
             text_font=value(FONT),
-            text_font_size="10px",
+            text_font_size=f"{text_size}px",
         )
-        draw(plot, number, source)
+        texts = draw(plot, text, source)
     plot.hover[0].renderers = [cells]
+    return cells, texts

@@ -46,7 +46,7 @@ def verdict_figure(judged: xr.Dataset) -> Any:
     words = dict(zip(layers, map(str, one["verdict"].values), strict=True))
     said = "; ".join(f"{layer} {word}" for layer, word in words.items())
     plot = heatmap_figure(grid, f"What the tests show of each layer: {said}", False)
-    draw_cells(plot, grid, _cells(one, grid))
+    draw_cells(plot, grid, ColumnDataSource(_cells(one, grid)))
     plot.segment(
         "x", "top", "x", "bottom", source=_recovery(one, grid), line_color="#111111", line_width=3
     )

@@ -8,14 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from bokeh.core.properties import value
 from bokeh.events import DoubleTap, Tap
-from bokeh.models import ColumnDataSource, CustomJS, LinearColorMapper, Rect, Text
+from bokeh.models import ColumnDataSource, CustomJS, LinearColorMapper, Rect
 
 from explorer.colours import Ramp, palette
 from explorer.ui.figures import (
-    CROWDED,
-    FONT,
     colour_bar,
     draw,
     heatmap_figure,
@@ -23,6 +20,7 @@ from explorer.ui.figures import (
 )
 from explorer.ui.fitting import fit_to_width
 from explorer.ui.grid import Cell, Grid
+from explorer.ui.painted_cells import draw_cells
 from explorer.ui.painting import Columns, Scale
 
 _MARK_HOVERED_CELL = """
@@ -161,27 +159,7 @@ class Heatmap:
 
     def _draw_glyphs(self, number_size: int) -> Any:
         """Draw cells and mark; return the numbers, or None if the heatmap has none."""
-        cell = Rect(
-            width=1,
-            height=1,
-            fill_color="fill",
-            line_color="#d5d5d5",
-            hatch_pattern="hatch",
-            hatch_color="#8a8a8a",
-            hatch_alpha=0.8,
-            hatch_scale=7,
-            hatch_weight=1,
-        )
-        cells, numbers = draw(self.figure, cell, self._cells), None
-        if len(self._grid.epochs) < CROWDED:
-            number = Text(
-                text_color="ink",
-                text_align="center",
-                text_baseline="middle",
-                text_font=value(FONT),
-                text_font_size=f"{number_size}px",
-            )
-            numbers = draw(self.figure, number, self._cells)
+        _, numbers = draw_cells(self.figure, self._grid, self._cells, number_size)
         lines = (
             (self._marker, "#111111", 4.0, "solid"),
             (self._marker, "#ffffff", 1.5, "solid"),
@@ -198,7 +176,6 @@ class Heatmap:
                 line_dash=dash,
             )
             draw(self.figure, frame, source)
-        self.figure.hover[0].renderers = [cells]
         return numbers
 
 

@@ -223,7 +223,14 @@ def test_a_click_with_a_key_puts_two_layers_back_together(notebook):
     notebook.screenshot("lab-joint")
 
 
-def test_nothing_in_the_explorer_is_out_of_reach_for_a_screen_reader(notebook):
+@pytest.mark.parametrize("theme", ["JupyterLab Dark", "JupyterLab Light"])
+def test_nothing_in_the_explorer_is_out_of_reach_for_a_screen_reader(notebook, theme):
+    """Contrast included, whatever the theme around it."""
+    notebook.page.evaluate(
+        "theme => jupyterapp.commands.execute('apputils:change-theme', {theme})", theme
+    )
+    light = "true" if theme.endswith("Light") else "false"
+    notebook.page.locator(f"body[data-jp-theme-light={light}]").wait_for(state="attached")
     for tab in (
         "What changed",
         "How far can we go?",
@@ -238,6 +245,10 @@ def test_nothing_in_the_explorer_is_out_of_reach_for_a_screen_reader(notebook):
         found = Axe().run(notebook.page, context=".layer-explorer")
         assert found.response["violations"] == [], found.generate_report()
         assert len(found.response["passes"]) > 15
+    assert "color-contrast" in {rule["id"] for rule in found.response["passes"]}
+    notebook.page.get_by_role("tab", name="What changed").click()
+    notebook.place(0, 0)
+    notebook.screenshot(theme.replace(" ", "-").lower())
 
 
 @pytest.mark.parametrize("kind", ["PNG", "SVG"])

@@ -67,6 +67,16 @@ def in_kernel(notebook, code, wait=True):
     )
 
 
+def wait_in_kernel(notebook, code, wanted):
+    """Wait, ten seconds at most, until code prints what is wanted."""
+    for _ in range(20):
+        said = in_kernel(notebook, code)
+        if said == wanted:
+            return
+        notebook.page.wait_for_timeout(500)
+    assert said == wanted
+
+
 def click(notebook, at, x, y):
     """Click a cell of the heatmap of the first or the second explorer."""
     left, top = notebook.page.evaluate(
@@ -139,12 +149,7 @@ def test_running_the_cell_again_lets_the_earlier_explorer_rest(notebook):
     )
     wait_for_status(notebook, 0, "Ready on")
     assert in_kernel(notebook, "print(first._exploration.session is earlier)") == "False"
-    for _ in range(20):
-        state = in_kernel(notebook, "print(earlier.alive, earlier.networks.evaluator)")
-        if state == "False None":
-            break
-        notebook.page.wait_for_timeout(500)
-    assert state == "False None"
+    wait_in_kernel(notebook, "print(earlier.alive, earlier.networks.evaluator)", "False None")
     click(notebook, 0, 0, 2)
     wait_for_status(notebook, 0, "layer3 ← epoch 0: test error", "1,800 of 1,800")
 
@@ -155,12 +160,7 @@ def test_an_output_that_is_cleared_ends_its_work(notebook):
         "  content.activeCellIndex = 1;"
         "  await jupyterapp.commands.execute('notebook:clear-cell-output') }"
     )
-    for _ in range(20):
-        state = in_kernel(notebook, "print(second._exploration.session.networks.evaluator)")
-        if state == "None":
-            break
-        notebook.page.wait_for_timeout(500)
-    assert state == "None"
+    wait_in_kernel(notebook, "print(second._exploration.session.networks.evaluator)", "None")
 
 
 def test_a_restarted_kernel_is_said_where_the_reader_looks(notebook):

@@ -5,11 +5,19 @@ from __future__ import annotations
 import shutil
 import signal
 import time
+from urllib.parse import urlsplit
 
 import psutil
 import pytest
 
-from tests.browser.pages import CURVE, DISTANCES, ERRORS, REPOSITORY, ExplorerPage
+from tests.browser.pages import (
+    CURVE,
+    DISTANCES,
+    ERRORS,
+    PATIENCE,
+    REPOSITORY,
+    ExplorerPage,
+)
 from tests.browser.serving import dashboard_address, dashboard_command, own_folders, serving
 from tests.conftest import copy_bundled
 
@@ -130,7 +138,8 @@ def test_the_kernel_of_a_page_that_was_closed_ends(open_page, dashboard):
 def test_without_the_token_nothing_is_shown(chromium, dashboard):
     context = chromium.new_context()
     page = context.new_page()
-    page.goto(dashboard[0].split("?")[0])
+    page.goto(dashboard[0].split("?")[0], timeout=PATIENCE)
+    assert urlsplit(page.url).path == "/login"
     assert page.locator(".layer-explorer").count() == 0
     context.close()
 
@@ -138,8 +147,8 @@ def test_without_the_token_nothing_is_shown(chromium, dashboard):
 def test_ctrl_c_ends_the_dashboard_and_its_kernels(chromium, tmp_path):
     log, page = tmp_path / "log", chromium.new_page()
     with serving(dashboard_command(), own_folders(tmp_path), tmp_path, log) as server:
-        page.goto(dashboard_address(server, log))
-        page.get_by_role("status").filter(has_text="Ready on").wait_for(timeout=60_000)
+        page.goto(dashboard_address(server, log), timeout=PATIENCE)
+        page.get_by_role("status").filter(has_text="Ready on").wait_for(timeout=PATIENCE)
         kernels = psutil.Process(server.pid).children(recursive=True)
         assert kernels
         server.send_signal(signal.SIGINT)
