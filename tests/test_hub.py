@@ -79,6 +79,21 @@ def test_a_tensor_is_read_from_its_revision_and_nothing_else_is_downloaded(serve
     assert len(server.downloads(".safetensors")) == 1
 
 
+@pytest.mark.parametrize("progress", [True, False])
+def test_a_download_shows_how_far_it_is_unless_that_is_turned_off(
+    server, tmp_path, monkeypatch, capsys, progress
+):
+    monkeypatch.setenv("TQDM_POSITION", "-1")  # the client's way to show bars without a terminal
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "others"))
+    hub = Hub(folder=tmp_path / "hub", endpoint=server.address, progress=progress)
+    stack = open_tiny(hub)
+    assert "safetensors" not in capsys.readouterr().err  # opening downloads none
+    read_epoch(stack, 16)
+    shown = capsys.readouterr().err
+    assert ("100%" in shown) == progress
+    assert ("model.safetensors" in shown) == progress
+
+
 @pytest.mark.parametrize(
     ("options", "expected"),
     [

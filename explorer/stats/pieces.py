@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from explorer.stats.tensors import TOGETHER
 
-PIECE_BYTES = 262_144
+PIECE_BYTES = 524_288
 """Bytes of one file that are read at once: those of four files stay in the processor's cache until
-they are counted. A whole number of the kernel's blocks, so that sums do not depend on it."""
+they are counted; of smaller ones the calls cost more. A whole number of the kernel's blocks, so
+that sums do not depend on it."""
 
 
 class Opened(Protocol):

@@ -192,8 +192,9 @@ class OpenTensor:
         CheckpointError
             The file cannot be read, or ends before that.
         """
-        values: NDArray[Any] = memory[: count * self.dtype.itemsize].view(self.dtype)
-        _fill(self._path, self._stream, values)
+        raw = memory[: count * self.dtype.itemsize]
+        _fill(self._path, self._stream, raw.data)
+        values: NDArray[Any] = raw.view(self.dtype)
         return self.convert(values) if self.convert else values
 
     def close(self) -> None:
@@ -242,7 +243,7 @@ def _read(path: Path, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any])
     try:
         with path.open("rb", buffering=0) as stream:
             stream.seek(offset)
-            _fill(path, stream, values)
+            _fill(path, stream, values.reshape(-1).view(np.uint8).data)
     except CheckpointError:
         raise
     except OSError as error:
@@ -250,9 +251,8 @@ def _read(path: Path, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any])
     return values
 
 
-def _fill(path: Path, stream: FileIO, values: NDArray[Any]) -> None:
-    """Read the next bytes of a file into an array that lies in one piece, all of it."""
-    rest = memoryview(values.reshape(-1).view(np.uint8).data)
+def _fill(path: Path, stream: FileIO, rest: memoryview) -> None:
+    """Read as many next bytes of a file as there is memory for."""
     try:
         while len(rest) and (count := stream.readinto(rest)):  # it may read less than is asked for
             rest = rest[count:]
