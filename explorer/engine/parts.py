@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import xarray as xr
-
 from tqdm.auto import tqdm
-
 
 Found = TypeVar("Found", bound=xr.Dataset | xr.DataTree)
 
