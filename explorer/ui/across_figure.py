@@ -20,6 +20,7 @@ from explorer.engine.across import each_of
 from explorer.engine.across_summary import first_damage, fresh_damage
 from explorer.ui.figures import FONT, INK, QUIET_INK, line_figure, table_figure, without_formulae
 from explorer.ui.grid import FRESH, unit_of
+from explorer.ui.linked import LAYER, frame_row
 from explorer.ui.motion_figure import DASHES
 from explorer.ui.painting import MISSING
 from explorer.ui.wording import interval, percent
@@ -77,8 +78,16 @@ def across_figure(found: xr.DataTree) -> Any:
     return column(scale, grid, gridplot([curves], toolbar_location=None))
 
 
-def multiples_of(found: xr.DataTree) -> list[Any]:
-    """Return a heatmap for each stack: the same columns, colours and height for all."""
+def multiples_of(found: xr.DataTree, selected: str = "") -> list[Any]:
+    """Return a heatmap for each stack: the same columns, colours and height for all.
+
+    Parameters
+    ----------
+    found : xarray.DataTree
+        As `explorer.compare` returns it.
+    selected : str
+        Layer whose row is framed in every stack that has one of this name.
+    """
     nodes = dict(each_of(found))
     columns = shared_columns(nodes)
     deepest = max(node.sizes["layer"] for node in nodes.values())
@@ -88,6 +97,8 @@ def multiples_of(found: xr.DataTree) -> list[Any]:
     for label, node in nodes.items():
         plot = _multiple(label, node, columns)
         plot.update(height=height, x_range=along)
+        layers = list(map(str, node["layer"].values))
+        frame_row(plot, layers.index(selected) if selected in layers else None)
         plots.append(plot)
     return plots
 
@@ -160,7 +171,8 @@ def _verdict(node: xr.Dataset, at: int) -> str:
 
 def _cells(node: xr.Dataset, columns: Columns) -> ColumnDataSource:
     """Cells of a multiple: fresh draws, then checkpoints; what is not measured has none."""
-    found: dict[str, list[Any]] = {name: [] for name in ("x", "y", "fill", "where", "tip")}
+    columns_of = ("x", "y", "fill", "where", "tip", LAYER)
+    found: dict[str, list[Any]] = {name: [] for name in columns_of}
     unit, fresh = unit_of(node.attrs), fresh_damage(node)
     for row, layer in enumerate(map(str, node["layer"].values)):
         at = node.isel(layer=row)
@@ -176,7 +188,8 @@ def _cells(node: xr.Dataset, columns: Columns) -> ColumnDataSource:
             if math.isfinite(damage):
                 colour = shade(REDS, min(1.0, max(0.0, damage)))
                 tip = f"{percent(damage)} of the way to chance\n{about}"
-                for name, content in zip(found, (x, row, colour, where, tip), strict=True):
+                told = (x, row, colour, where, tip, layer)
+                for name, content in zip(found, told, strict=True):
                     found[name].append(content)
     return ColumnDataSource(found)
 
