@@ -246,7 +246,7 @@ def test_paths_begin_elsewhere_and_lead_to_another_run(panels, tmp_path, begins)
     before = states_of(pane)
     pane.show.index = names.index("test error, all layers up to it")
     assert states_of(pane) != before
-    assert "all layers up to it" in pane.figures[0].title.text
+    assert "all layers up to it" in " ".join(pane.figures[0].title.text.split())
     shown = pane.figures[0].renderers[0].data_source.data["text"]
     barrier = float(wanted["upto_error_barrier"].isel(layer=0, epoch=0))
     assert shown[0] == short_percent(barrier)

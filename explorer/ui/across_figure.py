@@ -18,7 +18,15 @@ from bokeh.palettes import Colorblind
 from explorer.colours import REDS, palette, shade
 from explorer.engine.across import each_of
 from explorer.engine.across_summary import first_damage, fresh_damage
-from explorer.ui.figures import FONT, INK, QUIET_INK, line_figure, table_figure, without_formulae
+from explorer.ui.figures import (
+    FONT,
+    INK,
+    QUIET_INK,
+    line_figure,
+    put_title,
+    table_figure,
+    without_formulae,
+)
 from explorer.ui.grid import FRESH, unit_of
 from explorer.ui.linked import LAYER, frame_row
 from explorer.ui.motion_figure import DASHES
@@ -136,7 +144,7 @@ def _multiple(label: str, node: xr.Dataset, columns: Columns) -> Any:
         plot.xaxis.major_label_overrides = dict(enumerate(columns.labels))
     plot.min_border_left = NAMES_WIDTH  # so that the same checkpoints lie below each other
     final = percent(float(node.attrs["final_error"]))
-    plot.title.text = without_formulae(f"{label} · trained {final}")
+    put_title(plot, f"{label} · trained {final}")
     cells = plot.rect(
         "x", "y", 1, 1, source=_cells(node, columns), fill_color="fill", line_color="#d5d5d5"
     )
@@ -205,7 +213,7 @@ def scale_figure() -> Any:
     plot.xaxis.ticker = FixedTicker(ticks=[0, 0.5, 1])
     plot.xaxis.major_label_overrides = {0: "as trained", 0.5: "half-way", 1: "chance"}
     plot.yaxis.visible = False
-    plot.title.text = "Damage, of each network between its own ends"
+    put_title(plot, "Damage: of each network between its own ends")
     return plot
 
 
@@ -264,5 +272,5 @@ def depth_figure(found: xr.DataTree, fresh: bool) -> Any:
     plot.legend.ncols = 2
     plot.legend.border_line_color = None
     plot.height = 290 + 12 * len(nodes)
-    plot.title.text = f"Damage, layers {what}"
+    put_title(plot, f"Damage, layers {what}")
     return plot

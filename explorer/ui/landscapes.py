@@ -29,7 +29,16 @@ from explorer.ui.between import (
     valley_columns,
     worded,
 )
-from explorer.ui.figures import BLUE, FONT, INK, RED, colour_bar, line_figure, table_figure
+from explorer.ui.figures import (
+    BLUE,
+    FONT,
+    INK,
+    RED,
+    colour_bar,
+    line_figure,
+    put_title,
+    table_figure,
+)
 from explorer.ui.linked import LAYER, frame_row
 from explorer.ui.painting import Columns
 
@@ -62,7 +71,7 @@ def valley_figure(found: xr.Dataset, layer: str, quantity: Quantity = "loss") ->
     down = [f"{alpha:.3g}" for alpha in here["alpha"].values[::-1]]
     description = f"Heatmap of the {NAMES[quantity]}, {len(down)} α by {len(across)} σ. {title}."
     plot = table_figure(across, down, ("σ, deviation of the noise", "α"), description)
-    plot.title.text = f"{title}\n{NAMES[quantity]}; blue frames: good enough"
+    put_title(plot, f"{title}\n{NAMES[quantity]}; blue frames: good enough")
     plot.xaxis.major_label_orientation = 0.8  # "0.00464" has to fit beside its like
     plot.height += 20
     _draw_cells(plot, valley_columns(found, layer, quantity))
@@ -109,8 +118,7 @@ def barrier_figure(
     unit = str(found.attrs.get("checkpoint_unit", "epoch"))
     plot = table_figure(across, down, (f"{unit} of B", " "), description)
     moving = f"\n{MOVING[prefix]} move" if prefix else ""
-    plot.title.text = f"Barriers of the {NAMES[quantity]}\n{between(found)}{moving}"
-    plot.height += 18 + 18 * bool(prefix)
+    put_title(plot, f"Barriers of the {NAMES[quantity]}\n{between(found)}{moving}")
     rows = np.repeat([*down[:-1], ""], len(across)).tolist()
     _draw_cells(plot, {**columns, LAYER: rows})
     if selected is not None:
@@ -172,8 +180,7 @@ def path_figure(
     plot = line_figure(
         f"Curves along the path to epoch {epoch}. {said}.", "λ, share of B", NAMES[quantity]
     )
-    plot.title.text = "\n".join([f"{between(found)}, epoch {epoch}", *said.split("; ")])
-    plot.height += 18 * len(heights)
+    put_title(plot, "\n".join([f"{between(found)}, epoch {epoch}", *said.split("; ")]))
     dots = [_draw_path(plot, found, name, quantity, *path) for name, path in paths.items()]
     plot.select_one(HoverTool).renderers = dots
     plot.legend.location = "top_left"
