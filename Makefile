@@ -77,6 +77,7 @@ pictures: set-up  ## draw the README's and the notebooks' pictures anew (needs a
 	$(BIN)/python scripts/readme_plot.py
 	$(BIN)/python scripts/readme_capture.py
 	$(BIN)/python scripts/notebook_pictures.py
+	$(BIN)/python scripts/panel_pictures.py
 
 docs: set-up  ## build the documentation site into build/site; a warning is an error
 	$(BIN)/python -m scripts.docs.build $(ARGS)
