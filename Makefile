@@ -78,6 +78,7 @@ pictures: set-up  ## draw the README's, the tutorial's and the notebooks' pictur
 	$(BIN)/python scripts/readme_capture.py
 	$(BIN)/python -m scripts.docs.screenshots
 	$(BIN)/python scripts/notebook_pictures.py
+	$(BIN)/python scripts/panel_pictures.py
 
 docs: set-up  ## build the documentation site into build/site; a warning is an error
 	$(BIN)/python -m scripts.docs.build $(ARGS)

@@ -19,7 +19,7 @@ def test_the_curve_has_every_set_and_marks_the_best(bundled):
     assert list(best["x"]) == [found["effective_parameters"].item()]
     assert list(best["y"]) == [found["joint_error"].item()]
     assert curves[0]["tip"][1].startswith("also reset: layer3\n1 layers reset together")
-    assert "269,322 of 335,114" in plot.title.text
+    assert "269,322 of 335,114" in " ".join(plot.title.text.split())
     assert "269,322 of 335,114" in plot.html_attributes["aria-label"]
 
 

@@ -34,7 +34,7 @@ def test_every_quantity_can_be_set_beside_the_error(found, quantity):
     (points,) = (r.data_source.data for r in plot.renderers if isinstance(r.glyph, Scatter))
     assert list(points["where"]) == ["layer1", "layer2", "layer3", "layer4"]
     assert list(points["x"]) == found["moved"].sel(quantity=quantity).values.tolist()
-    assert "over 4 layers, 95 % interval" in plot.title.text
+    assert "over 4 layers, 95 % interval" in " ".join(plot.title.text.split())
 
 
 def test_with_a_sweep_both_pictures_are_shown(found):

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,25 +18,34 @@ from bokeh.events import Tap
 from ipywidgets.widgets.widget import _instances
 
 import explorer as lx
+from explorer.api import save_netcdf
 from explorer.errors import InterventionError
-from explorer.ui import background, session, studies
+from explorer.ui import background, exports, session, studies
+from explorer.ui.panel_pane import PanelPane
 from explorer.ui.panel_tables import motion_table
 from explorer.ui.widget import Explorer
+from explorer.ui.wording import short_percent
 from tests.bench import PATIENCE, text_of
 from tests.toy import Switch, one_hot_examples, switch_states
+
+REPOSITORY = Path(__file__).parents[1]
 
 NEVER = 5 * PATIENCE
 """Seconds; longer than any measurement of the tiny network, on a busy machine too."""
 
-KINDS = ("effective", "criticality", "paths", "motion", "outputs")
+KINDS = ("effective", "criticality", "paths", "motion", "outputs", "across")
 
 PUBLIC = {
     "effective": lambda stack, **o: lx.effective_parameters(stack, threshold=0.1, **o),
     "criticality": lx.criticality,
     "paths": lx.paths,
     "outputs": lambda stack, **o: lx.outputs(stack, draws=2, **o),
+    "across": lambda stack, **o: lx.compare(stack, draws=2, **o),
 }
 """What each panel measures by default, but for motion."""
+
+ONE_STACK = KINDS[:-1]
+"""Panels whose result is a Dataset."""
 
 
 class Panels:
@@ -155,7 +165,7 @@ def test_a_panel_shows_figures_and_the_same_in_a_table(panels, kind):
     assert "<caption>" in pane.table.value
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ONE_STACK)
 def test_the_code_of_a_panel_gives_the_same_numbers(panels, kind):
     bench = panels()
     pane = bench.measured(kind)
@@ -166,7 +176,7 @@ def test_the_code_of_a_panel_gives_the_same_numbers(panels, kind):
     xr.testing.assert_equal(names["found"], found.drop_vars("quantity", errors="ignore"))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ONE_STACK)
 def test_the_dataset_of_a_panel_is_handed_to_the_browser(panels, kind, monkeypatch):
     pane = panels().measured(kind)
     files = {}
@@ -204,6 +214,201 @@ def test_menus_say_what_is_measured(panels):
     pane = bench.turn_to("paths")
     pane.asks[0].index = 1
     assert pane.arguments == {"shares": 5}
+    pane.asks[1].index, pane.asks[3].index = 1, 1
+    assert pane.arguments == {"shares": 5, "start": 0, "cumulative": True}
+    pane.asks[2].value = " runs/seed-1 "
+    assert repr(pane.arguments["other"]) == "lx.open_stack('runs/seed-1')"
+    assert bench.turn_to("across").arguments == {"stacks": (), "threshold": 0.1, "draws": 2}
+
+
+@pytest.mark.parametrize("begins", ["at another checkpoint", "in another run", "at the same"])
+def test_paths_begin_elsewhere_and_lead_to_another_run(panels, tmp_path, begins):
+    bench = panels()
+    pane = bench.turn_to("paths")
+    options = {"shares": 5, "cumulative": True}
+    pane.asks[0].index = pane.asks[3].index = 1
+    if begins != "in another run":
+        pane.asks[1].index = 1 if begins == "at another checkpoint" else 3
+        options["start"] = 0 if begins == "at another checkpoint" else "same"
+    if begins != "at another checkpoint":
+        swapped = [switch_states()[at] for at in (1, 0, 2)]
+        folder = lx.save_stack(lx.open_stack(swapped, model=bench.net), tmp_path / "other")
+        pane.asks[2].value = str(folder)
+        options["other"] = lx.open_stack(folder)
+    pane = bench.measured("paths")
+    assert said(pane)[1] == ""
+    wanted = lx.paths(
+        bench.stack, model=bench.net, data=bench.data, device="cpu", progress=False, **options
+    )
+    xr.testing.assert_identical(pane.found, wanted)
+    names = [name for name, _ in pane.show.options]
+    assert "mean loss, all layers from it on" in names
+    before = states_of(pane)
+    pane.show.index = names.index("test error, all layers up to it")
+    assert states_of(pane) != before
+    assert "all layers up to it" in " ".join(pane.figures[0].title.text.split())
+    shown = pane.figures[0].renderers[0].data_source.data["text"]
+    barrier = float(wanted["upto_error_barrier"].isel(layer=0, epoch=0))
+    assert shown[0] == short_percent(barrier)
+    assert "all layers up to it" in text_of(pane.table.value)
+    code = pane.exports.code
+    for name in options:
+        assert f"{name}=" in code
+
+
+# --- other stacks ---------------------------------------------------------------------------------
+
+
+def with_another(panels, tmp_path, **options):
+    """The panel with another run of the tiny network beside it, and a bundled network."""
+    bench = panels(**options)
+    other = lx.sweep(
+        lx.open_stack(switch_states()[1:], model=bench.net),
+        model=bench.net,
+        data=bench.data,
+        draws=2,
+        device="cpu",
+        progress=False,
+    )
+    path = save_netcdf(other, tmp_path / "other.nc")
+    pane = bench.turn_to("across")
+    pane.asks[0].others.value = f"{path}\n\n"
+    return bench, pane, path
+
+
+def test_other_stacks_are_ticked_or_written_and_set_beside_this_one(panels, tmp_path):
+    bench, pane, path = with_another(panels, tmp_path, draws=3)
+    names = [box.description for box in pane.asks[0].boxes]
+    assert "fcn3x256-digits" in names
+    pane.asks[0].boxes[names.index("fcn3x256-digits")].value = True
+    assert pane.arguments["stacks"] == ("fcn3x256-digits", str(path))
+    pane = bench.measured("across")
+    assert said(pane)[1] == ""
+    wanted = lx.compare(
+        [bench.stack, "fcn3x256-digits", path],
+        model={"states": bench.net},
+        data={"states": bench.data},
+        device="cpu",
+        progress=False,
+    )
+    xr.testing.assert_identical(pane.found, wanted)
+    assert list(pane.found["stacks"].children) == ["states", "fcn3x256-digits", "other"]
+    names = [name for _, name in pane.exports.pictures]
+    assert names[:3] == ["states", "fcn3x256-digits", "other"]
+    assert len(pane.figures) == len(names) == 6
+    scales = [(one.x_range.start, one.x_range.end, one.height) for one in pane.figures[:3]]
+    assert len(set(scales)) == 1
+    assert "other" in text_of(pane.table.value)
+    given = {"states": switch_states(), "net": bench.net, "data": bench.data}
+    code = pane.exports.code.replace("print(found.table)", "")
+    exec(compile(code, "across", "exec"), given)
+    assert given["found"].table.equals(wanted.table)
+
+
+def test_a_layer_is_marked_in_every_stack_that_has_it(panels, tmp_path):
+    bench, pane, _ = with_another(panels, tmp_path)
+    pane = bench.measured("across")
+    bench.shown._layer_picked("second")
+    frames = [figure.renderers[-1].data_source.data["y"] for figure in pane.figures[:2]]
+    assert frames == [[1], [1]]
+    figure = pane.figures[1]
+    x, y = points_of(figure, "first")[0]
+    figure._trigger_event(Tap(figure, sx=1, sy=1, x=x, y=y))
+    assert bench.shown.selection.active.layer == "first"
+
+
+def test_a_click_on_a_layer_that_this_stack_does_not_have_changes_nothing(panels):
+    bench = panels(draws=3)
+    pane = bench.turn_to("across")
+    pane.asks[0].boxes[0].value = True
+    pane = bench.measured("across")
+    foreign = pane.figures[1]
+    layer = foreign.renderers[0].data_source.data["layer"][0]
+    assert layer not in bench.session.grid.layers
+    x, y = points_of(foreign, layer)[0]
+    foreign._trigger_event(Tap(foreign, sx=1, sy=1, x=x, y=y))
+    assert bench.shown.selection.active.layer == "first"
+    assert bench.shown.status.alert == ""
+
+
+def test_fewer_stacks_take_their_figures_away_again(panels, tmp_path):
+    bench, pane, _ = with_another(panels, tmp_path)
+    pane = bench.measured("across")
+    assert len(pane.figures) == 5
+    pane.asks[0].others.value = ""
+    assert "other choices" in pane.note.value
+    pane.measure.click()
+    bench.eventually(lambda: pane._study is None)
+    assert len(pane.figures) == 4
+    shown = [box.children[-1] for box in pane._pictures.children]
+    assert shown == pane._live
+
+
+def test_a_comparison_stops_at_the_next_slice_and_keeps_what_is_known(panels, monkeypatch):
+    gate = Gate(monkeypatch, before=3)
+    bench = panels()
+    pane = bench.turn_to("across")
+    pane.measure.click()
+    assert gate.reached.wait(NEVER)
+    pane.stop.click()
+    gate.opened.set()
+    assert bench.session.wait_until_idle(NEVER)
+    assert gate.parts == 4  # the one that was under way, and none after it
+    assert pane.found.attrs["complete"] == 0
+    assert "Stopped within: states." in text_of(pane.table.value)
+
+
+def test_a_stack_that_cannot_be_opened_is_told_in_the_panel(panels):
+    bench = panels()
+    pane = bench.turn_to("across")
+    pane.asks[0].others.value = "<no such stack>"
+    pane = bench.measured("across")
+    assert "<no such stack>" in said(pane)[1]
+    assert "&lt;no such stack&gt;" in pane._alert.value
+
+
+def test_a_comparison_is_handed_over_as_data_table_and_page(panels, tmp_path, monkeypatch):
+    bench, pane, _ = with_another(panels, tmp_path)
+    pane = bench.measured("across")
+    files = {}
+    hand_over = lambda name, _kind, content: files.update({name: content})  # noqa: E731
+    monkeypatch.setattr(pane.exports, "hand_over", hand_over)
+    for wanted in ("nc", "csv", "html"):
+        pane.exports._handle_custom_msg({"kind": wanted}, [])
+    assert set(files) == {f"comparison.{end}" for end in ("nc", "csv", "html")}
+    (tmp_path / "again.nc").write_bytes(files["comparison.nc"])
+    with xr.open_datatree(tmp_path / "again.nc", engine="h5netcdf") as again:
+        assert again["stacks/other"]["damage"].equals(pane.found["stacks/other"]["damage"])
+    assert len(files["comparison.csv"].decode().splitlines()) == 3
+    assert files["comparison.html"].decode().rstrip().endswith("</html>")
+
+
+def test_a_bundled_stack_is_not_swept_again(monkeypatch):
+    from explorer.engine.evaluator import Evaluator
+
+    monkeypatch.setattr(Evaluator, "count", None)
+    evaluator = Evaluator(lx.open_stack("fcn3x256-digits"), device="cpu")
+    study = studies.Study("across", {"stacks": ("vgg11-digits",), "threshold": 0.1})
+    *_, last = background.begin(study, evaluator)
+    assert last.dataset().table.index.tolist() == ["fcn3x256-digits", "vgg11-digits"]
+
+
+# --- what is written ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_panel_names_its_page_and_links_to_it_where_the_project_has_an_address(
+    panels, kind, monkeypatch
+):
+    page = {"effective": "verdicts", "across": "across-models"}.get(kind, kind)
+    bench = panels()
+    head = bench.turn_to(kind).children[0].value
+    assert f"Formula, source and pitfalls: <code>docs/{page}.md</code>." in head
+    assert (REPOSITORY / "docs" / f"{page}.md").is_file()
+    monkeypatch.setattr(exports, "page_address", lambda one: f"https://example.org/{one}")
+    head = PanelPane(bench.beyond.panes[kind]._panel, bench.beyond._around).children[0].value
+    assert f'<a href="https://example.org/docs/{page}.md"' in head
+    assert "<code>" not in head
 
 
 def test_a_lower_precision_of_the_settings_is_not_used_for_losses(panels):

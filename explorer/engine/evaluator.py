@@ -115,8 +115,16 @@ class Evaluator:
         self._screen, self._memory = screen, memory
         self._counting = self._set_up(batch_size)
         self.journal: Journal | None = None
+        self._given = {
+            **{"model": model, "data": data, "device": device, "batch_size": batch_size},
+            **{"batchnorm": batchnorm, "memory": memory, "calibration": calibration},
+        }
         self._remembered: dict[Intervention, Estimate] = {}
         self._predicted = Remembered()
+
+    def like(self, stack: xr.DataTree) -> Evaluator:
+        """Return another, of another stack of the same network, with the same test examples."""
+        return Evaluator(stack, **self._given)
 
     @property
     def tied(self) -> str:

@@ -127,10 +127,7 @@ def paths(
     }
 
     def opened(begin: int, ends: Sequence[int]) -> Evaluator:
-        view = stack
-        if other is not None or begin != epoch_numbers(stack)[-1]:
-            view = joined(stack, begin, stack if other is None else other, ends)
-        evaluator = Evaluator(view, **settings)
+        evaluator = Evaluator(_view(stack, other, begin, ends), **settings)
         if store is not None:
             evaluator.journal = journal_of(store, {**provenance_of(evaluator), "tolerance": 0.0})
         return evaluator
@@ -142,16 +139,35 @@ def paths(
 def paths_parts(
     evaluator: Evaluator,
     *,
+    other: xr.DataTree | None = None,
+    start: int | Literal["same"] | None = None,
     epochs: Sequence[int] | None = None,
     layers: Sequence[str] | None = None,
     shares: int | Sequence[float] = 11,
     cumulative: bool = False,
 ) -> Parts:
-    """Do what `paths` does, part by part, from the trained network, which is loaded already."""
+    """Do what `paths` does, part by part, with a network that is loaded already.
+
+    Where the paths begin elsewhere or lead to another run, that network is loaded as well.
+    """
     stack = evaluator.network.stack
-    grid = _grid(stack, None, None, epochs, layers, shares, cumulative)
-    origin = _origin(stack, None, grid.starts[0][0])
-    return _parts(grid, lambda _begin, _ends: evaluator, origin, by_layer=True)
+    grid = _grid(stack, other, start, epochs, layers, shares, cumulative)
+    origin = _origin(stack, other, grid.starts[0][0] if start != "same" else -1)
+
+    def opened(begin: int, ends: Sequence[int]) -> Evaluator:
+        view = _view(stack, other, begin, ends)
+        return evaluator if view is stack else evaluator.like(view)
+
+    return _parts(grid, opened, origin, by_layer=True)
+
+
+def _view(
+    stack: xr.DataTree, other: xr.DataTree | None, begin: int, ends: Sequence[int]
+) -> xr.DataTree:
+    """A stack whose trained network is A, and whose other epochs are those of B."""
+    if other is None and begin == epoch_numbers(stack)[-1]:
+        return stack
+    return joined(stack, begin, stack if other is None else other, ends)
 
 
 def _parts(

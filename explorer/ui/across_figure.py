@@ -18,8 +18,17 @@ from bokeh.palettes import Colorblind
 from explorer.colours import REDS, palette, shade
 from explorer.engine.across import each_of
 from explorer.engine.across_summary import first_damage, fresh_damage
-from explorer.ui.figures import FONT, INK, QUIET_INK, line_figure, table_figure, without_formulae
+from explorer.ui.figures import (
+    FONT,
+    INK,
+    QUIET_INK,
+    line_figure,
+    put_title,
+    table_figure,
+    without_formulae,
+)
 from explorer.ui.grid import FRESH, unit_of
+from explorer.ui.linked import LAYER, frame_row
 from explorer.ui.motion_figure import DASHES
 from explorer.ui.painting import MISSING
 from explorer.ui.wording import interval, percent
@@ -77,8 +86,16 @@ def across_figure(found: xr.DataTree) -> Any:
     return column(scale, grid, gridplot([curves], toolbar_location=None))
 
 
-def multiples_of(found: xr.DataTree) -> list[Any]:
-    """Return a heatmap for each stack: the same columns, colours and height for all."""
+def multiples_of(found: xr.DataTree, selected: str = "") -> list[Any]:
+    """Return a heatmap for each stack: the same columns, colours and height for all.
+
+    Parameters
+    ----------
+    found : xarray.DataTree
+        As `explorer.compare` returns it.
+    selected : str
+        Layer whose row is framed in every stack that has one of this name.
+    """
     nodes = dict(each_of(found))
     columns = shared_columns(nodes)
     deepest = max(node.sizes["layer"] for node in nodes.values())
@@ -88,6 +105,8 @@ def multiples_of(found: xr.DataTree) -> list[Any]:
     for label, node in nodes.items():
         plot = _multiple(label, node, columns)
         plot.update(height=height, x_range=along)
+        layers = list(map(str, node["layer"].values))
+        frame_row(plot, layers.index(selected) if selected in layers else None)
         plots.append(plot)
     return plots
 
@@ -125,7 +144,7 @@ def _multiple(label: str, node: xr.Dataset, columns: Columns) -> Any:
         plot.xaxis.major_label_overrides = dict(enumerate(columns.labels))
     plot.min_border_left = NAMES_WIDTH  # so that the same checkpoints lie below each other
     final = percent(float(node.attrs["final_error"]))
-    plot.title.text = without_formulae(f"{label} · trained {final}")
+    put_title(plot, f"{label} · trained {final}")
     cells = plot.rect(
         "x", "y", 1, 1, source=_cells(node, columns), fill_color="fill", line_color="#d5d5d5"
     )
@@ -160,7 +179,8 @@ def _verdict(node: xr.Dataset, at: int) -> str:
 
 def _cells(node: xr.Dataset, columns: Columns) -> ColumnDataSource:
     """Cells of a multiple: fresh draws, then checkpoints; what is not measured has none."""
-    found: dict[str, list[Any]] = {name: [] for name in ("x", "y", "fill", "where", "tip")}
+    columns_of = ("x", "y", "fill", "where", "tip", LAYER)
+    found: dict[str, list[Any]] = {name: [] for name in columns_of}
     unit, fresh = unit_of(node.attrs), fresh_damage(node)
     for row, layer in enumerate(map(str, node["layer"].values)):
         at = node.isel(layer=row)
@@ -176,7 +196,8 @@ def _cells(node: xr.Dataset, columns: Columns) -> ColumnDataSource:
             if math.isfinite(damage):
                 colour = shade(REDS, min(1.0, max(0.0, damage)))
                 tip = f"{percent(damage)} of the way to chance\n{about}"
-                for name, content in zip(found, (x, row, colour, where, tip), strict=True):
+                told = (x, row, colour, where, tip, layer)
+                for name, content in zip(found, told, strict=True):
                     found[name].append(content)
     return ColumnDataSource(found)
 
@@ -192,7 +213,7 @@ def scale_figure() -> Any:
     plot.xaxis.ticker = FixedTicker(ticks=[0, 0.5, 1])
     plot.xaxis.major_label_overrides = {0: "as trained", 0.5: "half-way", 1: "chance"}
     plot.yaxis.visible = False
-    plot.title.text = "Damage, of each network between its own ends"
+    put_title(plot, "Damage: of each network between its own ends")
     return plot
 
 
@@ -251,5 +272,5 @@ def depth_figure(found: xr.DataTree, fresh: bool) -> Any:
     plot.legend.ncols = 2
     plot.legend.border_line_color = None
     plot.height = 290 + 12 * len(nodes)
-    plot.title.text = f"Damage, layers {what}"
+    put_title(plot, f"Damage, layers {what}")
     return plot

@@ -10,9 +10,11 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from explorer.engine.interventions import Intervention, Source
+from explorer.engine.results import read_sweep
+from explorer.inventory.manifest import bundled_sweep
 from explorer.ui.results import Counts
 from explorer.ui.studies import Part, Study
-from explorer.weights.stack import epoch_numbers, layer_names
+from explorer.weights.stack import epoch_numbers, layer_names, open_stack
 
 
 class Answers(Protocol):
@@ -163,10 +165,43 @@ def begin(study: Study, evaluator: Any) -> Iterator[Part]:
     if study.kind == "paths":
         from explorer.engine.paths import paths_parts
 
+        if "other" in arguments:
+            arguments["other"] = open_stack(arguments["other"].source)
         return paths_parts(evaluator, **arguments)
+    if study.kind == "across":
+        return begin_across(evaluator, arguments)
     from explorer.engine.outputs import outputs_parts
 
     return outputs_parts(evaluator, labelled=study.labelled, **arguments)
+
+
+def begin_across(evaluator: Any, arguments: dict[str, Any]) -> Iterator[Part]:
+    """Begin to compare the stack of an evaluator with others.
+
+    Parameters
+    ----------
+    evaluator : explorer.engine.evaluator.Evaluator
+        Test set and final network of the first stack. It is taken as it is swept already where
+        it is a bundled one, tested on its own examples.
+    arguments : dict
+        Of `explorer.compare`; ``stacks`` are the others, by name or folder.
+    """
+    # as above
+    from explorer.engine.across import compare_parts
+    from explorer.engine.contenders import labelled
+
+    stack = evaluator.network.stack
+    label, *others = labelled([stack, *arguments.pop("stacks")]).items()
+    name = str(stack.attrs.get("name", ""))
+    path = bundled_sweep(name) if stack.attrs.get("content_hash") else None
+    known = path is not None and read_sweep(path).attrs["dataset_hash"] == evaluator.dataset_hash
+    return compare_parts(
+        {label[0]: name if known else stack, **dict(others)},
+        batchnorm=evaluator.network.batchnorm,
+        device=str(evaluator.network.device),
+        loaded={label[0]: evaluator},
+        **arguments,
+    )
 
 
 @dataclass(frozen=True)

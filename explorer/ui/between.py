@@ -27,6 +27,15 @@ NAMES: Mapping[str, str] = {"error": "test error", "loss": "mean loss (nats)"}
 WHOLE = "whole network"
 """Name of the path on which every layer moves."""
 
+MOVING: Mapping[str, str] = {"upto_": "all layers up to it", "from_": "all layers from it on"}
+"""Prefix of the cumulative paths → what moves on them."""
+
+
+def moving_of(name: str) -> tuple[str, Any]:
+    """Prefix and quantity of a variable of paths: upto_error → upto_, error."""
+    prefix = next((one for one in MOVING if name.startswith(one)), "")
+    return prefix, name.removeprefix(prefix)
+
 
 def valley_columns(found: xr.Dataset, layer: str, quantity: Quantity = "loss") -> Columns:
     """Return the painted cells of a layer's valley.
@@ -76,7 +85,7 @@ CELL_COLUMNS = ("x", "y", "fill", "hatch", "text", "ink", "edge", "wide", "where
 """What is said of each painted cell."""
 
 
-def barrier_columns(found: xr.Dataset, quantity: Quantity = "error") -> Columns:
+def barrier_columns(found: xr.Dataset, quantity: Quantity = "error", prefix: str = "") -> Columns:
     """Return the painted cells of the barriers, layers by epochs of B, the whole network last.
 
     Parameters
@@ -85,6 +94,8 @@ def barrier_columns(found: xr.Dataset, quantity: Quantity = "error") -> Columns:
         As `explorer.paths` returns it.
     quantity : {"error", "loss"}
         Whose barriers.
+    prefix : {"", "upto_", "from_"}
+        Of the paths on which one layer moves, or of cumulative ones.
 
     Returns
     -------
@@ -92,7 +103,8 @@ def barrier_columns(found: xr.Dataset, quantity: Quantity = "error") -> Columns:
         As `valley_columns`; white is no barrier.
     """
     name = f"{quantity}_barrier"
-    rows = [*found[name].transpose("layer", "epoch").values, found[f"whole_{name}"].values]
+    own = found[prefix + name].transpose("layer", "epoch").values
+    rows = [*own, found[f"whole_{name}"].values]
     names = [*map(str, found["layer"].values), WHOLE]
     highest = np.nanmax([LEAST_BARRIER, *np.ravel(rows)])
     columns: Columns = {name: [] for name in CELL_COLUMNS}

@@ -9,7 +9,7 @@ import xarray as xr
 from bokeh.models import ColumnDataSource, FixedTicker, HoverTool, Range1d
 
 from explorer.ui.between import criticality_words, of_layer
-from explorer.ui.figures import BLUE, table_figure
+from explorer.ui.figures import BLUE, put_title, table_figure
 from explorer.ui.linked import LAYER, frame_row
 from explorer.ui.wording import short_number
 
@@ -44,7 +44,7 @@ def criticality_figure(found: xr.Dataset, selected: str | None = None) -> Any:
         ("criticality μ", " "),
         f"Criticality of {len(layers)} layers. {together}.",
     )
-    plot.title.text = together
+    put_title(plot, together)
     plot.x_range = Range1d(start=low - 2 * EDGE, end=high + 2 * EDGE)
     ticks = list(range(low, high + 1))
     ends = {low - EDGE: "0", high + EDGE: "∞"}

@@ -8,7 +8,16 @@ import xarray as xr
 from bokeh.models import BasicTicker, ColumnDataSource, HoverTool, NumeralTickFormatter
 from bokeh.models.annotations import Span
 
-from explorer.ui.figures import BLUE, FONT, INK, QUIET_INK, RED, line_label, relation_figure
+from explorer.ui.figures import (
+    BLUE,
+    FONT,
+    INK,
+    QUIET_INK,
+    RED,
+    line_label,
+    put_title,
+    relation_figure,
+)
 from explorer.ui.linked import LAYER, ring_points
 from explorer.ui.wording import interval, percent, tick
 
@@ -46,7 +55,7 @@ def effective_figure(found: xr.Dataset, selected: str | None = None) -> Any:
         f"{total:,} are needed within {percent(allowed)}"
     )
     plot.xaxis.axis_label = "trained parameters left"
-    plot.xaxis.formatter = NumeralTickFormatter(format="0,0")
+    plot.xaxis.formatter = NumeralTickFormatter(format="0.[0] a")
     drawn = [_draw(plot, steps, direction) for direction in LOOKS]
     plot.select_one(HoverTool).renderers = drawn
     plot.scatter(
@@ -63,12 +72,12 @@ def effective_figure(found: xr.Dataset, selected: str | None = None) -> Any:
     )
     plot.add_layout(line)
     plot.add_layout(label)
-    plot.title.text = f"{left:,} of {total:,} parameters are needed"
-    plot.xaxis.ticker = BasicTicker(desired_num_ticks=3)  # "300,000" has to fit beside its like
+    put_title(plot, f"{left:,} of {total:,} parameters are needed")
+    plot.xaxis.ticker = BasicTicker(desired_num_ticks=3)
     plot.add_layout(plot.legend[0], "below")
-    plot.height += 70
+    plot.height += 110
     plot.legend.label_text_font_size, plot.legend.label_text_font = "11px", FONT
-    plot.legend.ncols, plot.legend.spacing, plot.legend.border_line_color = 2, 0, None
+    plot.legend.ncols, plot.legend.spacing, plot.legend.border_line_color = 1, 0, None
     return plot
 
 

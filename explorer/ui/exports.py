@@ -112,7 +112,7 @@ def hand_over(kind: str, session: Session, page: Any) -> None:
         elif kind == "csv":
             page.hand_over(f"{name}.csv", "text/csv", _table(results).encode("utf-8"))
         else:
-            text = _csv(measured_frame(entries))
+            text = csv_of(measured_frame(entries))
             page.hand_over(f"{name}-measured.csv", "text/csv", text.encode("utf-8"))
     except UsageError as error:
         page.refuse(complaint(error))
@@ -140,7 +140,7 @@ def hand_over_found(kind: str, found: Any, what: str, page: Any, csv: Sequence[s
         return
     names = [one for one in found.data_vars if set(found[one].dims) <= set(csv)]
     frame = found[names].to_dataframe(dim_order=list(csv)).reset_index()
-    page.hand_over(f"{name}.csv", "text/csv", _csv(frame).encode("utf-8"))
+    page.hand_over(f"{name}.csv", "text/csv", csv_of(frame).encode("utf-8"))
 
 
 def _file_name(results: Any) -> str:
@@ -156,10 +156,10 @@ def _netcdf(results: Any) -> bytes:
 
 def _table(results: Any) -> str:
     names = [name for name in results.data_vars if results[name].dims == ("layer", "epoch")]
-    return _csv(results[names].to_dataframe().reset_index())
+    return csv_of(results[names].to_dataframe().reset_index())
 
 
-def _csv(frame: pd.DataFrame) -> str:
+def csv_of(frame: pd.DataFrame) -> str:
     """Write a table of which no text is a formula to a spreadsheet, whatever a layer is called."""
     safe = frame.copy()
     for name in frame:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,9 @@ from bokeh.models.glyph import Glyph
 from bokeh.plotting import figure
 
 from explorer.ui.grid import Grid
+
+TITLE_WIDTH, TITLE_LINE = 27, 17
+"""Characters of a title that fit beside the axis of a figure of 270 pixels, and pixels a line."""
 
 FONT = "system-ui, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 INK = "#222222"
@@ -263,6 +267,24 @@ def put_columns(
     if dict(source.data) != columns:
         put = {name: list(values) for name, values in columns.items()}
         source.lookup("data").__set__(source, put, setter=setter)
+
+
+def put_title(plot: Any, text: str, named: int = 0) -> None:
+    """Give a figure a title that fits a narrow page: its lines broken, and taller by the rest.
+
+    Parameters
+    ----------
+    plot : bokeh figure
+        Whose height has room for a line.
+    text : str
+        In lines; names in it, as they come from data, are safe.
+    named : int
+        Lines that the figure has room for besides.
+    """
+    safe = without_formulae(text)
+    lines = [part for line in safe.split("\n") for part in textwrap.wrap(line, TITLE_WIDTH)]
+    plot.title.text = "\n".join(lines)
+    plot.height += TITLE_LINE * max(0, len(lines) - 1 - named)
 
 
 def without_formulae(text: str) -> str:

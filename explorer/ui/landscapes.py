@@ -18,6 +18,7 @@ from explorer.colours import REDS, palette
 from explorer.errors import unknown_name
 from explorer.ui.between import (
     LEAST_BARRIER,
+    MOVING,
     NAMES,
     WHOLE,
     Quantity,
@@ -28,7 +29,16 @@ from explorer.ui.between import (
     valley_columns,
     worded,
 )
-from explorer.ui.figures import BLUE, FONT, INK, RED, colour_bar, line_figure, table_figure
+from explorer.ui.figures import (
+    BLUE,
+    FONT,
+    INK,
+    RED,
+    colour_bar,
+    line_figure,
+    put_title,
+    table_figure,
+)
 from explorer.ui.linked import LAYER, frame_row
 from explorer.ui.painting import Columns
 
@@ -61,7 +71,7 @@ def valley_figure(found: xr.Dataset, layer: str, quantity: Quantity = "loss") ->
     down = [f"{alpha:.3g}" for alpha in here["alpha"].values[::-1]]
     description = f"Heatmap of the {NAMES[quantity]}, {len(down)} α by {len(across)} σ. {title}."
     plot = table_figure(across, down, ("σ, deviation of the noise", "α"), description)
-    plot.title.text = f"{title}\n{NAMES[quantity]}; blue frames: good enough"
+    put_title(plot, f"{title}\n{NAMES[quantity]}; blue frames: good enough")
     plot.xaxis.major_label_orientation = 0.8  # "0.00464" has to fit beside its like
     plot.height += 20
     _draw_cells(plot, valley_columns(found, layer, quantity))
@@ -74,7 +84,10 @@ def valley_figure(found: xr.Dataset, layer: str, quantity: Quantity = "loss") ->
 
 
 def barrier_figure(
-    found: xr.Dataset, quantity: Quantity = "error", selected: str | None = None
+    found: xr.Dataset,
+    quantity: Quantity = "error",
+    selected: str | None = None,
+    prefix: str = "",
 ) -> Any:
     """Draw the barriers of all layers to all epochs, and those of the whole network.
 
@@ -86,6 +99,8 @@ def barrier_figure(
         Whose barriers.
     selected : str, optional
         Layer whose row is framed.
+    prefix : {"", "upto_", "from_"}
+        Of the paths on which one layer moves, or of cumulative ones.
 
     Returns
     -------
@@ -93,8 +108,8 @@ def barrier_figure(
     """
     across = [str(epoch) for epoch in found["epoch"].values]
     down = [*map(str, found["layer"].values), WHOLE]
-    columns = barrier_columns(found, quantity)
-    highest = float(np.nanmax([LEAST_BARRIER, found[f"{quantity}_barrier"].max().item()]))
+    columns = barrier_columns(found, quantity, prefix)
+    highest = float(np.nanmax([LEAST_BARRIER, found[f"{prefix}{quantity}_barrier"].max().item()]))
     highest = float(np.nanmax([highest, found[f"whole_{quantity}_barrier"].max().item()]))
     description = (
         f"Heatmap of the barriers of the {NAMES[quantity]}, {len(down)} rows by {len(across)} "
@@ -102,7 +117,8 @@ def barrier_figure(
     )
     unit = str(found.attrs.get("checkpoint_unit", "epoch"))
     plot = table_figure(across, down, (f"{unit} of B", " "), description)
-    plot.title.text = f"Barriers of the {NAMES[quantity]}, {between(found)}"
+    moving = f"\n{MOVING[prefix]} move" if prefix else ""
+    put_title(plot, f"Barriers of the {NAMES[quantity]}\n{between(found)}{moving}")
     rows = np.repeat([*down[:-1], ""], len(across)).tolist()
     _draw_cells(plot, {**columns, LAYER: rows})
     if selected is not None:
@@ -116,7 +132,11 @@ def barrier_figure(
 
 
 def path_figure(
-    found: xr.Dataset, epoch: int, layer: str | None = None, quantity: Quantity = "error"
+    found: xr.Dataset,
+    epoch: int,
+    layer: str | None = None,
+    quantity: Quantity = "error",
+    prefix: str = "",
 ) -> Any:
     """Draw error or loss along the way to an epoch, with the line between the ends and the barrier.
 
@@ -131,6 +151,8 @@ def path_figure(
         network alone.
     quantity : {"error", "loss"}
         What is drawn.
+    prefix : {"", "upto_", "from_"}
+        Whether the layer moves alone, or all up to it, or all from it on.
 
     Returns
     -------
@@ -148,7 +170,8 @@ def path_figure(
     paths = {WHOLE: ("whole_", at, BLUE, "dashed")}
     if layer is not None:
         of_layer(found, layer)
-        paths = {layer: ("", {**at, "layer": layer}, RED, "solid"), **paths}
+        name = f"{layer}, {MOVING[prefix]}" if prefix else layer
+        paths = {name: (prefix, {**at, "layer": layer}, RED, "solid"), **paths}
     heights = {
         name: float(found[f"{prefix}{quantity}_barrier"].sel(at))
         for name, (prefix, at, _, _) in paths.items()
@@ -157,7 +180,7 @@ def path_figure(
     plot = line_figure(
         f"Curves along the path to epoch {epoch}. {said}.", "λ, share of B", NAMES[quantity]
     )
-    plot.title.text = f"{between(found)}, epoch {epoch}\n{said}"
+    put_title(plot, "\n".join([f"{between(found)}, epoch {epoch}", *said.split("; ")]))
     dots = [_draw_path(plot, found, name, quantity, *path) for name, path in paths.items()]
     plot.select_one(HoverTool).renderers = dots
     plot.legend.location = "top_left"

@@ -13,7 +13,7 @@ from bokeh.layouts import column
 from bokeh.models import ColumnDataSource, HoverTool, NumeralTickFormatter, Range1d
 from bokeh.palettes import Colorblind
 
-from explorer.ui.figures import BLUE, profile_figure, relation_figure, without_formulae
+from explorer.ui.figures import BLUE, profile_figure, put_title, relation_figure, without_formulae
 from explorer.ui.grid import unit_of
 from explorer.ui.linked import LAYER, ring_points
 from explorer.ui.wording import percent, short_number
@@ -134,7 +134,7 @@ def curves_figure(found: xr.Dataset, quantity: str, selected: str | None = None)
         f"Curves: {shown.words}; at the end: {said}",
     )
     plot.height = max(320, 21 * len(names) + 60)
-    plot.title.text = shown.words
+    put_title(plot, shown.words)
     _scale(plot, values.values, shown.axis)
     colours = islice(cycle(Colorblind[8]), len(names))
     drawn = []
@@ -221,7 +221,8 @@ def error_figure(found: xr.Dataset, quantity: str, selected: str | None = None) 
         ring_points(plot, [moved[at] for at in own], [errors[at] for at in own])
     points = plot.scatter("x", "y", source=source, size=9, color=BLUE, line_color="white")
     plot.select_one(HoverTool).renderers = [points]
-    plot.xaxis.axis_label, plot.title.text = WORDS[quantity], said.replace(" over", "\nover")
+    plot.xaxis.axis_label = WORDS[quantity]
+    put_title(plot, said)
     return plot
 
 

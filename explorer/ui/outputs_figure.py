@@ -11,7 +11,7 @@ import xarray as xr
 from bokeh.models import ColumnDataSource
 
 from explorer.colours import BLUES, REDS, Ramp, ink, shade
-from explorer.ui.figures import heatmap_figure
+from explorer.ui.figures import heatmap_figure, put_title
 from explorer.ui.grid import Cell, Grid, unit_of
 from explorer.ui.linked import LAYER, frame_row
 from explorer.ui.painted_cells import COLUMNS, draw_cells
@@ -75,7 +75,7 @@ def outputs_figure(
     draw_cells(plot, grid, ColumnDataSource(columns))
     if selected is not None:
         frame_row(plot, layers.index(selected) if selected in layers else None)
-    plot.title.text = f"{shown.words[0].upper()}{shown.words[1:]}\nwhite: as the trained network"
+    put_title(plot, f"{shown.words[0].upper()}{shown.words[1:]}\nwhite: as the trained network")
     return plot
 
 

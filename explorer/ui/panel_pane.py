@@ -9,16 +9,16 @@ from html import escape
 from typing import Any
 
 import ipywidgets as widgets
-import xarray as xr
 from bokeh.events import DoubleTap, Tap
 
-from explorer.ui import exports
+from explorer.ui import asking, exports
+from explorer.ui.across_panel import code_of_comparison, hand_over_comparison
 from explorer.ui.controls import button, menu
 from explorer.ui.elements import Exports
 from explorer.ui.following import bring_up_to_date
 from explorer.ui.linked import layer_near
 from explorer.ui.live import LiveBokeh
-from explorer.ui.panels import Asked, Menu, Panel, Shown, code_of
+from explorer.ui.panel import Asked, Menu, Panel, Shown, code_of
 from explorer.ui.panes import alert, close_all_inside, side_by_side, under
 from explorer.ui.selection import Selection
 from explorer.ui.session import Session, Settings
@@ -66,7 +66,7 @@ class PanelPane(widgets.VBox):
     def __init__(self, panel: Panel, around: Around) -> None:
         self._panel, self._around, self._session = panel, around, around.session
         self._asks = list(panel.asks(self._asked))
-        self.asks = [menu(one.label, list(one.entries)) for one in self._asks]
+        self.asks = [asking.ask(one) for one in self._asks]
         self.measure, self.stop = button("Measure", primary=True), button("Stop measuring")
         self.stop.disabled = True
         self._progress, self._alert, self.note = (widgets.HTML() for _ in range(3))
@@ -87,7 +87,7 @@ class PanelPane(widgets.VBox):
         row.layout.flex_flow, row.layout.align_items = "row wrap", "center"
         super().__init__([head, row, self._progress, self.note, self._alert, self._below])
         for one in self.asks:
-            one.observe(self._guarded(self._follow_menus), "index")
+            asking.on_choice(one, self._guarded(self._follow_menus))
         self.show.observe(self._guarded(self.paint), "index")
         self.measure.on_click(self._guarded(self.begin))
         self.stop.on_click(self._guarded(self._stop))
@@ -107,13 +107,12 @@ class PanelPane(widgets.VBox):
     @property
     def arguments(self) -> dict[str, Any]:
         """Keyword arguments of the public function, as the menus and ε say."""
-        entries = zip(self._asks, self.asks, strict=True)
-        chosen = [list(one.entries.values())[int(menu.index)] for one, menu in entries]
-        return self._panel.arguments(self._asked, chosen)
+        pairs = zip(self._asks, self.asks, strict=True)
+        return self._panel.arguments(self._asked, [asking.chosen(*pair) for pair in pairs])
 
     @property
-    def found(self) -> xr.Dataset | None:
-        """What has been measured, complete or not."""
+    def found(self) -> Any:
+        """What has been measured, complete or not; None where nothing was."""
         return self._session.found.get(self._panel.kind)
 
     @property
@@ -188,7 +187,8 @@ class PanelPane(widgets.VBox):
 
     def stopped(self) -> None:
         """Say that what is shown is all there will be."""
-        self._ended("Stopped: what is shown is not complete." if self.found else "Stopped.")
+        known = self.found is not None
+        self._ended("Stopped: what is shown is not complete." if known else "Stopped.")
 
     def failed(self, reason: str) -> None:
         """Show why a measurement came to no end."""
@@ -212,7 +212,8 @@ class PanelPane(widgets.VBox):
     @property
     def _asked(self) -> Asked:
         settings = self._around.settings
-        return Asked(self._session.grid, self._around.share(), settings.draws, settings.seed)
+        name = str(self._session.results.attrs.get("stack", ""))
+        return Asked(self._session.grid, self._around.share(), settings.draws, settings.seed, name)
 
     def paint(self) -> None:
         """Draw what is known, with the selected layer marked."""
@@ -225,7 +226,11 @@ class PanelPane(widgets.VBox):
         by = None if self._shows is None else list(self._shows.entries.values())[self.show.index]
         epoch = first if active.epoch is None else active.epoch
         shown = Shown(found, by, active.layer or "", epoch)
-        for at, made in enumerate(self._panel.figures(shown)):
+        figures = self._panel.figures(shown)
+        for gone in self._live[len(figures) :]:
+            gone.close()
+        del self._live[len(figures) :]
+        for at, made in enumerate(figures):
             if at >= len(self._live):
                 self._live.append(self._watched(made))
             elif not bring_up_to_date(self._live[at]._model, made):
@@ -234,7 +239,7 @@ class PanelPane(widgets.VBox):
         self.table.value = self._panel.table(shown)
         self._arrange()
 
-    def _offer(self, found: xr.Dataset) -> None:
+    def _offer(self, found: Any) -> None:
         """Offer what can be shown of this result."""
         wanted = self._panel.show(found)
         if wanted != self._shows:
@@ -246,7 +251,7 @@ class PanelPane(widgets.VBox):
     def _watched(self, figure: Any) -> LiveBokeh:
         def tapped(tap: Any) -> None:
             layer = layer_near(figure, tap.x, tap.y)
-            if layer:
+            if layer in self._session.grid.layers:  # of another stack it may be another's
                 self._around.picked(layer)
 
         for event in (Tap, DoubleTap):
@@ -255,9 +260,11 @@ class PanelPane(widgets.VBox):
 
     def _arrange(self) -> None:
         """Put the figures on the page, the table below and what can be saved."""
-        pictures = tuple(zip((one._model.id for one in self._live), self._panel.names, strict=True))
+        names = self._panel.names(self.found)
+        pictures = tuple(zip((one._model.id for one in self._live), names, strict=True))
         if self.exports is None:
-            self.exports = Exports(pictures, FILES, f"{self._panel.title} in Python")
+            files = FILES if self._panel.csv else (*FILES, ("html", "HTML page"))
+            self.exports = Exports(pictures, files, f"{self._panel.title} in Python")
             self.exports.on_ask(self._file_asked)
         self.exports.pictures = [list(one) for one in pictures]
         self.exports.code = self._code()
@@ -272,21 +279,30 @@ class PanelPane(widgets.VBox):
         options = exports.options_of(self._around.settings, screen=False)
         if self._panel.kind == "motion":
             options = exports.sweep_of(self._session.results.attrs)
+        if self._panel.kind == "across":
+            return code_of_comparison(arguments, self._asked.stack, self._around.opened, options)
         return code_of(self._panel, arguments, self._around.opened, options)
 
     def _file_asked(self, kind: str) -> None:
         found = self.found
         if found is not None and self.exports is not None:
             with self._session.reported():
+                if self._panel.kind == "across":
+                    hand_over_comparison(kind, found, self.exports)
+                    return
                 write = partial(exports.hand_over_found, csv=self._panel.csv)
                 write(kind, found, self._panel.kind, self.exports)
 
 
+PAGES = {"effective": "verdicts", "across": "across-models"}
+"""Kind of panel → page of the docs where that has another name."""
+
+
 def _page(panel: Panel) -> str:
     """Return where the formula, its source and the pitfalls are written, as HTML."""
-    page = "verdicts" if panel.kind == "effective" else panel.kind
-    address = exports.page_address(f"docs/{page}.md")
-    said = f"docs/{page}.md"
+    said = f"docs/{PAGES.get(panel.kind, panel.kind)}.md"
+    address = exports.page_address(said)
+    about = "Formula, source and pitfalls"
     if not address:
-        return f"Formula, source and pitfalls: <code>{said}</code>."
-    return f'<a href="{escape(address)}" target="_blank" rel="noopener">{said}</a>'
+        return f"{about}: <code>{said}</code>."
+    return f'{about}: <a href="{escape(address)}" target="_blank" rel="noopener">{said}</a>.'

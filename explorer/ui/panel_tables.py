@@ -11,7 +11,7 @@ import xarray as xr
 
 from explorer.colours import BLUES, REDS, Ramp
 from explorer.tables import Cell, Row, Table, table_html
-from explorer.ui.between import NAMES, WHOLE
+from explorer.ui.between import MOVING, NAMES, WHOLE
 from explorer.ui.grid import moment, unit_of
 from explorer.ui.motion_figure import CURVES
 from explorer.ui.outputs_figure import SHOWN
@@ -72,14 +72,16 @@ def criticality_table(found: xr.Dataset) -> str:
     return table_html(Table(f"Criticality of each layer. {limit}", heads, tuple(rows)))
 
 
-def barrier_table(found: xr.Dataset, quantity: str) -> str:
+def barrier_table(found: xr.Dataset, quantity: str, prefix: str = "") -> str:
     """Write the barriers of all paths, layers by epochs, as HTML."""
     name = f"{quantity}_barrier"
-    heights = {str(layer): found[name].sel(layer=layer).values for layer in found["layer"].values}
+    own = found[prefix + name]
+    heights = {str(layer): own.sel(layer=layer).values for layer in found["layer"].values}
     heights[WHOLE] = found[f"whole_{name}"].values
     write = short_percent if quantity == "error" else short_number
     unit = "in points" if quantity == "error" else "in nats"
-    caption = f"Barriers of the {NAMES[quantity]}, {unit}, to {unit_of(found.attrs)} …"
+    moving = f", {MOVING[prefix]} moving" if prefix else ""
+    caption = f"Barriers of the {NAMES[quantity]}, {unit}, to {unit_of(found.attrs)} …{moving}"
     return _grid_table(caption, found["epoch"].values, heights, write, REDS)
 
 

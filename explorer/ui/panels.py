@@ -6,106 +6,21 @@ Imported when the first panel is opened.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import xarray as xr
 
 from explorer.ui import panel_tables as tables
+from explorer.ui.across_panel import ACROSS
+from explorer.ui.between import MOVING, moving_of
 from explorer.ui.criticality_figure import criticality_figure
 from explorer.ui.effective_figure import effective_figure
-from explorer.ui.grid import Grid, moment
+from explorer.ui.grid import moment
 from explorer.ui.landscapes import barrier_figure, path_figure, valley_figure
 from explorer.ui.motion_figure import CURVES, curves_figure, error_figure
 from explorer.ui.outputs_figure import outputs_figure
-from explorer.ui.studies import Kind
-
-
-@dataclass(frozen=True)
-class Menu:
-    """One thing that the reader chooses."""
-
-    label: str
-    """What stands before it."""
-
-    entries: Mapping[str, Any]
-    """What is read → what it stands for."""
-
-
-@dataclass(frozen=True)
-class Shown:
-    """What a panel draws."""
-
-    found: xr.Dataset
-    """As the public function returns it, complete or not."""
-
-    by: Any
-    """The chosen entry of the panel's menu `show`; None where it has none."""
-
-    layer: str
-    """The selected layer; empty for the whole network."""
-
-    epoch: int
-    """The selected checkpoint, or the first."""
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What a measurement depends on besides the panel's own menus."""
-
-    grid: Grid
-    """Layers and checkpoints."""
-
-    share: float
-    """ε, a share of the way to chance."""
-
-    draws: int
-    """Fresh draws of the settings."""
-
-    seed: int
-    """Seed of the settings."""
-
-
-@dataclass(frozen=True)
-class Panel:
-    """One measurement as a part of the page."""
-
-    kind: Kind
-    """Which."""
-
-    title: str
-    """Its name."""
-
-    sentence: str
-    """What it shows, in a sentence."""
-
-    function: str
-    """The public function that measures the same."""
-
-    unit: str
-    """What its progress counts."""
-
-    csv: tuple[str, ...]
-    """Dims of the table that is saved as CSV."""
-
-    asks: Callable[[Asked], Sequence[Menu]]
-    """Menus that decide what is measured."""
-
-    arguments: Callable[[Asked, Sequence[Any]], dict[str, Any]]
-    """Keyword arguments of the function, but for those that are as by default."""
-
-    show: Callable[[xr.Dataset | None], Menu | None]
-    """Menu of what can be shown."""
-
-    figures: Callable[[Shown], list[Any]]
-    """What is drawn; every time the same number of figures."""
-
-    names: tuple[str, ...]
-    """Their names, for files."""
-
-    table: Callable[[Shown], str]
-    """The same in numbers, as HTML; names are escaped."""
+from explorer.ui.panel import Asked, Field, Menu, Opened, Panel, Shown
 
 
 def _starts(asked: Asked, label: str) -> Menu:
@@ -113,10 +28,6 @@ def _starts(asked: Asked, label: str) -> Menu:
     grid = asked.grid
     entries: dict[str, int | None] = {moment(grid.unit, one): one for one in grid.epochs[:-1]}
     return Menu(label, entries or {"fresh draw 0": None})
-
-
-def _quantities(_found: xr.Dataset | None) -> Menu:
-    return Menu("Show", {"test error": "error", "mean loss": "loss"})
 
 
 # Effective parameters
@@ -144,7 +55,7 @@ EFFECTIVE = Panel(
     _effective_arguments,
     lambda _found: None,
     lambda shown: [effective_figure(shown.found, shown.layer)],
-    ("Error against parameters left",),
+    lambda _found: ("Error against parameters left",),
     lambda shown: tables.effective_table(shown.found),
 )
 
@@ -190,7 +101,7 @@ CRITICALITY = Panel(
         criticality_figure(shown.found, shown.layer),
         valley_figure(shown.found, _valley_layer(shown), shown.by),
     ],
-    ("Criticality of the layers", "Valley of a layer"),
+    lambda _found: ("Criticality of the layers", "Valley of a layer"),
     lambda shown: tables.criticality_table(shown.found),
 )
 
@@ -198,27 +109,64 @@ CRITICALITY = Panel(
 # Paths
 
 
-def _paths_asks(_asked: Asked) -> list[Menu]:
-    return [Menu("Points", {"0, 0.1, …, 1": 11, "0, 0.25, …, 1": 5})]
+def _paths_asks(asked: Asked) -> list[Menu | Field]:
+    grid = asked.grid
+    begins: dict[str, int | str | None] = {"the trained network": None}
+    begins |= {moment(grid.unit, one): one for one in grid.epochs[:-1]}
+    begins["the same checkpoint, of two runs"] = "same"
+    moving = {"one layer, and all": False, "also up to, and from, each layer": True}
+    return [
+        Menu("Points", {"0, 0.1, …, 1": 11, "0, 0.25, …, 1": 5}),
+        Menu("From", begins),
+        Field("to another run", "this one; else a name or folder"),
+        Menu("Moving", moving),
+    ]
+
+
+def _paths_arguments(_asked: Asked, chosen: Sequence[Any]) -> dict[str, Any]:
+    shares, start, other, cumulative = chosen
+    wanted: dict[str, Any] = {} if shares == 11 else {"shares": shares}
+    if start is not None:
+        wanted["start"] = start
+    if other:
+        wanted["other"] = Opened(other)
+    return wanted | ({"cumulative": True} if cumulative else {})
+
+
+def _paths_shows(found: xr.Dataset | None) -> Menu:
+    both = {"test error": "error", "mean loss": "loss"}
+    entries = dict(both)
+    if found is not None and "upto_error" in found:
+        for prefix, words in MOVING.items():
+            entries |= {f"{said}, {words}": prefix + name for said, name in both.items()}
+    return Menu("Show", entries)
+
+
+def _paths_figures(shown: Shown) -> list[Any]:
+    found, epochs = shown.found, shown.found["epoch"].values
+    prefix, quantity = moving_of(shown.by)
+    epoch = shown.epoch if shown.epoch in epochs else int(epochs[0])
+    return [
+        barrier_figure(found, quantity, shown.layer, prefix),
+        path_figure(found, epoch, shown.layer or None, quantity, prefix),
+    ]
 
 
 PATHS = Panel(
     "paths",
     "Paths and barriers",
-    "Error and loss on the straight line from the trained network to each checkpoint, one layer "
-    "moving at a time and all together: a barrier is the height above the line between the ends.",
+    "Error and loss on the straight line from the trained network, or another checkpoint, to each "
+    "checkpoint of this run or another, one layer moving at a time and all together: a barrier is "
+    "the height above the line between the ends.",
     "paths",
     "predictions",
     ("layer", "epoch", "share"),
     _paths_asks,
-    lambda _asked, chosen: {} if chosen[0] == 11 else {"shares": chosen[0]},
-    _quantities,
-    lambda shown: [
-        barrier_figure(shown.found, shown.by, shown.layer),
-        path_figure(shown.found, shown.epoch, shown.layer or None, shown.by),
-    ],
-    ("Barriers", "Path of a layer"),
-    lambda shown: tables.barrier_table(shown.found, shown.by),
+    _paths_arguments,
+    _paths_shows,
+    _paths_figures,
+    lambda _found: ("Barriers", "Path of a layer"),
+    lambda shown: tables.barrier_table(shown.found, *reversed(moving_of(shown.by))),
 )
 
 
@@ -240,7 +188,7 @@ MOTION = Panel(
         curves_figure(shown.found, shown.by, shown.layer),
         error_figure(shown.found, CURVES[shown.by].beside, shown.layer),
     ],
-    ("Motion of the layers", "Motion against error"),
+    lambda _found: ("Motion of the layers", "Motion against error"),
     lambda shown: tables.motion_table(shown.found, shown.by),
 )
 
@@ -281,32 +229,9 @@ OUTPUTS = Panel(
     _outputs_arguments,
     _outputs_shows,
     lambda shown: [outputs_figure(shown.found, shown.by, shown.layer)],
-    ("Outputs",),
+    lambda _found: ("Outputs",),
     lambda shown: tables.outputs_table(shown.found, shown.by, shown.layer, shown.epoch),
 )
 
-PANELS: tuple[Panel, ...] = (EFFECTIVE, CRITICALITY, PATHS, MOTION, OUTPUTS)
+PANELS: tuple[Panel, ...] = (EFFECTIVE, CRITICALITY, PATHS, MOTION, OUTPUTS, ACROSS)
 """In the order of the menu."""
-
-
-def code_of(panel: Panel, arguments: Mapping[str, Any], opened: str, options: str) -> str:
-    """Return Python that measures the same.
-
-    Parameters
-    ----------
-    panel : Panel
-        Whose function is called.
-    arguments : mapping
-        Its keyword arguments.
-    opened : str
-        Python expression that opens the stack.
-    options : str
-        Further keyword arguments, each begun by a comma.
-    """
-    own = "".join(f", {name}={value!r}" for name, value in arguments.items())
-    return (
-        "import explorer as lx\n\n"
-        f"stack = lx.open_stack({opened})\n"
-        f"found = lx.{panel.function}(stack{own}{options})\n"
-        "print(found)\n"
-    )

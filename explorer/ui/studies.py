@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol
 
 import xarray as xr
 
-Kind = Literal["effective", "criticality", "paths", "motion", "outputs"]
+Kind = Literal["effective", "criticality", "paths", "motion", "outputs", "across"]
 """Which measurement; the names of the commands."""
 
 REPORT_EVERY = 0.1
@@ -33,7 +33,7 @@ class Part(Protocol):
     @property
     def total(self) -> int: ...
     @property
-    def dataset(self) -> Callable[[], xr.Dataset]: ...
+    def dataset(self) -> Callable[[], Any]: ...
 
 
 @dataclass(eq=False)
@@ -69,8 +69,8 @@ class Progress:
     seconds_left: float
     """Time that the rest will take at this pace; NaN while it is not known."""
 
-    found: xr.Dataset | None
-    """What is known, where that is told anew."""
+    found: Any
+    """What is known, where that is told anew: a Dataset, or the DataTree of a comparison."""
 
     finished: bool = False
     """Whether the study has come to its end."""
@@ -146,7 +146,7 @@ def why_not(kind: Kind, stack: xr.DataTree, data: Any) -> str:
             f"{about[kind]}, and this stack has one checkpoint, the trained network. Open a stack "
             "with at least two checkpoints of one training run."
         )
-    if kind in ("effective", "criticality", "paths") and unlabelled(data):
+    if kind in ("effective", "criticality", "paths", "across") and unlabelled(data):
         return (
             "The examples have no labels, so that there is no error to measure. Pass a pair of "
             "inputs and labels as data=; outputs can be compared without."

@@ -21,6 +21,7 @@ WORDS = {
     "Paths and barriers": "Error and loss on the straight line",
     "Motion": "How each layer's weights move",
     "Outputs": "How far the outputs",
+    "Other stacks": "Which layers matter in this network",
 }
 """Panel → how its sentence begins."""
 
@@ -30,6 +31,7 @@ FIGURES = {
     "Paths and barriers": ["Heatmap of the barriers", "Curves along the path"],
     "Motion": ["Curves: Rotation of each layer", "Test error against the rotation"],
     "Outputs": ["Heatmap of the Jensen–Shannon divergence"],
+    "Other stacks": ["Damage of fcn3x256-digits", "Damage by relative depth"],
 }
 """Panel → how the labels of its figures begin, in the order of the menu."""
 
