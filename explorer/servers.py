@@ -162,15 +162,15 @@ def lab_command(notebook: Path, port: int | None, browser: bool) -> list[str]:
     """Put the command line together that starts JupyterLab.
 
     In a checkout its root is the whole of it: a server shows nothing outside its root, and the
-    notebooks' pictures lie in docs/images. Of its log only warnings and errors are shown, since
+    notebooks' pictures lie in docs/images. Of its log only errors are shown, since
     our extension prints the address.
     """
     notebook = notebook.resolve()
     checkout = _PACKAGE.parent
     root = checkout if notebook.parent == checkout / "notebooks" else notebook.parent
     command = [
-        *(sys.executable, "-m", "jupyterlab", "--ServerApp.log_level=WARN"),
-        "--LabApp.log_level=WARN",
+        *(sys.executable, "-m", "jupyterlab", "--ServerApp.log_level=ERROR"),
+        "--LabApp.log_level=ERROR",
         f"--ServerApp.jpserver_extensions={LAB_EXTENSION}=True",
         f"--ServerApp.ip={LOOPBACK}",
         f"--ServerApp.root_dir={root}",

@@ -75,6 +75,25 @@ def test_there_are_many_blocks_to_run(kind: str) -> None:
     assert len(found) >= LEAST_BLOCKS[kind]
 
 
+HIDDEN = re.compile(r"^[ >]*(?:```|~~~)", re.MULTILINE)
+"""A line that begins or ends a block, however it is written: in a list, with another sign."""
+
+
+def test_no_block_hides_from_the_scanner() -> None:
+    texts = {page: (ROOT / page).read_text(encoding="utf-8") for page in pages()}
+    assert len(texts) >= 50
+    fences = {page: len(HIDDEN.findall(text)) for page, text in texts.items()}
+    assert fences == {page: 2 * len(blocks_of(page, text)) for page, text in texts.items()}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["- a list\n\n  ```python\n  x\n  ```\n", "~~~python\nx\n~~~\n", "```python title=x\nx\n```\n"],
+)
+def test_a_block_that_the_scanner_does_not_see_is_noticed(text: str) -> None:
+    assert len(HIDDEN.findall(text)) != 2 * len(blocks_of("p.md", text))
+
+
 def test_what_is_not_run_says_why_and_is_little() -> None:
     excused = {(b.page, beginning): why for b in all_blocks() for beginning, why in b.excused}
     assert all(len(why) > 15 for why in excused.values())

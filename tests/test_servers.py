@@ -36,7 +36,7 @@ def test_the_address_that_is_printed_leads_to_the_notebook():
     assert f"--ServerApp.root_dir={Path('somewhere').resolve()}" in command
 
 
-def test_a_newcomer_reads_one_address_and_warnings_only(tmp_path):
+def test_a_newcomer_reads_one_address_and_nothing_else(tmp_path):
     """JupyterLab itself, with a home of its own: what it prints, and what it asks about."""
     port = servers.free_port()
     home = {"HOME": str(tmp_path), "JUPYTER_CONFIG_DIR": str(tmp_path / "config")}

@@ -45,7 +45,7 @@ def site_path(path: str) -> str | None:
         return path.removeprefix("docs/")
     if path.startswith("benchmarks/results/") and path.endswith(".md"):
         return path
-    if re.fullmatch(r"notebooks/\d\d-[\w-]+\.ipynb", path):
+    if re.fullmatch(r"notebooks/\d\d[a-z]?-[\w-]+\.ipynb", path):
         return path.removesuffix(".ipynb") + ".md"
     return OUTSIDE.get(path)
 

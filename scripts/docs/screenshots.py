@@ -37,7 +37,7 @@ MEASURED_DISTANCES = """label => ![...Bokeh.index].find(view =>
 ).model.renderers[1].data_source.data.text.includes('–')"""
 """No cell of the heatmap of distances is without a number."""
 
-COLOURS = 160
+COLOURS = 256
 """Colours of a picture; fewer make a smaller file, and the page has hardly more."""
 
 
@@ -122,7 +122,7 @@ def write(png: bytes, name: str) -> None:
     """Write a picture with few colours."""
     shown = Image.open(io.BytesIO(png)).convert("RGB")
     path = ROOT / "docs" / "images" / f"{name}.png"
-    shown.quantize(COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
+    shown.quantize(COLOURS, kmeans=1, dither=Image.Dither.NONE).save(path, optimize=True)
     print(f"{path.name}: {path.stat().st_size:,} bytes")
 
 
