@@ -21,7 +21,8 @@ from explorer.ui.live import LiveBokeh
 from explorer.ui.panel import Asked, Menu, Panel, Shown, code_of
 from explorer.ui.panes import alert, close_all_inside, side_by_side, under
 from explorer.ui.selection import Selection
-from explorer.ui.session import Session, Settings
+from explorer.ui.session import Session
+from explorer.ui.settings import Settings
 from explorer.ui.studies import Progress, Study
 from explorer.ui.wording import time_left
 

@@ -29,7 +29,7 @@ from explorer.ui.ongoing import Ongoing
 from explorer.ui.results import fail
 from explorer.ui.selection import Choice
 from explorer.ui.sending import SendingLock
-from explorer.ui.settings import Settings as Settings  # the panels take it from here
+from explorer.ui.settings import Settings
 from explorer.ui.studies import Kind, Study
 from explorer.ui.wording import complaint, counted
 from explorer.ui.worker import Worker

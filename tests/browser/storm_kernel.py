@@ -88,7 +88,7 @@ def _changed(explorer: lx.Explorer) -> list[str]:
     if session.networks.evaluator is None:
         return []
     held = session.networks.evaluator.network._state
-    last = read_epoch(explorer._stack, session.grid.epochs[-1])
+    last = read_epoch(session._stack, session.grid.epochs[-1])
     # bundled files have one number on an axis where torch has it on none
     wanted = {name: last[name].reshape(held[name].shape) for name in held}
     return [] if tensors_hash(held) == tensors_hash(wanted) else [explorer._opened]
