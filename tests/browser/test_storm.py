@@ -9,7 +9,7 @@ import pytest
 from tests.browser.pages import Notebook
 from tests.browser.storm import Storm, notebook_file
 
-pytestmark = [pytest.mark.browser, pytest.mark.slow]
+pytestmark = pytest.mark.browser
 
 
 @pytest.fixture
