@@ -144,7 +144,7 @@ def _multiple(label: str, node: xr.Dataset, columns: Columns) -> Any:
         plot.xaxis.major_label_overrides = dict(enumerate(columns.labels))
     plot.min_border_left = NAMES_WIDTH  # so that the same checkpoints lie below each other
     final = percent(float(node.attrs["final_error"]))
-    put_title(plot, f"{label} · trained {final}")
+    put_title(plot, f"{label}\ntrained: {final}")
     cells = plot.rect(
         "x", "y", 1, 1, source=_cells(node, columns), fill_color="fill", line_color="#d5d5d5"
     )

@@ -19,7 +19,7 @@ from explorer.ui.panel import Asked, Panel, Shown, Ticks
 def _asks(asked: Asked) -> list[Ticks]:
     bundled = [name for name in load_manifest().stacks if bundled_sweep(name) is not None]
     others = tuple(name for name in bundled if name != asked.stack)
-    return [Ticks("Beside it:", others, "other names, folders or files of sweeps, one a line")]
+    return [Ticks("Beside it:", others, "names, folders or files of sweeps, one a line")]
 
 
 def _arguments(asked: Asked, chosen: Sequence[Any]) -> dict[str, Any]:

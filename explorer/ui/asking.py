@@ -27,12 +27,13 @@ class TickBoxes(widgets.VBox):
             for name in asked.entries
         ]
         self.others = widgets.Textarea(
+            description="and others",
             placeholder=asked.hint,
             rows=2,
             continuous_update=False,
-            layout={"width": "100%", "max_width": "460px"},
+            style={"description_width": "initial"},
+            layout={"width": "calc(100% - 4px)", "max_width": "540px"},
         )
-        self.others.tooltip = asked.hint
         row = widgets.Box([widgets.HTML(asked.label), *self.boxes])
         row.layout.flex_flow, row.layout.align_items = "row wrap", "center"
         row.layout.grid_gap = "0 10px"

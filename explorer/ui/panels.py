@@ -118,7 +118,7 @@ def _paths_asks(asked: Asked) -> list[Menu | Field]:
     return [
         Menu("Points", {"0, 0.1, …, 1": 11, "0, 0.25, …, 1": 5}),
         Menu("From", begins),
-        Field("to another run", "this one; else a name or folder"),
+        Field("to another run", "name or folder"),
         Menu("Moving", moving),
     ]
 

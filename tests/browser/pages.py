@@ -185,3 +185,11 @@ class Notebook(ExplorerPage):
             " await notebook.context.ready; await notebook.sessionContext.ready;"
             " await jupyterapp.commands.execute('notebook:run-all-cells') }"
         )
+
+    def use_theme(self, name: str) -> None:
+        """Choose "JupyterLab Light" or "JupyterLab Dark", and wait until it is there."""
+        self.page.evaluate(
+            "theme => jupyterapp.commands.execute('apputils:change-theme', {theme})", name
+        )
+        light = "true" if name.endswith("Light") else "false"
+        self.page.locator(f"body[data-jp-theme-light={light}]").wait_for(state="attached")

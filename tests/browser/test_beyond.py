@@ -99,10 +99,15 @@ def test_a_panel_is_chosen_measured_and_painted_with_the_keys_alone(page, title)
     page.wait_for_figures(*FIGURES[title])
     for label in FIGURES[title]:
         assert sum(painted(page, label)) > 3
-    found = Axe().run(page.page, context=".layer-explorer")
-    assert found.response["violations"] == [], found.generate_report()
-    explorer = page.page.locator(".layer-explorer")
     name = title.split()[0].lower()
+    for theme in ("JupyterLab Dark", "JupyterLab Light"):
+        page.use_theme(theme)
+        found = Axe().run(page.page, context=".layer-explorer")
+        assert found.response["violations"] == [], found.generate_report()
+        page.place(0, 0, FIGURES[title][0])
+        page.page.get_by_label("Panel", exact=True).scroll_into_view_if_needed()
+        page.screenshot(f"panel-{name}-{theme.split()[1].lower()}")
+    explorer = page.page.locator(".layer-explorer")
     for width, height in ((1280, 900), (700, 900), (640, 450)):
         page.page.set_viewport_size({"width": width, "height": height})
         page.place(0, 0, FIGURES[title][0])

@@ -226,11 +226,7 @@ def test_a_click_with_a_key_puts_two_layers_back_together(notebook):
 @pytest.mark.parametrize("theme", ["JupyterLab Dark", "JupyterLab Light"])
 def test_nothing_in_the_explorer_is_out_of_reach_for_a_screen_reader(notebook, theme):
     """Contrast included, whatever the theme around it."""
-    notebook.page.evaluate(
-        "theme => jupyterapp.commands.execute('apputils:change-theme', {theme})", theme
-    )
-    light = "true" if theme.endswith("Light") else "false"
-    notebook.page.locator(f"body[data-jp-theme-light={light}]").wait_for(state="attached")
+    notebook.use_theme(theme)
     for tab in (
         "What changed",
         "How far can we go?",
