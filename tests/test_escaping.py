@@ -257,7 +257,7 @@ def test_no_text_of_a_csv_file_is_a_formula(start):
     sweep = named_sweep(name)
     sweep["reason"].values[0, 0] = f"{start}1+1"
     sweep["error"].values[1, 1] = -0.25  # a number, however wrong, stays one
-    tables = exports._table(sweep), exports._csv(measured_frame(measured_of(name)))
+    tables = exports._table(sweep), exports.csv_of(measured_frame(measured_of(name)))
     for table in tables:
         rows = list(csv.reader(io.StringIO(table, newline="")))
         assert len(rows) > 2

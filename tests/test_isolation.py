@@ -199,6 +199,10 @@ CALLS = {
         ),
         lambda net, _f: lx.compare(stack_of(net), draws=-1, **options(net)),
     ],
+    "compare_parts": [
+        lambda net, _f: list(lx.compare_parts(stack_of(net), draws=1, **options(net))),
+        lambda net, _f: next(lx.compare_parts(stack_of(net), draws=1, **options(net))),
+    ],
     "criticality": [
         lambda net, _f: lx.criticality(stack_of(net), **SMALL_VALLEY, **options(net)),
         lambda net, _f: lx.criticality(stack_of(net), draws=0, **options(net)),
