@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,7 +142,8 @@ def _open(
 def split_epoch(text: str) -> tuple[str, int | None]:
     """Divide ``"NAME@EPOCH"``; without a number after the last @, all of it is the name."""
     name, _, number = text.rpartition("@")
-    if name and number.isascii() and number.isdigit() and not Path(text).exists():
+    taken = os.path.exists(text)  # a Path would raise where the name is too long for a file
+    if name and number.isascii() and number.isdigit() and not taken:
         return name, int(number)
     return text, None
 
