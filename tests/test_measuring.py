@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -183,3 +185,11 @@ def test_where_not_one_example_fits_a_sweep_marks_the_cell_and_measures_the_othe
         found |= some
     assert [isinstance(found[cell], Estimate) for cell in CELLS] == [True, True, True, False]
     assert "out of memory on CPU, even with one example" in found[CELLS[3]]
+
+
+@pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 128), (torch.int64, 64)])
+def test_the_first_recording_is_no_larger_than_a_trial_may_be(dtype, most):
+    """Of tokens nothing is known of how large the values inside are."""
+    network = SimpleNamespace(device=torch.device("cpu"))
+    execution = SimpleNamespace(_network=network, _budget=10**9)
+    assert Execution._most_examples(execution, torch.zeros(10_000, 16, dtype=dtype)) == most

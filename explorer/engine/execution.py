@@ -180,13 +180,16 @@ class Execution:
         return self.plain(inputs, {}) if self.unsure(flat) else logits
 
     def _most_examples(self, inputs: Tensor) -> int:
-        """Examples per slice of a network whose values are no larger than its inputs.
+        """Examples of the first recording, which serves at once if a slice should have so many.
 
-        A recording of so many serves at once where that is so; else it shows how many it has to
-        be, which are fewer, and a second recording is made.
+        Values inside may be far larger than the inputs, those of tokens above all, so it is never
+        much more than a trial; where it shows that slices should be others, it is made again.
         """
+        if not inputs.is_floating_point():
+            return TRIAL_BATCH
         size = inputs[:1].numel() * inputs.element_size()
-        return best_batch(size, 2 * size, 0.0, len(inputs), self._network.device, self._budget)
+        device, total = self._network.device, len(inputs)
+        return min(2 * TRIAL_BATCH, best_batch(size, 2 * size, 0.0, total, device, self._budget))
 
     def _record(
         self, inputs: Tensor, batch_size: int | None, low_dtype: torch.dtype | None

@@ -72,7 +72,7 @@ class Moments:
         assert y.product is not None
         products, ends = (cross, x.product, y.product), ((x, y), (x, x), (y, y))
         xy, xx, yy = (
-            float((product - torch.outer(a.sum, b.sum) / x.examples).norm())  # type: ignore[arg-type]
+            float((product - torch.outer(a.sum, b.sum) / x.examples).norm())  # type: ignore[arg-type]  # no sum is None
             for product, (a, b) in zip(products, ends, strict=True)
         )
         varies = min(xx, yy) > 1e-12 * max(float(product.norm()) for product in products)

@@ -92,7 +92,7 @@ class StackedTensor(BackendArray):
         if found is not None:
             try:
                 self._check(position, spec_of(checkpoint, self.name) or self.spec)
-            except BaseException:
+            except BaseException:  # whatever it is, Ctrl-C too, no file stays open
                 found.close()
                 raise
         return found
