@@ -337,7 +337,14 @@ def test_images_go_channels_last_in_lower_precision_and_nothing_else_does():
 )
 def test_on_cuda_the_first_slice_takes_hundredths_of_a_second(flops, expected):
     assert best_batch(1e3, 1e3, flops, 10_000, torch.device("cuda"), 10**9) == expected
-    assert best_batch(1e3, 1e3, flops, 10_000, torch.device("cpu"), 10**9) == 512
+    assert best_batch(1e3, 1e3, flops, 10_000, torch.device("cpu"), 10**9) == 1024
+
+
+@pytest.mark.parametrize(
+    ("largest", "total", "expected"), [(1e3, 100_000, 1024), (1e3, 4000, 256), (64e3, 100_000, 128)]
+)
+def test_on_a_cpu_slices_fill_fast_memory_and_leave_something_to_watch(largest, total, expected):
+    assert best_batch(largest, largest, 0.0, total, torch.device("cpu"), 10**9) == expected
 
 
 class PerPosition(nn.Module):

@@ -728,13 +728,25 @@ def test_files_are_handed_to_the_browser(on_bench, monkeypatch, kind, beginning,
     assert bench.alert == ""
 
 
-def test_a_report_before_the_distances_are_known_says_so(on_bench, monkeypatch):
+@pytest.mark.parametrize(
+    ("unknown", "refusal"),
+    [
+        ("distances", "The distances are not known yet."),
+        ("dataset", "The test examples are not loaded yet."),
+    ],
+)
+def test_a_report_before_all_that_it_shows_is_known_says_so(
+    on_bench, monkeypatch, unknown, refusal
+):
     bench = on_bench()
-    bench.session.distances = None
+    if unknown == "distances":
+        bench.session.distances = None
+    else:
+        del bench.session.results.attrs["dataset"]
     sent = []
     monkeypatch.setattr(bench.pictures.exports, "send", lambda *message: sent.append(message))
     bench.pictures.exports._handle_custom_msg({"kind": "html"}, [])
-    assert sent[0][0]["failure"].startswith("The distances are not known yet.")
+    assert sent[0][0]["failure"].startswith(refusal)
 
 
 # Without a pointer

@@ -105,6 +105,12 @@ def hand_over(kind: str, session: Session, page: Any) -> None:
                     "A report shows them beside the errors.",
                     "Try again in a moment.",
                 )
+            if "dataset" not in results.attrs:
+                raise UsageError(
+                    "The test examples are not loaded yet.",
+                    "A report names those that its errors are of.",
+                    "Try again in a moment, or measure a cell first.",
+                )
             content = report_page(results, distances).encode("utf-8")
             page.hand_over(f"{name}.html", "text/html", content)
         elif kind == "nc":

@@ -183,9 +183,10 @@ def read_layer(stack: xr.DataTree, layer: str, epoch: int) -> dict[str, Array]:
     """
     if layer not in layer_names(stack):
         raise unknown_name("layer", layer, layer_names(stack))
-    if epoch not in epoch_numbers(stack):
-        raise unknown_name("epoch", epoch, epoch_numbers(stack))
-    position = epoch_numbers(stack).index(epoch)
+    epochs = epoch_numbers(stack)
+    if epoch not in epochs:
+        raise unknown_name("epoch", epoch, epochs)
+    position = epochs.index(epoch)
     variables = layer_variables(stack, layer)
     try:
         return {n: v.isel(epoch=position).values for n, v in variables.items()}

@@ -289,7 +289,15 @@ class Storm:
                 "  && document.querySelector(`${one} [role=gridcell]`)))"
             )
         except Exception as error:
-            raise AssertionError("the explorers are not on the page") from error
+            seen = self.notebook.page.evaluate(
+                """() => ['.storm-0', '.storm-1'].map(one => [document.querySelectorAll(one).length,
+                  document.querySelector(`${one} [role=status]`)?.textContent,
+                  document.querySelectorAll(`${one} [role=gridcell]`).length])"""
+            )
+            raise AssertionError(
+                "the explorers are not on the page; of each the number, what its status says and "
+                f"its cells: {seen}; complaints: {self.notebook.complaints}"
+            ) from error
 
     def _given_up(self) -> bool:
         """Wait until they are shown, or JupyterLab has given one up that the kernel still has.
@@ -300,6 +308,9 @@ class Storm:
         said = "document.body.innerText.includes('Error displaying widget: model not found')"
         self.wait_until_shown(or_else=said)
         return bool(self.notebook.page.evaluate(f"() => {said}"))
+
+    def _too_late(self) -> bool:
+        return any(LATE in text for text in self.notebook.complaints)
 
     # What may never happen
 
@@ -313,9 +324,13 @@ class Storm:
 
     def _look(self) -> None:
         self.notebook.page.set_viewport_size({"width": 1280, "height": 1500})
-        self.wait_until_shown()
+        try:
+            self.wait_until_shown()
+        except AssertionError:
+            if not self._too_late():  # the script that was too late may be that of the cells
+                raise
         found = self._until_idle()
-        while any(LATE in text for text in self.notebook.complaints):
+        while self._too_late():
             self.notebook.complaints = [t for t in self.notebook.complaints if LATE not in t]
             self.do("reload", 0)
         logged = [text for text in found["complaints"] if not _expected(text)]
