@@ -303,9 +303,10 @@ class Storm:
         """Wait until they are shown, or JupyterLab has given one up that the kernel still has.
 
         It looks for a widget for two seconds and not once more at their end
-        (docs/decisions/0023-faults-and-storms.md).
+        (docs/decisions/0023-faults-and-storms.md). What it says then is no longer in `innerText`
+        once the explorer above has pushed it out of view.
         """
-        said = "document.body.innerText.includes('Error displaying widget: model not found')"
+        said = "document.body.textContent.includes('Error displaying widget: model not found')"
         self.wait_until_shown(or_else=said)
         return bool(self.notebook.page.evaluate(f"() => {said}"))
 
