@@ -1,9 +1,10 @@
 """Measures beyond the paper against the pattern of public code.
 
 A: for every set of layers, cell or point, a deep copy of the network, load_state_dict, and a
-DataLoader of 128 over the whole test set; for motion numpy over every checkpoint. Both in one
-process, in turn; processor time, medians of some repeats. Where A would take too long, some of its
-points are timed and scaled, which the table says. The numbers of both sides are compared.
+DataLoader of 128 over the whole test set, for verdicts McNemar's test of each cell; for motion
+numpy over every checkpoint. Both in one process, in turn; processor time, medians of some repeats.
+Where A would take too long, some of its points are timed and scaled, which the table says. The
+numbers of both sides are compared.
 
     python benchmarks/bench_beyond.py [--only vgg11-digits] [--repeats 3] [--out FILE.md]
 """
@@ -21,12 +22,14 @@ from pathlib import Path
 import numpy as np
 import torch
 import xarray as xr
+from scipy.stats import binomtest
 from torch.utils.data import DataLoader, TensorDataset
 
 import explorer as lx
 from explorer.data.datasets import load_test_set
 from explorer.engine.evaluator import Evaluator
 from explorer.engine.interventions import reinitialise
+from explorer.engine.paired import exact_interval, p_beyond, p_within
 from explorer.stats.spectra import as_matrix
 from explorer.weights.families.known import build_network
 from explorer.weights.stack import epoch_numbers, layer_names, layer_variables, read_epoch
@@ -53,8 +56,10 @@ class Plain:
 
         self._read = []
 
-    def tensors(self, layers):
-        return self._evaluator.network.replacement(reinitialise(layers, 0)) if layers else {}
+    def tensors(self, layers, epoch=0):
+        if not layers:
+            return {}
+        return self._evaluator.network.replacement(reinitialise(layers, epoch))
 
     def between(self, layer, share):
         """Tensors of a layer on the way from the end to epoch 0."""
@@ -72,9 +77,18 @@ class Plain:
                 logits = twin(inputs)
                 yield logits, labels, self._read.pop()
 
+    def wrong(self, own):
+        """Which examples are misclassified."""
+        return torch.cat([logits.argmax(1) != labels for logits, labels, _ in self.logits(own)])
+
     def error(self, own):
-        wrong = [(logits.argmax(1) != labels).float() for logits, labels, _ in self.logits(own)]
-        return float(torch.cat(wrong).mean())
+        return float(self.wrong(own).float().mean())
+
+    def mcnemar(self, trained, layer, epoch):
+        """Answers turned wrong, turned right, and the p value of the exact test."""
+        patched = self.wrong(self.tensors([layer], epoch))
+        turned = int((patched & ~trained).sum()), int((trained & ~patched).sum())
+        return *turned, exact_mcnemar(*turned)
 
     def answers(self, own):
         """Logits, labels and what the head reads, of all examples."""
@@ -102,6 +116,11 @@ class Plain:
             / len(right),
             "by_class": [float((~right[labels == one]).double().mean()) for one in labels.unique()],
         }
+
+
+def exact_mcnemar(wrong, right):
+    """As statsmodels computes it: a binomial test of those that turned."""
+    return float(binomtest(wrong, wrong + right).pvalue) if wrong + right else 1.0
 
 
 def relative(p, m):
@@ -142,6 +161,56 @@ class Sides:
             expected = [number for _, number in one]
         line = row(name, what, count, len(points), statistics.median(a), statistics.median(own))
         return line, expected, found
+
+
+def verdicts(name, stack, plain, sides):
+    """A: every cell's answers and McNemar's test, without margin or correction."""
+    cells = [(layer, one) for layer in layer_names(stack) for one in epoch_numbers(stack)[:-1]]
+    some = cells[:: max(1, len(cells) // SAMPLE)][:SAMPLE]
+    trained = plain.wrong({})
+
+    def ours():
+        forget_tests()
+        return lx.verdicts(stack, device="cpu", progress=False)
+
+    line, expected, found = sides(
+        name,
+        "verdicts, with the sweep",
+        len(cells),
+        some,
+        lambda cell: plain.mcnemar(trained, *cell),
+        ours,
+    )
+    for (layer, epoch), turned in zip(some, expected, strict=True):
+        here = found.sel(layer=layer, epoch=epoch)
+        for quantity, count in zip(("turned_wrong", "turned_right"), turned, strict=False):
+            assert abs(int(here[quantity]) - count) <= 2, (layer, epoch, quantity)
+    return line
+
+
+def tests(name, _stack, _plain, sides):
+    """The statistics alone, of a sweep that is there."""
+    swept = lx.open_sweep(name)
+    earlier = swept.isel(epoch=slice(None, -1))
+    counts = [earlier[one].values.ravel().tolist() for one in ("turned_wrong", "turned_right")]
+    cells = list(zip(*counts, strict=True))
+
+    def ours():
+        forget_tests()
+        return lx.verdicts(swept)
+
+    line, expected, found = sides(
+        name, "the tests alone", len(cells), cells, lambda cell: exact_mcnemar(*cell), ours
+    )
+    ours_p = found["p_mcnemar"].sel(epoch=earlier["epoch"]).values.ravel()
+    np.testing.assert_allclose(ours_p, expected, rtol=1e-9)
+    return line
+
+
+def forget_tests():
+    """No p value is known from a repeat before."""
+    for one in (p_within, p_beyond, exact_interval):
+        one.cache_clear()
 
 
 def effective(name, stack, plain, sides):
@@ -254,6 +323,8 @@ def row(name, what, count, sample, each, ours):
 
 
 MEASURED = {
+    "verdicts": verdicts,
+    "tests": tests,
     "effective": effective,
     "outputs": outputs,
     "kept": kept,

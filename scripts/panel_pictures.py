@@ -80,7 +80,8 @@ def panel_html(panel: Any, found: Any, width: int) -> str:
         f"<style>{style}{STYLE % {'width': width}}</style>{Resources('inline').render()}"
         f'<main class="layer-explorer"><h2>{escape(panel.title)}</h2>'
         f"<p>{escape(panel.sentence)}</p>"
-        f'<div class="pictures">{pictures}</div>{panel.table(shown)}</main>{script}'
+        f'<div class="pictures">{pictures}</div>'
+        f'<div class="widget-html-content">{panel.table(shown)}</div></main>{script}'
     )
 
 

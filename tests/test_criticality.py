@@ -88,8 +88,9 @@ def test_where_no_point_is_good_enough_the_criticality_is_infinite_and_says_why(
 
 
 def test_the_factor_and_the_quantity_decide_what_is_good_enough():
-    twice = bowl(2000, 1.0, sigmas=np.geomspace(0.004, 0.05, 60), factor=1.02, layers=["bowl"])
-    assert twice["criticality"].item() == pytest.approx(2000 * (1 / 0.8 - 1), rel=0.1)
+    sigmas = np.geomspace(0.004, 0.05, 120)
+    twice = bowl(2000, 1.5, sigmas=sigmas, factor=1.02, layers=["bowl"])  # r is not r²
+    assert twice["criticality"].item() == pytest.approx(2000 * (1.5**2 / 0.8 - 1), rel=0.1)
     errors = bowl(2000, 1.0, quantity="error", sigmas=[0, 1])
     assert errors["criticality"].values.tolist() == [0, 0]  # all are wrong already
     assert errors.attrs["limit"] == pytest.approx(1.01)

@@ -13,6 +13,7 @@ from torch import nn
 
 import explorer as lx
 from explorer.errors import UnknownNameError
+from explorer.stats import motion as motion_module
 from explorer.stats.rank_correlation import against, moved_by_layer, spearman
 from explorer.stats.spectra import as_matrix, spectral_norm, spectrum
 from explorer.weights.stack import epoch_numbers, layer_names, read_layer
@@ -126,15 +127,34 @@ def test_a_checkpoint_that_cannot_be_read_marks_its_column_and_the_step_after_it
     (folder / "epoch-0003.safetensors").unlink()
     found = lx.motion(lx.open_stack(folder), progress=False)
     at = found["epoch"].values.tolist().index(3)
-    assert "epoch-0003" in found["reason"].values[0, at]
-    assert np.isnan(found["rotation"].values[0]).tolist() == [k == at for k in range(8)]
-    assert np.flatnonzero(np.isnan(found["step"].values[0])).tolist() == [0, at, at + 1]
+    for layer in range(4):  # the first is read one checkpoint at a time, the last all at once
+        assert "epoch-0003" in found["reason"].values[layer, at]
+        assert np.isnan(found["rotation"].values[layer]).tolist() == [k == at for k in range(8)]
+        assert np.flatnonzero(np.isnan(found["step"].values[layer])).tolist() == [0, at, at + 1]
+
+
+def test_small_parameters_are_read_at_all_checkpoints_in_one_call(bundled, moved, monkeypatch):
+    """What fits is: of a large one, two checkpoints are in memory and no more."""
+    calls, read = [], xr.Variable.__getitem__
+
+    def counted(variable, key):
+        calls.append((variable.nbytes, key))
+        return read(variable, key)
+
+    monkeypatch.setattr(xr.Variable, "__getitem__", counted)
+    again = lx.motion(bundled, progress=False)
+    whole = [size for size, key in calls if key == slice(None)]
+    one = [size for size, key in calls if isinstance(key, int)]
+    assert len(whole) == 7
+    assert max(whole) <= motion_module.AT_ONCE
+    assert one == 8 * [8 * 784 * 256 * 4]
+    monkeypatch.setattr(motion_module, "AT_ONCE", 0)
+    xr.testing.assert_identical(again, lx.motion(bundled, progress=False))
+    xr.testing.assert_identical(again, moved[list(again)])
 
 
 def test_ctrl_c_keeps_the_layers_that_are_finished(bundled, monkeypatch):
-    from explorer.stats import motion as module
-
-    original, seen = module._layer, []
+    original, seen = motion_module._layer, []
 
     def stopped(node, epochs):
         seen.append(node)
@@ -142,7 +162,7 @@ def test_ctrl_c_keeps_the_layers_that_are_finished(bundled, monkeypatch):
             raise KeyboardInterrupt
         return original(node, epochs)
 
-    monkeypatch.setattr(module, "_layer", stopped)
+    monkeypatch.setattr(motion_module, "_layer", stopped)
     found = lx.motion(bundled, progress=False)
     assert found.attrs["complete"] == 0
     assert np.isfinite(found["rotation"].values[:, -1]).tolist() == [True, True, False, False]

@@ -8,7 +8,14 @@ from bokeh.models import Column, Line, Scatter
 
 import explorer as lx
 from explorer.cli import main
-from explorer.ui.motion_figure import WORDS, error_figure, motion_figure, rotation_figure
+from explorer.colours import contrast
+from explorer.ui.motion_figure import (
+    CURVE_COLOURS,
+    WORDS,
+    error_figure,
+    motion_figure,
+    rotation_figure,
+)
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +33,11 @@ def test_every_layer_has_a_curve_that_can_be_told_from_the_others(found):
         len({(line.line_color, line.line_dash[0] if line.line_dash else 0) for line in lines}) == 14
     )
     assert "layer4 .293" in plot.html_attributes["aria-label"]
+
+
+def test_every_curve_stands_out_from_a_white_page_and_from_a_dark_one():
+    assert len(set(CURVE_COLOURS)) == 8
+    assert min(contrast(one, page) for one in CURVE_COLOURS for page in ("#ffffff", "#111111")) >= 3
 
 
 @pytest.mark.parametrize("quantity", WORDS)

@@ -339,7 +339,7 @@ def test_without_memory_at_all_every_cell_says_so(monkeypatch):
 
 
 def test_what_is_not_kept_of_the_trained_network_is_computed_anew(bundled, found, monkeypatch):
-    from explorer.engine import outputs as module
+    from explorer.engine import compared as module
 
     asked, original = [], Evaluator.answers
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,8 +15,9 @@ from explorer.engine.evaluator import Evaluator
 from explorer.engine.interventions import BatchNormPolicy, Intervention
 from explorer.engine.parts import Part, Parts, last_dataset
 from explorer.engine.provenance import journal_of, provenance_of
-from explorer.engine.sweep import NOT_REACHED, chosen
+from explorer.engine.sweep import chosen
 from explorer.engine.valley import LayerSearch, Quantity, Valley, search
+from explorer.engine.valley_dataset import valleys_dataset
 from explorer.errors import UsageError
 from explorer.weights.stack import epoch_numbers, layer_names, layer_variables, read_layer
 
@@ -25,11 +26,6 @@ SIGMAS = (0.0, *(float(f"{10 ** (k / 3 - 3):.3g}") for k in range(10)))
 
 FACTOR = 1.01
 """Times the final loss: the largest loss that is good enough, in the public code."""
-
-NOT_NEEDED = "not measured: the criticality does not depend on it"
-"""Reason of the cells that the search leaves out."""
-
-OUTSIDE = "no point of the grid is good enough: smaller sigmas are needed"
 
 
 def criticality(
@@ -189,7 +185,7 @@ def criticality_parts(
     total = len(names) * len(valley.alphas)
 
     def dataset() -> xr.Dataset:
-        result = _as_dataset(names, valley, found, moved)
+        result = valleys_dataset(names, valley, found, moved)
         complete = len(found) == len(names) and all(one.finished for one in found.values())
         together = float(result["criticality"].sum(skipna=False))
         return result.assign_attrs(attrs, network_criticality=together, complete=int(complete))
@@ -210,79 +206,6 @@ def squared_distance(stack: xr.DataTree, layer: str, epoch: int) -> float:
         float(((final[n].astype(np.float64) - start[n].astype(np.float64)) ** 2).sum())
         for n in trained
     )
-
-
-def _as_dataset(
-    layers: Sequence[str],
-    valley: Valley,
-    found: Mapping[str, LayerSearch],
-    moved: Mapping[str, float],
-) -> xr.Dataset:
-    result = _empty(layers, valley)
-    for row, layer in enumerate(layers):
-        result["squared_distance"].values[row] = moved[layer]
-        if layer in found:
-            _record(result, row, valley, found[layer], moved[layer])
-    return result
-
-
-def _empty(layers: Sequence[str], valley: Valley) -> xr.Dataset:
-    shape = (len(layers), len(valley.alphas), len(valley.sigmas))
-    dims = ("layer", "alpha", "sigma")
-    each = {
-        "criticality": {"long_name": "criticality μ: least (α/σ)²·‖θ_F − θ_0‖²", "units": "1"},
-        "alpha_best": {"long_name": "share α of the final layer at the minimum", "units": "1"},
-        "sigma_best": {"long_name": "deviation σ of the noise at the minimum"},
-        "squared_distance": {"long_name": "‖θ_F − θ_0‖² over the layer's parameters"},
-        "passes": {"long_name": "passes over the test set that were needed", "units": "1"},
-    }
-    variables: dict[str, Any] = {
-        name: ("layer", np.full(len(layers), np.nan), attrs) for name, attrs in each.items()
-    }
-    why = {"long_name": "why there is no finite criticality; empty where there is"}
-    variables["layer_reason"] = ("layer", np.full(len(layers), NOT_REACHED, object), why)
-    variables |= {
-        "error": (dims, np.full(shape, np.nan), {"long_name": "test error", "units": "1"}),
-        "loss": (dims, np.full(shape, np.nan), {"long_name": "mean cross-entropy", "units": "nat"}),
-        "examples": (dims, np.zeros(shape, np.int64), {"long_name": "pairs of example and draw"}),
-        "good_enough": (
-            dims,
-            np.full(shape, -1, np.int8),
-            {"long_name": "1, 0; −1: unknown"},
-        ),
-        "reason": (dims, np.full(shape, NOT_REACHED, object), {"long_name": "why not measured"}),
-    }
-    coords = {
-        "layer": np.array(layers, object),
-        "alpha": ("alpha", list(valley.alphas), {"long_name": "α, share of the final layer"}),
-        "sigma": ("sigma", list(valley.sigmas), {"long_name": "σ, deviation of the noise"}),
-    }
-    return xr.Dataset(variables, coords)
-
-
-def _record(result: xr.Dataset, row: int, valley: Valley, found: LayerSearch, moved: float) -> None:
-    result["passes"].values[row] = found.passes
-    if found.finished:
-        result["reason"].values[row] = NOT_NEEDED
-        result["layer_reason"].values[row] = found.reason
-    for place, point in found.points.items():
-        at = (row, *place)
-        result["reason"].values[at] = point.reason
-        if not math.isfinite(point.loss_sum):
-            continue
-        result["error"].values[at] = point.error
-        result["loss"].values[at] = point.loss
-        result["examples"].values[at] = point.examples
-        result["good_enough"].values[at] = int(point.good_enough)
-    if not found.finished or found.reason:
-        return
-    if found.best is None:
-        result["criticality"].values[row] = math.inf
-        result["layer_reason"].values[row] = OUTSIDE
-        return
-    alpha, sigma = valley.alphas[found.best[0]], valley.sigmas[found.best[1]]
-    result["criticality"].values[row] = (alpha / sigma) ** 2 * moved
-    result["alpha_best"].values[row], result["sigma_best"].values[row] = alpha, sigma
 
 
 def _shares(alphas: int | Sequence[float]) -> tuple[float, ...]:

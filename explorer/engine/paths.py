@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,22 +10,17 @@ import numpy as np
 import xarray as xr
 from torch import nn
 
-from explorer.engine.barriers import PATHS, QUANTITIES, with_barriers
+from explorer.engine.barriers import QUANTITIES, with_barriers
 from explorer.engine.evaluator import Evaluator
-from explorer.engine.interventions import (
-    BatchNormPolicy,
-    Epoch,
-    Intervention,
-    Mixture,
-    Source,
-)
+from explorer.engine.interventions import BatchNormPolicy, Intervention
 from explorer.engine.measuring import Outcome, measure
 from explorer.engine.parts import Part, Parts, last_dataset
+from explorer.engine.path_grid import PathCell, PathGrid, path_grid
 from explorer.engine.provenance import journal_of, provenance_of
-from explorer.engine.sweep import NOT_REACHED, chosen, examples_seen
+from explorer.engine.sweep import NOT_REACHED, examples_seen
 from explorer.errors import UsageError
 from explorer.weights.joined import joined
-from explorer.weights.stack import content_hash, epoch_numbers, layer_names
+from explorer.weights.stack import content_hash, epoch_numbers
 
 
 def paths(
@@ -109,7 +103,7 @@ def paths(
     >>> round(found["error"].sel(layer="layer4", epoch=0, share=1).item(), 3)
     0.104
     """
-    grid = _grid(stack, other, start, epochs, layers, shares, cumulative)
+    grid = path_grid(stack, other, start, epochs, layers, shares, cumulative)
     if store is not None and len(grid.starts) > 1:
         raise UsageError(
             "store= was given for paths that begin at several epochs.",
@@ -151,7 +145,7 @@ def paths_parts(
     Where the paths begin elsewhere or lead to another run, that network is loaded as well.
     """
     stack = evaluator.network.stack
-    grid = _grid(stack, other, start, epochs, layers, shares, cumulative)
+    grid = path_grid(stack, other, start, epochs, layers, shares, cumulative)
     origin = _origin(stack, other, grid.starts[0][0] if start != "same" else -1)
 
     def opened(begin: int, ends: Sequence[int]) -> Evaluator:
@@ -171,13 +165,13 @@ def _view(
 
 
 def _parts(
-    grid: _Grid,
+    grid: PathGrid,
     opened: Callable[[int, Sequence[int]], Evaluator],
     origin: Mapping[str, Any],
     by_layer: bool = False,
 ) -> Parts:
     """Measure the paths from each start in turn."""
-    known: list[tuple[dict[_Cell, Intervention], dict[Intervention, Outcome]]] = []
+    known: list[tuple[dict[PathCell, Intervention], dict[Intervention, Outcome]]] = []
     said: dict[str, Any] = {"complete": 0}
 
     def dataset() -> xr.Dataset:
@@ -204,123 +198,7 @@ def _parts(
     yield Part(len(grid.starts) * own, len(grid.starts) * own, dataset)
 
 
-@dataclass(frozen=True)
-class _Cell:
-    """One point of one path."""
-
-    prefix: str
-    """Prefix of the variables it belongs to."""
-    position: tuple[int, ...]
-    """Index into their dims."""
-    layers: tuple[str, ...]
-    """Layers that move."""
-    epoch: int
-    """Epoch of B."""
-    share: float
-    """λ."""
-
-
-@dataclass(frozen=True)
-class _Grid:
-    """All paths, and the points on them."""
-
-    every: tuple[str, ...]
-    """All layers of the network."""
-    layers: tuple[str, ...]
-    """Those that are moved one by one."""
-    epochs: tuple[int, ...]
-    """Epochs of B."""
-    shares: tuple[float, ...]
-    """Shares λ, from 0 to 1."""
-    cumulative: bool
-    """Whether all layers up to and from each layer are moved as well."""
-    starts: tuple[tuple[int, tuple[int, ...]], ...]
-    """Epochs of A, each with the epochs of B to which paths go."""
-    own: bool
-    """Whether A and B are of one run."""
-
-    @property
-    def prefixes(self) -> dict[str, tuple[str, ...]]:
-        """Prefix → dims of its paths."""
-        wanted = ("", "whole_", "upto_", "from_")[: 4 if self.cumulative else 2]
-        return {prefix: PATHS[prefix] for prefix in wanted}
-
-    def cells(self, ends: Sequence[int]) -> list[_Cell]:
-        """List the points of the paths to some epochs, those of a layer together."""
-        found = []
-        for row, layer in enumerate(self.layers):
-            for prefix, dims in self.prefixes.items():
-                if "layer" in dims:
-                    moved = self._moved(prefix, layer)
-                    found += self._path(prefix, (row,), moved, ends)
-        return found + self._path("whole_", (), self.every, ends)
-
-    def _path(
-        self, prefix: str, place: tuple[int, ...], moved: tuple[str, ...], ends: Sequence[int]
-    ) -> list[_Cell]:
-        return [
-            _Cell(prefix, (*place, self.epochs.index(epoch), k), moved, epoch, share)
-            for epoch in ends
-            for k, share in enumerate(self.shares)
-        ]
-
-    def _moved(self, prefix: str, layer: str) -> tuple[str, ...]:
-        at = self.every.index(layer)
-        return {"upto_": self.every[: at + 1], "from_": self.every[at:]}.get(prefix, (layer,))
-
-    def put_in(self, cell: _Cell, begin: int) -> Intervention:
-        """Return the intervention of a point; the ends are A and B themselves."""
-        if cell.share == 0 or (self.own and cell.epoch == begin):
-            return Intervention(())
-        end = Epoch(cell.epoch)
-        source: Source = end if cell.share == 1 else Mixture(end, 1 - cell.share)
-        return Intervention(tuple((layer, source) for layer in cell.layers))
-
-
-def _grid(
-    stack: xr.DataTree,
-    other: xr.DataTree | None,
-    start: int | str | None,
-    epochs: Sequence[int] | None,
-    layers: Sequence[str] | None,
-    shares: int | Sequence[float],
-    cumulative: bool,
-) -> _Grid:
-    """Check what is asked for, and list it."""
-    every, own = layer_names(stack), epoch_numbers(stack)
-    there = own if other is None else epoch_numbers(other)
-    if start == "same":
-        if other is None:
-            raise UsageError(
-                "start='same' was given without another run.",
-                "Of one run, the paths from an epoch to itself are points.",
-                "Pass other=, or one epoch as start=.",
-            )
-        there = [epoch for epoch in there if epoch in own]
-    ends = tuple(chosen("epoch", epochs, there))
-    if start == "same":
-        starts = tuple((epoch, (epoch,)) for epoch in ends)
-    else:
-        (begin,) = chosen("epoch", None if start is None else [start], own)[-1:]
-        starts = ((begin, ends),)
-    moved = tuple(chosen("layer", layers, every))
-    return _Grid(tuple(every), moved, ends, _points(shares), cumulative, starts, own=other is None)
-
-
-def _points(shares: int | Sequence[float]) -> tuple[float, ...]:
-    if isinstance(shares, int):
-        shares = [k / (shares - 1) for k in range(shares)] if shares > 1 else []
-    values = sorted({float(share) for share in shares})
-    if not values or not all(0 <= share <= 1 for share in values):
-        raise UsageError(
-            f"The shares are {values}.",
-            "Fractions from 0 (A) to 1 (B), at least one, are needed.",
-            "Leave shares out to take 0, 0.1, …, 1.",
-        )
-    return tuple(sorted({0.0, *values, 1.0}))
-
-
-def _empty(grid: _Grid) -> xr.Dataset:
+def _empty(grid: PathGrid) -> xr.Dataset:
     coords: dict[str, Any] = {
         "layer": np.array(grid.layers, object),
         "epoch": ("epoch", list(grid.epochs), {"long_name": "epoch of B"}),
@@ -337,7 +215,7 @@ def _empty(grid: _Grid) -> xr.Dataset:
     return xr.Dataset(variables, coords)
 
 
-def _record(result: xr.Dataset, cell: _Cell, outcome: Outcome) -> None:
+def _record(result: xr.Dataset, cell: PathCell, outcome: Outcome) -> None:
     reason = outcome if isinstance(outcome, str) else outcome.failure
     result[f"{cell.prefix}reason"].values[cell.position] = reason
     if isinstance(outcome, str) or reason:

@@ -35,6 +35,10 @@ OF_MATRICES = {
 
 NOT_REACHED = "not measured: stopped"
 
+AT_ONCE = 4_194_304
+"""Bytes of one parameter at all checkpoints together, up to which they are read in one call: of
+small tensors the calls cost as much as the reading."""
+
 Vector = NDArray[np.float64]
 
 Measured = tuple[dict[str, Vector], dict[str, dict[str, Vector]], list[str]]
@@ -175,9 +179,15 @@ def _times(node: xr.DataTree, reasons: list[str]) -> Iterator[Mapping[str, NDArr
         for array in node.to_dataset(inherit=False).data_vars.values()
         if not array.attrs["buffer"]
     }
+    held: dict[str, NDArray[Any]] = {}
+    with contextlib.suppress(OSError):  # then each checkpoint by itself, which says its reason
+        held = {n: one.variable[:].values for n, one in arrays.items() if one.nbytes <= AT_ONCE}
     for k in range(len(reasons)):
         try:
-            yield {name: array.variable[k].values for name, array in arrays.items()}
+            yield {
+                name: held[name][k] if name in held else array.variable[k].values
+                for name, array in arrays.items()
+            }
         except OSError as error:  # a CheckpointError is one: the other checkpoints stay usable
             reasons[k] = str(error)
             yield None

@@ -13,7 +13,6 @@ import xarray as xr
 from bokeh.core.properties import value
 from bokeh.layouts import column, gridplot
 from bokeh.models import ColumnDataSource, FixedTicker, HoverTool, NumeralTickFormatter, Range1d
-from bokeh.palettes import Colorblind
 
 from explorer.colours import REDS, palette, shade
 from explorer.engine.across import each_of
@@ -29,7 +28,7 @@ from explorer.ui.figures import (
 )
 from explorer.ui.grid import FRESH, unit_of
 from explorer.ui.linked import LAYER, frame_row
-from explorer.ui.motion_figure import DASHES
+from explorer.ui.motion_figure import CURVE_COLOURS, DASHES
 from explorer.ui.painting import MISSING
 from explorer.ui.wording import interval, percent
 
@@ -248,7 +247,7 @@ def depth_figure(found: xr.DataTree, fresh: bool) -> Any:
     plot.yaxis.formatter = NumeralTickFormatter(format="0 %")
     plot.yaxis.axis_label_text_color = QUIET_INK
     drawn = []
-    colours = islice(cycle(Colorblind[8]), len(nodes))
+    colours = islice(cycle(CURVE_COLOURS), len(nodes))
     for k, ((label, node), colour) in enumerate(zip(nodes.items(), colours, strict=True)):
         layers = list(map(str, node["layer"].values))
         source = ColumnDataSource(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import xarray as xr
 from bokeh.models import BasicTicker, ColumnDataSource, HoverTool, NumeralTickFormatter
 from bokeh.models.annotations import Span
@@ -19,7 +20,7 @@ from explorer.ui.figures import (
     relation_figure,
 )
 from explorer.ui.linked import LAYER, ring_points
-from explorer.ui.wording import interval, percent, tick
+from explorer.ui.wording import counted, interval, percent, tick
 
 LOOKS = {
     "forward": (BLUE, "circle", "solid", "adding to none"),
@@ -67,8 +68,15 @@ def effective_figure(found: xr.Dataset, selected: str | None = None) -> Any:
         ring_points(plot, x, y)
     line = Span(location=allowed, dimension="width", line_color=QUIET_INK, line_dash="dotted")
     label = line_label()
+    at_left = _left_is_freer(steps, total, allowed)
     label.update(
-        x=total, y=allowed, text=f"allowed {tick(allowed)}", text_baseline="bottom", y_offset=2
+        x=0 if at_left else total,
+        y=allowed,
+        text=f"allowed {tick(allowed)}",
+        text_align="left" if at_left else "right",
+        x_offset=4 if at_left else 0,
+        text_baseline="bottom",
+        y_offset=2,
     )
     plot.add_layout(line)
     plot.add_layout(label)
@@ -78,7 +86,18 @@ def effective_figure(found: xr.Dataset, selected: str | None = None) -> Any:
     plot.height += 110
     plot.legend.label_text_font_size, plot.legend.label_text_font = "11px", FONT
     plot.legend.ncols, plot.legend.spacing, plot.legend.border_line_color = 1, 0, None
+    plot.legend.location = "top_left"
     return plot
+
+
+def _left_is_freer(steps: xr.Dataset, total: int, allowed: float) -> bool:
+    """Whether errors in the left third are further from the allowed one than in the right."""
+    share = steps["parameters_left"].values / total
+    apart = np.abs(steps["trial_error"].values - allowed)
+    left, right = (
+        float(np.nanmin(apart[where], initial=np.inf)) for where in (share < 1 / 3, share > 2 / 3)
+    )
+    return left >= right
 
 
 def _draw(plot: Any, steps: xr.Dataset, direction: str) -> Any:
@@ -91,7 +110,7 @@ def _draw(plot: Any, steps: xr.Dataset, direction: str) -> Any:
         layer, error = str(at["layer_moved"].item()), float(at["trial_error"])
         moved = f"{'restored' if direction == 'backward' else 'also reset'}: {layer}\n"
         tip = (
-            f"{moved if layer else ''}{int(at['layers_moved'])} layers reset together\n"
+            f"{moved if layer else ''}{counted(int(at['layers_moved']), 'layer')} reset together\n"
             f"test error {percent(error)}, 95 % interval "
             f"{interval(float(at['trial_low']), float(at['trial_high']))}"
         )

@@ -64,12 +64,5 @@ class Networks:
         self.evaluator = self._for_studies = None
 
     def _opened(self, data: Any, **options: Any) -> Evaluates:
-        return background.open_evaluator(
-            self._stack,
-            model=self._settings.model,
-            data=data,
-            device=self._settings.device,
-            batch_size=self._settings.batch_size,
-            batchnorm=self._settings.batchnorm,
-            **options,
-        )
+        settings = self._settings.network | {"data": data}
+        return background.open_evaluator(self._stack, **settings, **options)

@@ -81,14 +81,7 @@ class ClusterSweep:
         """Yield what the workers have finished, at most every tenth of a second."""
         own = self._settings
         remote = background.open_on_cluster(
-            own.client,
-            self._stack,
-            model=own.model,
-            data=own.data,
-            device=own.device,
-            batch_size=own.batch_size,
-            batchnorm=own.batchnorm,
-            screen=own.screen,
+            own.client, self._stack, screen=own.screen, **own.network
         )
         with self._turn_of(job) as mine:
             if not mine:

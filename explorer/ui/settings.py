@@ -41,3 +41,14 @@ class Settings:
 
     client: Any = None
     """A distributed.Client on whose cluster sweeps are measured, or None for this process."""
+
+    @property
+    def network(self) -> dict[str, Any]:
+        """What an evaluator is opened with, here or on a cluster, in either precision."""
+        return {
+            "model": self.model,
+            "data": self.data,
+            "device": self.device,
+            "batch_size": self.batch_size,
+            "batchnorm": self.batchnorm,
+        }
