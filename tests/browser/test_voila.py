@@ -151,6 +151,7 @@ def test_ctrl_c_ends_the_dashboard_and_its_kernels(chromium, tmp_path):
         page.get_by_role("status").filter(has_text="Ready on").wait_for(timeout=PATIENCE)
         kernels = psutil.Process(server.pid).children(recursive=True)
         assert kernels
+        assert "ncrypt" not in log.read_text()  # ipykernel's warning where nothing is encrypted
         server.send_signal(signal.SIGINT)
         server.wait(60)
         assert psutil.wait_procs(kernels, timeout=10)[1] == []
