@@ -36,7 +36,7 @@ test: set-up  ## all checks: style, types, kernels without the compiler, every t
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest -q tests/test_kernels.py
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-slow: set-up  ## the tests that take minutes
 	@$(SET_UP) --tests --browser

@@ -115,6 +115,7 @@ def dashboard_command(notebook: Path, port: int, browser: bool) -> list[str]:
         # by its server when there is a token
         f"--MappingKernelManager.cull_idle_timeout={ABANDONED}",
         f"--MappingKernelManager.cull_interval={ABANDONED // 3}",
+        *encryption(),
     ]
     return command if browser else [*command, "--no-browser"]
 
@@ -140,6 +141,20 @@ def dashboard_environment(stack: str | None) -> dict[str, str]:
     if stack is not None:
         found[STACK_VARIABLE] = str(Path(stack).resolve()) if Path(stack).exists() else stack
     return found
+
+
+def encryption() -> list[str]:
+    """Have the server and its kernels encrypt what they say to each other, where they can.
+
+    They speak TCP, on loopback, and are asked to sign what they say but not to hide it; of that
+    ipykernel warns at the start of each kernel. jupyter_client before 8.9 has no such setting, and
+    a pyzmq without libsodium would refuse it.
+    """
+    import zmq
+    from jupyter_client.manager import KernelManager  # 0.2 s, which only a server has to wait for
+
+    can = zmq.has("curve") and "transport_encryption" in KernelManager.class_trait_names()
+    return ["--KernelManager.transport_encryption=auto"] if can else []
 
 
 def free_port() -> int:
@@ -176,6 +191,7 @@ def lab_command(notebook: Path, port: int | None, browser: bool) -> list[str]:
         f"--ServerApp.root_dir={root}",
         # in the printed address too
         f"--LabApp.default_url=/lab/tree/{notebook.relative_to(root).as_posix()}",
+        *encryption(),
     ]
     if port is not None:
         command += [f"--ServerApp.port={port}", "--ServerApp.port_retries=0"]

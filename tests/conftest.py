@@ -20,6 +20,16 @@ from tests import toy
 BUNDLED = "fcn3x256-digits"
 
 
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
+def pytest_xdist_make_scheduler(config, log):
+    """Let each file be run by one process, where whole files are asked for."""
+    if config.getoption("dist") != "loadfile":
+        return None
+    from tests.workers import WholeFiles
+
+    return WholeFiles(config, log)
+
+
 @pytest.fixture(scope="session")
 def bundled():
     """Return the bundled stack."""

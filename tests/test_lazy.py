@@ -12,7 +12,6 @@ import psutil
 import pytest
 import xarray as xr
 from hypothesis import given
-from hypothesis import strategies as st
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save, save_file
 
@@ -25,6 +24,7 @@ from explorer.weights.safetensors_file import read_header, read_part
 from explorer.weights.stack import layer_names, layer_variables
 from tests import toy
 from tests.conftest import copy_bundled
+from tests.indexing import indexed
 
 MANY = 1000
 SHORT = "000000"
@@ -134,21 +134,6 @@ def test_of_a_matrix_only_the_rows_that_are_asked_for_are_read(many, reads):
     begin = {name: offset for name, offset, _ in reads}["step-000005.safetensors"] - 4 * 5
     found = [(offset - begin, shape) for _, offset, shape in reads]
     assert found == [(12, (2, 3)), (12, (3, 3)), (28, (1, 2)), (0, (4, 3)), (20, (1, 1))]
-
-
-@st.composite
-def indexed(draw):
-    """A small shape and a key for it, one index, slice or list per axis."""
-    shape = draw(st.lists(st.integers(1, 4), max_size=4).map(tuple))
-    key = [
-        draw(
-            st.integers(-length, length - 1)
-            | st.slices(length)
-            | st.lists(st.integers(0, length - 1), max_size=5).map(lambda k: np.array(k, int))
-        )
-        for length in shape
-    ]
-    return shape, key
 
 
 @given(indexed())

@@ -181,6 +181,18 @@ def test_without_a_display_no_browser_is_opened(monkeypatch):
     assert not servers.has_browser()
 
 
+def test_what_server_and_kernel_say_is_encrypted_where_the_packages_can(monkeypatch):
+    wanted = "--KernelManager.transport_encryption=auto"
+    assert servers.encryption() == [wanted]
+    assert wanted in servers.lab_command(NOTEBOOK, None, browser=True)
+    assert wanted in servers.dashboard_command(Path("a.ipynb"), 8891, browser=True)
+    with monkeypatch.context() as without_libsodium:
+        without_libsodium.setattr("zmq.has", lambda what: what != "curve")
+        assert servers.encryption() == []
+    monkeypatch.setattr("jupyter_client.manager.KernelManager.class_trait_names", lambda: ["ip"])
+    assert servers.encryption() == []
+
+
 # The dashboard
 
 

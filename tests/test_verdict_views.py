@@ -64,6 +64,7 @@ def test_the_picture_has_a_look_for_each_state_and_a_line_where_the_layer_recove
     assert cells["tip"][3].startswith("beyond: +60.0 points\n600 turned wrong, 0 turned right")
     (line,) = (r.data_source for r in plot.renderers if "top" in r.data_source.data)
     assert list(line.data["x"]) == [-0.5, 0.5, 1.5]
+    assert max(map(len, plot.title.text.split("\n"))) < 30  # a longer line ends outside the page
     label = plot.html_attributes["aria-label"]
     assert "layer0 robust; layer1 critical; layer2 not known" in label
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
 import xarray as xr
 from torch import nn
-from tqdm.auto import tqdm
 
 from explorer.engine.effective import Search
 from explorer.engine.evaluator import Evaluator
 from explorer.engine.intact import doubt_about, not_measured, warn_of
 from explorer.engine.interventions import BatchNormPolicy, Epoch, Intervention, Source
+from explorer.engine.parts import last_of
 from explorer.engine.provenance import provenance_of
 from explorer.engine.verdicts import DEFAULT_THRESHOLD
 from explorer.errors import InterventionError, UsageError
@@ -185,7 +186,8 @@ def reset_order(
     final, chance = _final_error(evaluator), evaluator.chance_error
     allowed = final + threshold * (chance - final)
     sources = dict.fromkeys(chosen, Epoch(epoch))
-    found = _until_stopped(find_order(evaluator, sources, allowed), progress)
+    orders, counts = find_order(evaluator, sources, allowed), attrgetter("tried", "to_try")
+    found = last_of(orders, counts, "joint resets", " interventions", progress)
     attrs = {
         **provenance_of(evaluator),
         "epoch": epoch,
@@ -209,21 +211,6 @@ def _final_error(evaluator: Evaluator) -> float:
             "Choose a stack whose last checkpoint is whole.",
         )
     return intact.error
-
-
-def _until_stopped(stream: Iterator[ResetOrder], progress: bool) -> ResetOrder:
-    """Follow the search with a progress bar to its end, or until Ctrl-C."""
-    found = None
-    try:
-        with tqdm(desc="joint resets", unit=" interventions", disable=not progress) as bar:
-            for found in stream:
-                bar.total = found.to_try
-                bar.update(found.tried - bar.n)
-    except KeyboardInterrupt:
-        if found is None:
-            raise
-    assert found is not None  # the stream ends with a finished one
-    return found
 
 
 def _as_dataset(found: ResetOrder, attrs: Mapping[str, Any]) -> xr.Dataset:

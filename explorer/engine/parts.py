@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Generic, TypeVar
 
 import xarray as xr
 from tqdm.auto import tqdm
 
 Found = TypeVar("Found", bound=xr.Dataset | xr.DataTree)
+Known = TypeVar("Known")
 
 
 @dataclass(frozen=True)
@@ -41,14 +43,35 @@ def last_dataset(parts: Iterator[Part[Found]], about: str, unit: str, progress: 
     progress : bool
         Whether there is one.
     """
-    part = None
+    return last_of(parts, attrgetter("done", "total"), about, unit, progress).dataset()
+
+
+def last_of(
+    stream: Iterator[Known],
+    counts: Callable[[Known], tuple[int, int]],
+    about: str,
+    unit: str,
+    progress: bool,
+) -> Known:
+    """Follow a stream with a progress bar to its last element; Ctrl-C ends it with the newest.
+
+    Parameters
+    ----------
+    stream : iterator
+        Each element holds all that is known by then; the first comes before anything is measured.
+    counts : callable
+        Element → units of work that are done, and units at most.
+    about, unit, progress
+        As for `last_dataset`.
+    """
+    known = None
     try:
         with tqdm(desc=about, unit=unit, unit_scale=True, disable=not progress) as bar:
-            for part in parts:
-                bar.total = part.total
-                bar.update(part.done - bar.n)
+            for known in stream:
+                done, bar.total = counts(known)
+                bar.update(done - bar.n)
     except KeyboardInterrupt:
-        if part is None:
+        if known is None:
             raise
-    assert part is not None  # a measurement begins with one
-    return part.dataset()
+    assert known is not None  # a measurement begins with one
+    return known

@@ -9,7 +9,7 @@ import xarray as xr
 from bokeh.core.properties import value
 from bokeh.models import ColumnDataSource, FixedTicker
 
-from explorer.ui.figures import FONT, heatmap_figure
+from explorer.ui.figures import FONT, heatmap_figure, put_title
 from explorer.ui.grid import Grid, unit_of
 from explorer.ui.painted_cells import COLUMNS, draw_cells
 from explorer.ui.verdict_table import alone, tested_rule
@@ -51,7 +51,7 @@ def verdict_figure(judged: xr.Dataset) -> Any:
         "x", "top", "x", "bottom", source=_recovery(one, grid), line_color="#111111", line_width=3
     )
     _write_verdicts(plot, grid, words)
-    plot.title.text = "Corrected p values: blue within ε, dark red beyond it, white neither shown"
+    put_title(plot, "Corrected p values: blue within ε, dark red beyond it, white neither shown")
     return plot
 
 
