@@ -227,3 +227,21 @@ def test_a_disk_that_is_full_at_any_step_leaves_the_old_folder(tmp_path, monkeyp
             write(target, "new")
     assert (target / "part").read_text() == "old"
     assert os.listdir(tmp_path) == ["copy"]
+
+
+def test_a_folder_that_cannot_take_its_place_gives_it_back_to_the_former_one(tmp_path, monkeypatch):
+    target = tmp_path / "copy"
+    write(target, "old")
+    original = os.replace
+
+    def refused(source, to):
+        if to == target and not source.name.endswith(".old"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        original(source, to)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", refused)
+        with pytest.raises(CheckpointError, match="copy could not be written: No space left"):
+            write(target, "new")
+    assert (target / "part").read_text() == "old"
+    assert os.listdir(tmp_path) == ["copy"]
