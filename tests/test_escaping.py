@@ -24,11 +24,13 @@ from explorer.engine.overview import sweep_page
 from explorer.stats.overview import distances_page
 from explorer.ui import exports, panel_tables
 from explorer.ui.across_page import comparison_page
+from explorer.ui.across_panel import ACROSS
 from explorer.ui.changes import Changes, changes_html
 from explorer.ui.controls import Chooser
 from explorer.ui.elements import PAGE
 from explorer.ui.figures import without_formulae
 from explorer.ui.measured import Measured, measured_frame, measured_html
+from explorer.ui.panel import Shown
 from explorer.ui.panes import alert, heading, order_html
 from explorer.ui.report import report_page
 from explorer.ui.selection import Choice
@@ -57,7 +59,7 @@ HOSTILE = {
     "separator": "a\u2028b\u2029c\u202ed",
 }
 HOSTILE["all"] = " ".join(HOSTILE.values())
-SLOW = {"report": ("all",), "comparison": ("all",)}
+SLOW = {"report": ("all",), "comparison": ("all",), "panel of other stacks": ("all",)}
 """Pages that take a second each: names of these kinds are enough."""
 
 
@@ -181,7 +183,7 @@ def outputs_of(name):
 def compared(name):
     label = name.replace("/", "∕")  # a stack of a comparison is a node of a tree, too
     sweeps = {label: named_sweep(name), "ours": named_sweep(PLAIN)}
-    return comparison_page(lx.compare(sweeps, progress=False))
+    return lx.compare(sweeps, progress=False)
 
 
 PAGES = {
@@ -192,7 +194,8 @@ PAGES = {
     "stack": lambda name: stack_page(
         stack_attributes(name), [0, 1], [LayerSummary(name, 5, {name: (2, 2)}, (name,))]
     ),
-    "comparison": compared,
+    "comparison": lambda name: comparison_page(compared(name)),
+    "panel of other stacks": lambda name: ACROSS.table(Shown(compared(name), None, "", 0)),
     "verdicts": lambda name: verdict_html(judge(named_sweep(name))),
     "panel of parameters": lambda name: panel_tables.effective_table(effective_of(name)),
     "panel of criticality": lambda name: panel_tables.criticality_table(criticality_of(name)),
