@@ -144,6 +144,14 @@ def test_writing_sweeps_the_folder_first(tmp_path):
     assert os.listdir(tmp_path) == ["other.nc"]
 
 
+def test_writing_a_folder_sweeps_the_one_around_it_first(tmp_path):
+    stray = tmp_path / ".copy.77-ffffffff"
+    stray.mkdir()
+    age(stray)
+    write(tmp_path / "other", "new")
+    assert os.listdir(tmp_path) == ["other"]
+
+
 def test_a_clock_that_was_set_back_sweeps_nothing(tmp_path, monkeypatch):
     stray = tmp_path / OURS
     stray.write_bytes(b"half")
