@@ -14,23 +14,29 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+import xarray as xr
 from bokeh.models import HoverTool
 
 import explorer as lx
 from explorer.engine.interventions import Intervention, Zeros
+from explorer.engine.judging import judge
 from explorer.engine.overview import sweep_page
 from explorer.stats.overview import distances_page
-from explorer.ui import exports
+from explorer.ui import exports, panel_tables
+from explorer.ui.across_page import comparison_page
+from explorer.ui.across_panel import ACROSS
 from explorer.ui.changes import Changes, changes_html
 from explorer.ui.controls import Chooser
 from explorer.ui.elements import PAGE
 from explorer.ui.figures import without_formulae
 from explorer.ui.measured import Measured, measured_frame, measured_html
+from explorer.ui.panel import Shown
 from explorer.ui.panes import alert, heading, order_html
 from explorer.ui.report import report_page
 from explorer.ui.selection import Choice
 from explorer.ui.settings import Settings
 from explorer.ui.table import sweep_html
+from explorer.ui.verdict_table import verdict_html
 from explorer.weights.overview import LayerSummary, stack_page
 from tests import fakes
 
@@ -53,7 +59,7 @@ HOSTILE = {
     "separator": "a\u2028b\u2029c\u202ed",
 }
 HOSTILE["all"] = " ".join(HOSTILE.values())
-SLOW = {"report": ("all",)}
+SLOW = {"report": ("all",), "comparison": ("all",), "panel of other stacks": ("all",)}
 """Pages that take a second each: names of these kinds are enough."""
 
 
@@ -124,6 +130,62 @@ def stack_attributes(name):
     return {**texts, "notes": [name], "unreadable": {"3": name}}
 
 
+def found_of(name, **variables):
+    """What a panel shows: variables, each with its dims, over things of this name."""
+    names = {"layer": [name, "second"], "epoch": [0, 1], "class": [name], "source": [name]}
+    data = {
+        one: (dims, np.full([len(names[dim]) for dim in dims], value))
+        for one, (dims, value) in variables.items()
+    }
+    used = {dim for dims, _ in variables.values() for dim in dims}
+    coords = {dim: values for dim, values in names.items() if dim in used}
+    attrs = {"checkpoint_unit": "epoch", "quantity": name, "limit": 0.5, "parameters": 9}
+    return xr.Dataset(data, coords, {**attrs, "final_error": 0.1, "margin": 0.1})
+
+
+def effective_of(name):
+    alone, together = ("source", "layer"), ("source",)
+    return found_of(
+        name,
+        effective_parameters=(together, 4),
+        layers_reset=(together, 1),
+        joint_error=(together, 0.1),
+        one_by_one_error=(together, 0.2),
+        alone_error=(alone, 0.1),
+        alone_within=(alone, 1),
+        reset=(alone, 1),
+    )
+
+
+def criticality_of(name):
+    numbers = dict.fromkeys(
+        ("criticality", "alpha_best", "sigma_best", "passes"), (("layer",), np.nan)
+    )
+    return found_of(name, layer_reason=(("layer",), f"none {name}"), **numbers)
+
+
+def paths_of(name):
+    cells = ("layer", "epoch")
+    return found_of(name, loss_barrier=(cells, 0.3), whole_loss_barrier=(("epoch",), 0.4))
+
+
+def outputs_of(name):
+    cells, classes = ("layer", "epoch"), ("class",)
+    return found_of(
+        name,
+        js_divergence=(cells, 0.3),
+        class_damage=((*cells, "class"), 0.2),
+        class_examples=(classes, 10),
+        intact_class_error=(classes, 0.1),
+    )
+
+
+def compared(name):
+    label = name.replace("/", "∕")  # a stack of a comparison is a node of a tree, too
+    sweeps = {label: named_sweep(name), "ours": named_sweep(PLAIN)}
+    return lx.compare(sweeps, progress=False)
+
+
 PAGES = {
     "report": lambda name: report_page(named_sweep(name), named_distances(name)),
     "sweep in a notebook": lambda name: sweep_page(named_sweep(name)),
@@ -131,6 +193,18 @@ PAGES = {
     "distances": lambda name: distances_page(named_distances(name), "l2"),
     "stack": lambda name: stack_page(
         stack_attributes(name), [0, 1], [LayerSummary(name, 5, {name: (2, 2)}, (name,))]
+    ),
+    "comparison": lambda name: comparison_page(compared(name)),
+    "panel of other stacks": lambda name: ACROSS.table(Shown(compared(name), None, "", 0)),
+    "verdicts": lambda name: verdict_html(judge(named_sweep(name))),
+    "panel of parameters": lambda name: panel_tables.effective_table(effective_of(name)),
+    "panel of criticality": lambda name: panel_tables.criticality_table(criticality_of(name)),
+    "panel of paths": lambda name: panel_tables.barrier_table(paths_of(name), "loss"),
+    "panel of motion": lambda name: panel_tables.motion_table(
+        found_of(name, rotation=(("layer", "epoch"), 0.3)), "rotation"
+    ),
+    "panel of outputs": lambda name: panel_tables.outputs_table(
+        outputs_of(name), "js_divergence", name, 0
     ),
     "heading": lambda name: heading(name, 0.1, 0.9, "epoch", name),
     "error": lambda name: alert(name),

@@ -19,6 +19,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import xarray as xr
+from bokeh.plotting import figure
 from ipywidgets.widgets.widget import _instances
 
 import explorer as lx
@@ -31,6 +33,9 @@ from explorer.inventory.locks import locked
 from explorer.inventory.placing import STRAY_AGE, sweep_strays
 from explorer.stats import blocks
 from explorer.ui import background
+from explorer.ui.live import LiveBokeh
+from explorer.ui.panel_pane import PanelPane
+from explorer.ui.panels import PANELS
 from explorer.weights import safetensors_file
 from explorer.weights.stack import read_epoch
 from tests import toy
@@ -365,6 +370,8 @@ def test_a_file_that_goes_between_a_look_and_the_read_is_an_error_and_not_a_cras
 SCARCE = """
 import resource, sys
 import torch
+import xarray as xr
+from bokeh.plotting import figure
 from ipywidgets.widgets.widget import _instances
 import explorer as lx
 from explorer.engine.evaluator import Evaluator
@@ -588,3 +595,46 @@ def test_after_other_settings_every_widget_can_be_drawn_again_and_none_is_left(o
         widget.get_state()
     assert at_first > 100
     assert len(new) <= at_first  # one explorer's in place of one
+
+
+def test_a_panel_s_figures_that_go_leave_nothing_around_them_that_a_page_would_ask_for(
+    on_bench, monkeypatch
+):
+    """The first has other parts the second time, and the second is not wanted any more."""
+    bench = on_bench()
+    shapes = iter([("line", "line"), ("scatter",), ("scatter", "line")])
+
+    def figures(_shown):
+        plots = {figure(height=50): kind for kind in next(shapes)}
+        for plot, kind in plots.items():
+            getattr(plot, kind)([0], [0])
+        return list(plots)
+
+    panel = replace(
+        PANELS[0],
+        csv=(),
+        show=lambda _found: None,
+        figures=figures,
+        names=lambda _found: ("one", "two")[: len(pane.figures)],
+        table=lambda _shown: "",
+    )
+    pane = PanelPane(panel, bench.shown._around())
+    bench.session.found[panel.kind] = xr.Dataset()
+    original = LiveBokeh.close
+
+    def close(view):
+        around = [one for one in _instances.values() if view in getattr(one, "children", ())]
+        assert around == [], "a page that is reloaded now would not find it"
+        original(view)
+
+    counts = []
+    for _ in range(3):
+        with monkeypatch.context() as patch, bench.session.lock:
+            patch.setattr(LiveBokeh, "close", close)
+            pane.paint()
+        for widget in tuple(_instances.values()):
+            widget.get_state()
+        counts.append((len(pane.figures), len(_instances)))
+    assert [figures for figures, _ in counts] == [2, 1, 2]
+    assert counts[0][1] == counts[2][1]
+    pane.close()

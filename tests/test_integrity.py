@@ -6,6 +6,7 @@ import copy
 import json
 import warnings
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -13,6 +14,8 @@ import xarray as xr
 
 import explorer as lx
 from explorer.api import save_netcdf
+from explorer.engine import remote
+from explorer.engine.results import read_sweep
 from explorer.errors import ChangedStackWarning, CheckpointError
 from explorer.inventory.entries import StackEntry
 from explorer.inventory.manifest import load_manifest
@@ -194,6 +197,34 @@ def test_an_explorer_of_a_changed_stack_warns_and_shows_none_of_the_old_numbers(
     with pytest.warns(ChangedStackWarning, match=r"bundled sweep of fcn3x256-digits was computed"):
         results = known_results(stack, grid, Settings())
     assert np.isnan(results.error).all()
+
+
+def test_results_with_one_axis_twice_are_refused_by_the_name_of_the_variable(tmp_path):
+    """xarray opens them and warns; which numbers a selection would give is anybody's guess."""
+    path = tmp_path / "sweep.nc"
+    with h5py.File(path, "w") as file:
+        file["epoch"], file["error"] = [0, 1], np.eye(2)
+        file["epoch"].make_scale("epoch")
+        for axis in file["error"].dims:
+            axis.attach_scale(file["epoch"])
+    with pytest.raises(CheckpointError, match=r"sweep.nc cannot be.* the axes of 'error'"):
+        read_sweep(path)
+
+
+def test_workers_know_a_stack_by_its_content_and_the_reader_s_own_network_and_examples(loose):
+    _, stack, *_ = loose
+    states = copy.deepcopy(toy.switch_states())
+    next(iter(states[1].values())).add_(1)
+    changed = lx.open_stack(states, model=toy.Switch())
+    own = {"model": toy.Switch(), "data": None}
+    names = [
+        remote._token(stack, own),
+        remote._token(stack, own),
+        remote._token(changed, own),
+        remote._token(stack, {**own, "data": toy.one_hot_examples()}),
+    ]
+    assert len(set(names)) == 3
+    assert names[0] == names[1]
 
 
 def test_a_report_of_a_sweep_and_distances_of_two_stacks_warns(loose, tmp_path):

@@ -144,6 +144,14 @@ def test_writing_sweeps_the_folder_first(tmp_path):
     assert os.listdir(tmp_path) == ["other.nc"]
 
 
+def test_writing_a_folder_sweeps_the_one_around_it_first(tmp_path):
+    stray = tmp_path / ".copy.77-ffffffff"
+    stray.mkdir()
+    age(stray)
+    write(tmp_path / "other", "new")
+    assert os.listdir(tmp_path) == ["other"]
+
+
 def test_a_clock_that_was_set_back_sweeps_nothing(tmp_path, monkeypatch):
     stray = tmp_path / OURS
     stray.write_bytes(b"half")
@@ -224,6 +232,24 @@ def test_a_disk_that_is_full_at_any_step_leaves_the_old_folder(tmp_path, monkeyp
     with monkeypatch.context() as patch:
         patch.setattr(os, step, full)
         with pytest.raises(CheckpointError, match=r"copy could not be written: No space left"):
+            write(target, "new")
+    assert (target / "part").read_text() == "old"
+    assert os.listdir(tmp_path) == ["copy"]
+
+
+def test_a_folder_that_cannot_take_its_place_gives_it_back_to_the_former_one(tmp_path, monkeypatch):
+    target = tmp_path / "copy"
+    write(target, "old")
+    original = os.replace
+
+    def refused(source, to):
+        if to == target and not source.name.endswith(".old"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        original(source, to)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", refused)
+        with pytest.raises(CheckpointError, match="copy could not be written: No space left"):
             write(target, "new")
     assert (target / "part").read_text() == "old"
     assert os.listdir(tmp_path) == ["copy"]

@@ -228,14 +228,11 @@ class PanelPane(widgets.VBox):
         epoch = first if active.epoch is None else active.epoch
         shown = Shown(found, by, active.layer or "", epoch)
         figures = self._panel.figures(shown)
-        for gone in self._live[len(figures) :]:
-            gone.close()
         del self._live[len(figures) :]
         for at, made in enumerate(figures):
             if at >= len(self._live):
                 self._live.append(self._watched(made))
             elif not bring_up_to_date(self._live[at]._model, made):
-                self._live[at].close()
                 self._live[at] = self._watched(made)
         self.table.value = self._panel.table(shown)
         self._arrange()
@@ -269,8 +266,13 @@ class PanelPane(widgets.VBox):
             self.exports.on_ask(self._file_asked)
         self.exports.pictures = [list(one) for one in pictures]
         self.exports.code = self._code()
-        if [one.children[-1] for one in self._pictures.children] != self._live:
-            self._pictures.children = tuple(under([], view) for view in self._live)
+        columns = {one.children[-1]: one for one in self._pictures.children}
+        if list(columns) != self._live:
+            wanted = [columns.pop(view, None) or under([], view) for view in self._live]
+            self._pictures.children = tuple(wanted)
+            for gone in columns.values():  # from outside: a page that is reloaded meanwhile would
+                gone.close()  # find no state of a box around what is closed
+                close_all_inside(gone)
         if not self._below.children:
             above = [self.show] if self._shows is not None else []
             self._below.children = (*above, self._pictures, self.table, self.exports)

@@ -9,20 +9,23 @@ budget is spent. docs/decisions/0022-mutation-testing.md has the design and what
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import random
 import subprocess
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import libcst as cst
+
 from explorer.engine.intervals import wilson_interval
 from tests.mutation import trial
-from tests.mutation.mutants import Mutant, make_mutant, sites_of
+from tests.mutation.mutants import Mutant, Site, make_mutant, sites_of
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 FOLDERS = ("engine", "stats", "weights", "inventory")
@@ -138,7 +141,7 @@ def _chosen(options: argparse.Namespace, trials: Path) -> list[Mutant]:
         files = [f"explorer/{name}.py" for name in options.whole.split(",")]
         mutants = [mutant for file in files for mutant in every_mutant(file)]
     else:
-        mutants = sample(options.sample, options.at_least, options.seed)
+        mutants = list(sample(options.sample, options.at_least, options.seed))
     number, parts = map(int, options.part.split("/"))
     return mutants[number - 1 :: parts]
 
@@ -150,8 +153,11 @@ def every_mutant(file: str) -> list[Mutant]:
     return [make_mutant(file, source, module, site) for site in sites]
 
 
-def sample(size: int, at_least: int, seed: int) -> list[Mutant]:
-    """Draw mutants of each module in proportion to its lines."""
+def sample(size: int, at_least: int, seed: int) -> Iterator[Mutant]:
+    """Draw mutants of each module in proportion to its lines.
+
+    They come in a random order, so that a run which is cut short has tried a sample too.
+    """
     files = {
         path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
         for name in FOLDERS
@@ -159,14 +165,23 @@ def sample(size: int, at_least: int, seed: int) -> list[Mutant]:
         if path.name != "__init__.py"
     }
     lines = sum(source.count("\n") for source in files.values())
-    drawn = []
-    for file, source in files.items():
-        module, sites = sites_of(source)
-        count = max(at_least, round(size * source.count("\n") / lines))
+    counts = {
+        file: max(at_least, round(size * source.count("\n") / lines))
+        for file, source in files.items()
+    }
+    places = [(file, number) for file, count in counts.items() for number in range(count)]
+    random.Random(seed).shuffle(places)
+
+    @functools.cache
+    def drawn(file: str) -> tuple[cst.Module, list[Site]]:
+        module, sites = sites_of(files[file])
         chance = random.Random(f"{seed} {file}")
-        for site in chance.sample(sites, min(count, len(sites))):
-            drawn.append(make_mutant(file, source, module, site))
-    return drawn
+        return module, chance.sample(sites, min(counts[file], len(sites)))
+
+    for file, number in places:
+        module, sites = drawn(file)
+        if number < len(sites):
+            yield make_mutant(file, files[file], module, sites[number])
 
 
 # --- trials and scores ----------------------------------------------------------------------------

@@ -139,7 +139,7 @@ def _wait(child: int, until: float) -> int:
 
 
 def _be_the_child(copy: Path, limit: float, first: bool, jit: bool) -> None:
-    os.setsid()
+    _set_apart()
     _, hardest = resource.getrlimit(resource.RLIMIT_CPU)
     soft = int(limit) if hardest == resource.RLIM_INFINITY else min(int(limit), hardest)
     resource.setrlimit(resource.RLIMIT_CPU, (soft, hardest))
@@ -170,3 +170,16 @@ def _be_the_child(copy: Path, limit: float, first: bool, jit: bool) -> None:
     code = int(pytest.main([*options, "@tests.txt"], plugins=[Failures()]))
     sys.stdout.flush()
     os._exit(code)
+
+
+def _set_apart() -> None:
+    """Begin a session, so that all of it can be ended; its priority stays that of the parent.
+
+    Linux's scheduler takes a session for a group of its own, whose priority begins in the middle.
+    """
+    group = Path("/proc/self/autogroup")  # "/autogroup-12 nice 15"
+    priority = group.read_text().split()[-1] if group.exists() else ""
+    os.setsid()
+    if priority:
+        with suppress(OSError):
+            group.write_text(priority)
