@@ -436,6 +436,16 @@ def test_the_curve_shows_a_run_and_both_lines():
     assert curve.figure.x_range.end == 100
 
 
+def test_the_title_of_a_curve_breaks_where_several_layers_have_long_names():
+    curve = Curve("estimate")
+    title = "layer6.token_mixing, layer6.mlp ← epoch 60 (not run yet)"
+    curve.show(title, [])
+    lines = curve.figure.title.text.split("\n")
+    assert " ".join(lines) == title
+    assert len(lines) == 2
+    assert max(map(len, lines)) <= 38
+
+
 @pytest.mark.parametrize(
     ("final", "chance", "places"),
     [

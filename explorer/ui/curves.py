@@ -17,6 +17,7 @@ from explorer.ui.figures import (
     BLUE,
     INK,
     RED,
+    broken_title,
     curve_figure,
     draw,
     line_label,
@@ -42,6 +43,9 @@ NOTHING_YET = "Live estimate: click a cell"
 
 POINTS = ("x", "y", "layer", "where", "tip")
 """Columns of the points of distance against error."""
+
+TITLE_LETTERS = 38
+"""Letters of a line of a curve's title, which is half as wide as the explorer."""
 
 REACH = 0.05
 """How far beside a point a click may be, as a share of the axes."""
@@ -91,7 +95,7 @@ class Curve:
 
         An estimate with logits that are not finite is no point.
         """
-        self.figure.title.text = without_formulae(heading)
+        self.figure.title.text = broken_title(heading, TITLE_LETTERS)
         put_columns(self._points, _curve_columns([one for one in estimates if not one.failure]))
 
     def _draw_glyphs(self) -> None:

@@ -281,10 +281,14 @@ def put_title(plot: Any, text: str, named: int = 0) -> None:
     named : int
         Lines that the figure has room for besides.
     """
-    safe = without_formulae(text)
-    lines = [part for line in safe.split("\n") for part in textwrap.wrap(line, TITLE_WIDTH)]
-    plot.title.text = "\n".join(lines)
-    plot.height += TITLE_LINE * max(0, len(lines) - 1 - named)
+    plot.title.text = title = broken_title(text, TITLE_WIDTH)
+    plot.height += TITLE_LINE * max(0, title.count("\n") - named)
+
+
+def broken_title(text: str, longest: int) -> str:
+    """Return a title with its lines broken; names in it, as they come from data, are safe."""
+    lines = without_formulae(text).split("\n")
+    return "\n".join(part for line in lines for part in textwrap.wrap(line, longest))
 
 
 def without_formulae(text: str) -> str:

@@ -85,10 +85,14 @@ def test_after_other_settings_a_reloaded_page_has_all_pictures_and_answers(noteb
 
 def test_after_another_stack_a_reloaded_page_has_all_pictures_and_answers(notebook):
     page = notebook.page
+    page.mouse.move(*notebook.place(1, 1))
+    page.locator("body > .bk-Tooltip").wait_for()
     page.get_by_label("Stack", exact=True).select_option("mixer-digits")
     page.locator(".layer-explorer h2").filter(has_text="MLP-Mixer").wait_for()
     notebook.wait_for_status("Ready on")
     notebook.wait_for_figures(DISTANCES, CURVE, PROFILE)
+    # what the pointer said goes with the picture that it was on
+    page.locator("body > .bk-Tooltip").wait_for(state="detached")
     reload(notebook)
     assert "MLP-Mixer" in page.locator(".layer-explorer h2").text_content()
     notebook.click_cell(0, 0)

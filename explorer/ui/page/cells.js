@@ -16,6 +16,15 @@ function keepKeys(event) {
     event.target.toggleAttribute("data-lm-suppress-shortcuts", !command)
 }
 
+// Bokeh leaves the tooltip of a figure on the page that goes away under the pointer.
+function clearTooltips() {
+  for (const view of globalThis.Bokeh?.index ?? []) {
+    if (view.el.isConnected) continue
+    for (const tool of view.tool_views?.values() ?? [])
+      for (const tooltip of tool.ttmodels?.values() ?? []) tooltip.clear()
+  }
+}
+
 function render({model, el}) {
   window.addEventListener("keydown", keepKeys, true)
   el.classList.add("layer-explorer-cells")
@@ -143,6 +152,7 @@ function render({model, el}) {
     model.off("msg:custom", asked)
     model.off("comm_live_update", lost)
     send("gone", [0, 0])
+    setTimeout(clearTooltips, 200)  // once the figures beside it have gone, too
   }
 }
 
