@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 
 from bokeh.events import Tap
 
+from explorer.engine.results import as_json
 from explorer.ui import background, known, session
 from explorer.ui.widget import Explorer
 from tests import fakes
@@ -93,8 +94,8 @@ class Bench:
 
 def workbench(monkeypatch, tmp_path):
     """Yield a function that puts an explorer of the tiny stack on the bench."""
-    path = tmp_path / "sweep.nc"
-    fakes.sweep().to_netcdf(path, engine="h5netcdf")
+    path = tmp_path / "sweep.json"
+    path.write_text(as_json(fakes.sweep()), encoding="utf-8")
     monkeypatch.setattr(known, "bundled_sweep", lambda _name: path)
     monkeypatch.setattr(
         background, "measure_distances", lambda s, **_o: fakes.distances(s.attrs["layers"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import nbformat
 import pytest
 
@@ -121,10 +123,19 @@ def test_two_explorers_in_one_notebook_answer_each_for_itself(notebook):
     wait_for_status(notebook, 0, "layer1 ← epoch 1: test error")
 
 
-def test_a_click_while_another_cell_runs_is_not_lost(notebook):
-    in_kernel(notebook, "import time; time.sleep(3)", wait=False)
+def test_a_click_while_another_cell_runs_is_not_lost(notebook, tmp_path):
+    done = tmp_path / "done"
+    waiting = f"""
+        import pathlib, time
+        end = time.monotonic() + 60
+        while not pathlib.Path({str(done)!r}).exists() and time.monotonic() < end:
+            time.sleep(0.05)
+    """
+    in_kernel(notebook, inspect.cleandoc(waiting), wait=False)
     click(notebook, 0, 3, 1)
-    assert marked_by_the_page(notebook) == [[3], [1]]  # the kernel has not answered yet
+    seen = marked_by_the_page(notebook)
+    done.touch()
+    assert seen == [[3], [1]]  # the kernel had not answered yet
     wait_for_status(notebook, 0, "layer2 ← epoch 3: test error", "1,800 of 1,800")
 
 
