@@ -166,7 +166,7 @@ class Sides:
 def verdicts(name, stack, plain, sides):
     """A: every cell's answers and McNemar's test, without margin or correction."""
     cells = [(layer, one) for layer in layer_names(stack) for one in epoch_numbers(stack)[:-1]]
-    some = cells[:: max(1, len(cells) // SAMPLE)][:SAMPLE]
+    some = spread(cells)
     trained = plain.wrong({})
 
     def ours():
@@ -204,6 +204,38 @@ def tests(name, _stack, _plain, sides):
     )
     ours_p = found["p_mcnemar"].sel(epoch=earlier["epoch"]).values.ravel()
     np.testing.assert_allclose(ours_p, expected, rtol=1e-9)
+    return line
+
+
+def spread(cells):
+    """As many cells as A measures, from all over."""
+    return cells[:: max(1, len(cells) // SAMPLE)][:SAMPLE]
+
+
+def across(name, stack, plain, sides):
+    """Two stacks of this size, every cell and the full model, and what is made of them."""
+    every, epochs = layer_names(stack), epoch_numbers(stack)[:-1]
+    cells = [(some, one) for some in (*([layer] for layer in every), every) for one in epochs]
+
+    def ours():
+        forget_tests()
+        pair = {"one": stack, "other": stack}
+        return lx.compare(pair, draws=0, device="cpu", progress=False)
+
+    some = spread(cells)
+    line, expected, found = sides(
+        name,
+        "compare, two stacks like this one",
+        2 * len(cells),
+        some,
+        lambda cell: plain.error(plain.tensors(*cell)),
+        ours,
+    )
+    swept = found["stacks/other"]
+    for (layers, epoch), error in zip(some, expected, strict=True):
+        at = {"epoch": epoch} if layers == every else {"layer": layers[0], "epoch": epoch}
+        own = swept["fullmodel_error" if layers == every else "error"].sel(at)
+        assert abs(float(own) - error) <= EXACT, (layers, epoch)
     return line
 
 
@@ -330,6 +362,7 @@ MEASURED = {
     "kept": kept,
     "paths": paths,
     "motion": motion,
+    "across": across,
 }
 
 
