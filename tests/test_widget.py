@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import re
 import subprocess
 import sys
@@ -675,6 +676,25 @@ def test_an_order_keeps_the_column_and_the_limit_that_it_was_asked_for(on_bench,
     assert "1 layer can be put back to epoch 0 together" in bench.shown.order.text.value
     assert "more than 10 % of the way" in text_of(bench.shown.order.text.value)
     assert bench.status == "1 layer can be put back together to epoch 0."
+
+
+def test_an_order_that_is_given_up_before_the_trained_network_is_measured_is_no_failure(
+    on_bench, caplog
+):
+    gate = Gate()
+    bench = on_bench(gate, stack=fakes.stack(name="unheard of"))
+    gate.opened.set()
+    bench.wait()
+    gate.opened.clear()
+    gate.reached.clear()
+    bench.session.results.attrs["final_error"] = math.nan
+    bench.shown.order.find.click()
+    assert gate.reached.wait(PATIENCE)  # in the middle of the trained network
+    bench.shown.controls.stop.click()
+    gate.opened.set()
+    bench.wait()
+    assert caplog.records == []
+    assert bench.alert == ""
 
 
 def test_a_click_shows_what_it_turned_wrong_and_a_failure_there_keeps_the_number(

@@ -118,7 +118,10 @@ def _doubt(desk: Desk, reason: str) -> None:
 
 def find_order(desk: Desk, number: int, job: FindOrder, evaluator: Evaluates) -> None:
     """Reset layers together, the least harmful first, as far as the allowed error goes."""
-    final, chance = (float(desk.results.attrs[f"{end}_error"]) for end in ("final", "chance"))
+    with desk.turn(number) as mine:
+        if not mine:  # the reader went on before the trained network had been measured
+            return
+        final, chance = (float(desk.results.attrs[f"{end}_error"]) for end in ("final", "chance"))
     if not math.isfinite(final):
         raise UsageError(
             "The error of the trained network is not known.",

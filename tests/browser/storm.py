@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import re
 import shutil
 import sys
 import tempfile
@@ -292,11 +293,15 @@ class Storm:
             seen = self.notebook.page.evaluate(
                 """() => ['.storm-0', '.storm-1'].map(one => [document.querySelectorAll(one).length,
                   document.querySelector(`${one} [role=status]`)?.textContent,
-                  document.querySelectorAll(`${one} [role=gridcell]`).length])"""
+                  ...['[role=gridcell]', '.layer-explorer-cells', '.layer-explorer-strip input',
+                    '.bk-Figure', '[role=tab]', 'button'].map(part =>
+                      document.querySelectorAll(`${one} ${part}`).length),
+                  document.querySelector(one)?.textContent.slice(0, 400)])"""
             )
             raise AssertionError(
-                "the explorers are not on the page; of each the number, what its status says and "
-                f"its cells: {seen}; complaints: {self.notebook.complaints}"
+                "the explorers are not on the page; of each the number, what its status says, "
+                f"its cells and other parts, and how it begins: {seen}; "
+                f"complaints: {self.notebook.complaints}"
             ) from error
 
     def _given_up(self) -> bool:
@@ -336,7 +341,9 @@ class Storm:
             self.do("reload", 0)
         logged = [text for text in found["complaints"] if not _expected(text)]
         assert logged == [], logged
-        assert self.notebook.complaints == [], self.notebook.complaints
+        complaints = self.notebook.complaints
+        comms = re.findall(r"[0-9a-f]{32}", str(complaints))
+        assert complaints == [], (complaints, self._in_kernel(f"kinds_of({comms})"))
         assert self.notebook.hosts() == {"127.0.0.1"}
         printed = self._outputs()
         assert printed == [], printed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import hashlib
 import json
@@ -11,6 +12,7 @@ from typing import Any
 
 import psutil
 import torch
+from ipywidgets import Widget
 
 import explorer as lx
 from explorer.ui.painting import error_text
@@ -23,6 +25,10 @@ complaints: list[str] = []
 """Errors and warnings that anything in the kernel has logged."""
 
 
+kinds: dict[str, str] = {}
+"""The class of every widget there has been, by the number of its comm."""
+
+
 class _Ear(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         complaints.append(self.format(record))
@@ -33,6 +39,9 @@ def listen() -> None:
     ear = _Ear(logging.ERROR)
     for name in ("", "traitlets", "ipykernel", "IPKernelApp"):
         logging.getLogger(name).addHandler(ear)
+    Widget.on_widget_constructed(
+        lambda one: kinds.update({one.model_id: type(one).__name__} if one.comm else {})
+    )
     threading.excepthook = lambda given: complaints.append(f"{given.thread}: {given.exc_value!r}")
 
 
@@ -63,6 +72,7 @@ def tensors_hash(tensors: Any) -> str:
 def look(explorers: list[lx.Explorer], net: torch.nn.Module) -> str:
     """Return, as JSON, what is going on in the kernel."""
     gc.collect()
+    _give_back()
     process = psutil.Process()
     return json.dumps(
         {
@@ -76,6 +86,18 @@ def look(explorers: list[lx.Explorer], net: torch.nn.Module) -> str:
             "native": process.num_threads(),
         }
     )
+
+
+def _give_back() -> None:
+    """Let the C library return what it holds for threads that have ended: no leak of ours."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
+def kinds_of(comms: list[str]) -> str:
+    """Return, as JSON, what the widgets of these numbers were."""
+    return json.dumps([kinds.get(one, "unknown") for one in comms])
 
 
 def _named(thread: threading.Thread) -> str:
