@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
@@ -28,6 +29,20 @@ def pytest_xdist_make_scheduler(config, log):
     from tests.workers import WholeFiles
 
     return WholeFiles(config, log)
+
+
+def pytest_collection_finish():
+    """Take what has been imported out of the reach of the collector: it stays to the end.
+
+    Looking through it again took a second each time, and a test may ask for that.
+    """
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure():
+    """Give it back at the end: some libraries count what they leave behind, and complain."""
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")

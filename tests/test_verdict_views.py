@@ -69,6 +69,19 @@ def test_the_picture_has_a_look_for_each_state_and_a_line_where_the_layer_recove
     assert "layer0 robust; layer1 critical; layer2 not known" in label
 
 
+@pytest.mark.parametrize(
+    ("p", "written"),
+    [
+        *[(0.0, ""), (9.99e-4, ""), (0.001, ".001"), (0.0027, ".003"), (0.35, ".350")],
+        *[(0.9994, ".999"), (0.9996, "1"), (1.0, "1")],
+    ],
+)
+def test_a_p_value_is_short_enough_for_a_cell_of_a_narrow_page(judged, p, written):
+    same = xr.full_like(judged["p_within_holm"], p)
+    shown = cells_of(verdict_figure(judged.assign(p_within_holm=same, p_beyond_holm=same)))
+    assert set(shown["text"]) == {written}
+
+
 def test_every_look_can_be_told_from_the_others_in_grey():
     from explorer.colours import contrast
 

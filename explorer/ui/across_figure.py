@@ -11,8 +11,15 @@ from typing import Any
 import numpy as np
 import xarray as xr
 from bokeh.core.properties import value
-from bokeh.layouts import column, gridplot
-from bokeh.models import ColumnDataSource, FixedTicker, HoverTool, NumeralTickFormatter, Range1d
+from bokeh.layouts import column
+from bokeh.models import (
+    ColumnDataSource,
+    FixedTicker,
+    HoverTool,
+    NumeralTickFormatter,
+    Range1d,
+    Row,
+)
 
 from explorer.colours import REDS, palette, shade
 from explorer.engine.across import each_of
@@ -39,7 +46,7 @@ POINTS = ("circle", "square", "triangle", "diamond", "inverted_triangle", "hex",
 """Markers of the curves, one after the other."""
 
 WIDTH, ACROSS = 340, 3
-"""Pixels of one of the multiples, and how many stand in a row."""
+"""Pixels of one of the multiples, and how many stand in a row at the most."""
 
 MOST_COLUMNS, NAMES_WIDTH = 24, 112
 """Columns that are all labelled, and pixels for the names of the layers."""
@@ -73,16 +80,25 @@ def across_figure(found: xr.DataTree) -> Any:
     bokeh.models.Column
     """
     multiples = multiples_of(found)
-    for plot in multiples:
-        plot.update(sizing_mode="fixed", width=WIDTH)
     curves = [depth_figure(found, fresh) for fresh in (False, True)]
+    scale = scale_figure()
+    for plot in (scale, *multiples):
+        plot.update(sizing_mode="fixed", width=WIDTH)
     for plot in curves:
         plot.update(sizing_mode="fixed", width=WIDTH * ACROSS // 2)
-    scale = scale_figure()
-    scale.update(sizing_mode="fixed", width=WIDTH)
-    rows = [multiples[at : at + ACROSS] for at in range(0, len(multiples), ACROSS)]
-    grid = gridplot(rows, toolbar_location=None)
-    return column(scale, grid, gridplot([curves], toolbar_location=None))
+    return column(
+        scale, _as_many_as_fit(multiples), _as_many_as_fit(curves), sizing_mode="stretch_width"
+    )
+
+
+def _as_many_as_fit(plots: list[Any]) -> Any:
+    """Lay plots in a row that goes on below where the page is too narrow for all of them."""
+    return Row(
+        children=plots,
+        sizing_mode="stretch_width",
+        max_width=WIDTH * ACROSS,
+        styles={"flex-wrap": "wrap"},
+    )
 
 
 def multiples_of(found: xr.DataTree, selected: str = "") -> list[Any]:
@@ -264,7 +280,7 @@ def depth_figure(found: xr.DataTree, fresh: bool) -> Any:
         drawn.append(plot.scatter("x", "y", color=colour, marker=marker, size=8, **style))
     plot.select_one(HoverTool).renderers = drawn
     plot.legend.label_text_font_size = "11px"
-    plot.legend.spacing, plot.legend.padding = 0, 4
+    plot.legend.spacing = plot.legend.padding = 4
     plot.legend.background_fill_alpha = 0.8
     plot.add_layout(plot.legend[0], "below")
     plot.legend.orientation = "horizontal"

@@ -23,6 +23,9 @@ LOOKS = {
 }
 """State → ground, ink, hatch: light, white and dark, so that they can be told apart in grey."""
 
+CLEAR = 0.001
+"""A p value below this is not written into its cell: there the colour says enough."""
+
 
 def verdict_figure(judged: xr.Dataset) -> Any:
     """Draw the state of every cell, its corrected p value, and each layer's recovery.
@@ -36,8 +39,8 @@ def verdict_figure(judged: xr.Dataset) -> Any:
     -------
     bokeh.plotting.figure
         Blue: within; dark red: beyond; white: neither is shown. In a cell stands the smaller
-        corrected p value, a line marks the epoch from which on the layer is within, and the
-        verdict stands at the right.
+        corrected p value if it is not below 0.001, a line marks the epoch from which on the layer
+        is within, and the verdict stands at the right.
     """
     one = alone(judged, judged["run"].values[0]) if "run" in judged.dims else judged
     layers = tuple(map(str, one["layer"].values))
@@ -51,7 +54,7 @@ def verdict_figure(judged: xr.Dataset) -> Any:
         "x", "top", "x", "bottom", source=_recovery(one, grid), line_color="#111111", line_width=3
     )
     _write_verdicts(plot, grid, words)
-    put_title(plot, "Corrected p values: blue within ε, dark red beyond it, white neither shown")
+    put_title(plot, "Blue within ε, dark red beyond it, white neither; corrected p from .001 up")
     return plot
 
 
@@ -66,11 +69,17 @@ def _cells(one: xr.Dataset, grid: Grid) -> dict[str, list[Any]]:
         state, (x, y) = str(at["state"].item()), grid.place(cell)
         p = min(float(at["p_within_holm"]), float(at["p_beyond_holm"]))
         tip = f"{state}\n{rule}" if math.isnan(p) else _tip(at, state)
-        text = "" if math.isnan(p) else f"{p:.0e}" if p < 0.001 else f"{p:.2g}"
-        found = (x, y, *LOOKS[state], text, str(cell), tip)
+        found = (x, y, *LOOKS[state], "" if math.isnan(p) else _short(p), str(cell), tip)
         for name, content in zip(columns, found, strict=True):
             columns[name].append(content)
     return columns
+
+
+def _short(p: float) -> str:
+    """Write a p value as statisticians do, so that it fits a cell of a narrow page."""
+    if p < CLEAR:
+        return ""
+    return "1" if p >= 0.9995 else f"{p:.3f}"[1:]
 
 
 def _tip(at: xr.Dataset, state: str) -> str:
