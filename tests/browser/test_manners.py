@@ -139,6 +139,42 @@ def test_a_click_while_another_cell_runs_is_not_lost(notebook, tmp_path):
     wait_for_status(notebook, 0, "layer2 ← epoch 3: test error", "1,800 of 1,800")
 
 
+def test_a_connection_that_breaks_and_comes_back_leaves_an_explorer_that_answers(notebook):
+    """JupyterLab then asks for the state of every widget, and draws the figures anew."""
+    notebook.page.evaluate(
+        """async () => {
+          const {kernel} = jupyterapp.shell.currentWidget.sessionContext.session
+          await kernel.reconnect()
+          await new Promise(drawn => {
+            const close = (_, {msg, direction}) => {
+              if (direction !== 'send' || msg.header.msg_type !== 'comm_close') return
+              kernel.anyMessage.disconnect(close)
+              setTimeout(drawn, 3000)
+            }
+            kernel.anyMessage.connect(close)
+          })
+        }"""
+    )
+    click(notebook, 0, 2, 0)
+    wait_for_status(notebook, 0, "layer1 ← epoch 2: test error", "1,800 of 1,800")
+    click(notebook, 0, 3, 1)
+    wait_for_status(notebook, 0, "layer2 ← epoch 3: test error", "1,800 of 1,800")
+
+
+def test_a_key_where_the_cursor_is_on_no_cell_does_not_hold_the_page_up(notebook):
+    """The picture may have been turned by the time that the key is pressed."""
+    cells = notebook.page.locator(".layer-explorer").first.locator("[role=gridcell]")
+    cells.first.focus()
+    gap = "[4, 0]"  # all layers, put back to fresh draws
+    in_kernel(notebook, f"first._exploration.pictures.cells.active = {gap}")
+    cells.first.and_(notebook.page.locator("[tabindex='-1']")).wait_for(state="attached")
+    notebook.page.keyboard.press("ArrowLeft")
+    assert notebook.page.evaluate("() => document.activeElement.getAttribute('role')") == "gridcell"
+    notebook.page.keyboard.press("ArrowUp")
+    spoken = notebook.page.evaluate("() => document.activeElement.getAttribute('aria-label')")
+    assert spoken.startswith("layer4, ")
+
+
 def test_a_stack_that_is_taken_away_is_an_error_in_its_cell_and_nothing_more(notebook):
     in_kernel(notebook, "shutil.move('copy', 'taken-away')")
     click(notebook, 1, 4, 0)

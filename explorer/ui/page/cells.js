@@ -96,14 +96,17 @@ function render({model, el}) {
     send("move", at)
   }
 
-  function step([row, column], [down, right]) {
+  function step(at, [down, right]) {
     const clamp = (value, length) => Math.max(0, Math.min(length - 1, value))
-    let to = [clamp(row + down, cells.length), clamp(column + right, cells[0].length)]
-    while (!cellAt(to)) {  // over a gap: on in the same direction, or back along the line
-      const next = [to[0] + Math.sign(down), to[1] + Math.sign(right)]
-      to = cells[next[0]] && next[1] in cells[next[0]] ? next : [row, column]
+    const inside = ([row, column]) => cells[row] && column in cells[row]
+    const from = [clamp(at[0] + down, cells.length), clamp(at[1] + right, cells[0].length)]
+    for (const way of [1, -1]) {  // over a gap: on in the same direction, or else back
+      let to = from
+      while (inside(to) && !cellAt(to))
+        to = [to[0] + way * Math.sign(down), to[1] + way * Math.sign(right)]
+      if (inside(to)) return to
     }
-    return to
+    return at
   }
 
   grid.addEventListener("keydown", event => {
