@@ -26,8 +26,8 @@ from tests.stand_ins import measure_few, world_of
 LEAST_BLOCKS = {"python": 28, "shell": 14}
 """Blocks that are run at the least; fewer, and the scanner has gone blind."""
 
-SLOW = ("docs/verdicts.md",)
-"""Pages that show what a search over a hundred sets of layers prints, on all test examples."""
+SLOW = ("docs/verdicts.md", "docs/criticality.md", "docs/paths.md")
+"""Pages that show what a search over many sets of layers, or along many ways, prints."""
 
 RUNNING = [
     pytest.param(page, marks=pytest.mark.slow) if page in SLOW else page

@@ -409,7 +409,7 @@ print(last.errors == wrong, all(torch.equal(run.network._state[n], t) for n, t i
 
 
 @LINUX
-@pytest.mark.parametrize("room", [60_000_000, 100_000])
+@pytest.mark.parametrize("room", [pytest.param(60_000_000, marks=pytest.mark.slow), 100_000])
 def test_memory_that_really_runs_out_ends_in_fewer_examples_or_a_message(room):
     """256 examples take 67 MB at once; the system itself refuses them."""
     done = subprocess.run(

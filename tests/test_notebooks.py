@@ -38,6 +38,14 @@ OWN_LOGIC = {
 """What a reader brings along is the subject of these notebooks: a network, its training loop, the
 files that other libraries write. Exactly these lines, so that nothing else slips in."""
 
+FURTHER = "05b-further.ipynb"
+"""Half a minute of searches and training: it is run by `make test-slow`."""
+
+RUNNING = [
+    pytest.param(path, marks=pytest.mark.slow) if path.name == FURTHER else path
+    for path in NOTEBOOKS
+]
+
 COURSE = [path for path in NOTEBOOKS if re.match(r"\d\d[a-z]?-", path.name)]
 
 MOST_PICTURE_BYTES = 120_000
@@ -163,7 +171,7 @@ def test_the_test_of_alt_texts_sees_pictures_however_they_are_written():
     assert complaint(None) == complaint(" ") == "none"
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", RUNNING, ids=lambda path: path.stem)
 def test_every_picture_that_a_notebook_draws_has_words_too(run, path):
     for output in outputs(run(path.name)):
         data = output.get("data", {})
@@ -267,7 +275,7 @@ def test_what_a_notebook_links_to_is_there(path):
     assert all((REPOSITORY / "notebooks" / one).exists() for one in local), local
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", RUNNING, ids=lambda path: path.stem)
 def test_a_notebook_runs_without_errors_and_warnings(run, path):
     for output in outputs(run(path.name)):
         assert output.output_type != "error"
@@ -464,7 +472,7 @@ def test_the_readers_checkpoints_are_examined_and_compared(run):
     assert "step 420" in compared
 
 
-BEYOND, FURTHER = "05-beyond.ipynb", "05b-further.ipynb"
+BEYOND = "05-beyond.ipynb"
 
 
 def table_with(column, notebook):
@@ -515,6 +523,7 @@ def test_the_notebook_beyond_the_paper_shows_what_becomes_of_the_outputs(run):
     assert max(numbers, key=lambda name: numbers[name][2]) == "layer1"
 
 
+@pytest.mark.slow
 def test_the_second_notebook_beyond_the_paper_shows_correlations_of_opposite_sign(run):
     correlations = {
         name: [float(number) for number in row]
@@ -538,6 +547,7 @@ def test_networks_beside_each_other_are_what_the_notebook_says(run):
     assert (round(fresh["vit-digits"], 2), round(fresh["mixer-digits"], 2)) == (0.26, 0.34)
 
 
+@pytest.mark.slow
 def test_valleys_and_paths_show_what_the_notebook_says(run):
     notebook = run(FURTHER)
     strict, loose = (
@@ -555,6 +565,7 @@ def test_valleys_and_paths_show_what_the_notebook_says(run):
     assert round(100 * float(both), 1) == 10.4
 
 
+@pytest.mark.slow
 def test_single_layers_of_two_runs_have_low_barriers_and_all_together_a_high_one(run):
     notebook = run(FURTHER)
     pages = shown(notebook, "text/html")
@@ -564,7 +575,9 @@ def test_single_layers_of_two_runs_have_low_barriers_and_all_together_a_high_one
     assert upto["layer1"][-1] < upto["layer4"][-1] / 3
 
 
-@pytest.mark.parametrize(("name", "count"), [(BEYOND, 4), (FURTHER, 5)])
+@pytest.mark.parametrize(
+    ("name", "count"), [(BEYOND, 4), pytest.param(FURTHER, 5, marks=pytest.mark.slow)]
+)
 def test_every_figure_beyond_the_paper_is_drawn(run, name, count):
     kind = "application/vnd.bokehjs_exec.v0+json"
     assert sum(kind in output.get("data", {}) for output in outputs(run(name))) == count

@@ -168,8 +168,8 @@ def test_an_interrupted_run_does_not_go_on_as_another(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("settings", "wait_for"),
     [
-        ({}, checkpoint_file(3)),
         ({"optimiser": "adam", "steps": "1,2,50"}, checkpoint_file(50, "step")),
+        pytest.param({}, checkpoint_file(3), marks=pytest.mark.slow),
     ],
 )
 def test_a_killed_run_goes_on_to_the_same_bytes(settings, wait_for, tmp_path):

@@ -93,6 +93,7 @@ def test_the_dashboard_opens_the_stack_that_was_named(page):
     assert "/mine')" in code.text_content()
 
 
+@pytest.mark.slow
 def test_a_link_to_a_running_jupyter_server_opens_the_dashboard_as_well(lab, open_page):
     """Binder's links do: ?urlpath=voila/render/notebooks/dashboard.ipynb."""
     (lab.folder / "notebooks").mkdir(exist_ok=True)
@@ -105,6 +106,7 @@ def test_a_link_to_a_running_jupyter_server_opens_the_dashboard_as_well(lab, ope
     page.page.close()  # its kernel has a network in memory
 
 
+@pytest.mark.slow
 def test_keys_work_as_they_do_in_jupyterlab(page):
     page.click_cell(0, 0)
     page.wait_for_status("layer1 ← epoch 0: test error", "1,800 of 1,800 examples")
@@ -125,6 +127,7 @@ def test_two_readers_do_not_see_each_others_clicks(page, open_page):
     other.page.close()
 
 
+@pytest.mark.slow
 def test_a_reloaded_dashboard_works_again(page):
     page.page.reload()
     page.wait_for_figures(ERRORS, DISTANCES, CURVE)
