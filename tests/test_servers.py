@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -95,7 +96,9 @@ def test_the_extension_says_the_address_and_keeps_the_token_from_kernels(monkeyp
         server.local_url = server.local_url.replace("8888", "8889")
         await asyncio.sleep(0.2)
 
-    asyncio.run(turns())
+    # in a thread of its own: Playwright's loop runs in this one, once a browser has been started
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(asyncio.run, turns()).result()
     assert "    http://127.0.0.1:8889/lab/tree/a.ipynb?token=abc\n" in capsys.readouterr().out
     assert "JUPYTER_TOKEN" not in os.environ
 

@@ -39,10 +39,16 @@ def listen() -> None:
     ear = _Ear(logging.ERROR)
     for name in ("", "traitlets", "ipykernel", "IPKernelApp"):
         logging.getLogger(name).addHandler(ear)
-    Widget.on_widget_constructed(
-        lambda one: kinds.update({one.model_id: type(one).__name__} if one.comm else {})
-    )
+    Widget.open = _opened(Widget.open)
     threading.excepthook = lambda given: complaints.append(f"{given.thread}: {given.exc_value!r}")
+
+
+def _opened(original: Any) -> Any:
+    def open_and_note(widget: Any) -> None:
+        original(widget)
+        kinds[widget.model_id] = type(widget).__name__
+
+    return open_and_note
 
 
 def own_network() -> tuple[torch.nn.Module, lx.Explorer]:

@@ -196,7 +196,7 @@ def test_the_cells_can_be_walked_added_and_measured_with_keys_alone(notebook):
     page.keyboard.press("Enter")
     notebook.wait_for_status("layer3, layer4 ← epoch 0: test error", "1,800 of 1,800")
     notebook.wait_for_mark(ERRORS, [0.0, 0.0], [2.0, 3.0])
-    for key in ("ArrowDown", "Home"):  # fullmodel has no fresh draws: over the gap
+    for key in ("ArrowDown", "ArrowRight", "Home"):  # fullmodel has no fresh draws: back
         page.keyboard.press(key)
     assert spoken().startswith("whole network, epoch 0, ")
     page.keyboard.press("Escape")

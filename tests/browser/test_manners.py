@@ -62,7 +62,9 @@ def in_kernel(notebook, code, wait=True):
             if (header.msg_type === 'stream') said += content.text
             if (header.msg_type === 'error') said += content.evalue
           }
-          if (wait) await future.done
+          window.runs = true
+          const done = future.done.then(() => { window.runs = false })
+          if (wait) await done
           return said.trim()
         }""",
         [code, wait],
@@ -102,9 +104,8 @@ def marked_by_the_page(notebook):
     """Return where the mark of the first explorer's errors is, after the next frame."""
     return notebook.page.evaluate(
         """async label => {
-          const {kernel} = jupyterapp.shell.currentWidget.sessionContext.session
           await new Promise(requestAnimationFrame)
-          if (kernel.status !== 'busy') return 'the kernel is not busy'
+          if (!window.runs) return 'the kernel is not busy'  // its status is that of any message
           const views = [...Bokeh.index].filter(view =>
             view.model.html_attributes['aria-label']?.startsWith(label) && view.el.isConnected)
           views.sort((a, b) => a.el.getBoundingClientRect().top - b.el.getBoundingClientRect().top)
