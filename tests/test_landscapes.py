@@ -100,7 +100,7 @@ def test_a_layer_without_a_criticality_says_why_and_has_no_ring(valley):
     none["alpha_best"].values[:] = none["sigma_best"].values[:] = np.nan
     plot = valley_figure(none, "first")
     assert "no point of the grid" in " ".join(plot.title.text.split())
-    assert len(glyphs(plot, Rect)) == 1
+    assert len(glyphs(plot, Rect)) == 3  # the cells and their two hatches
 
 
 def test_barriers_are_white_where_there_is_none_and_the_whole_network_stands_below(ways):

@@ -18,7 +18,7 @@ def found(bundled):
 
 
 def cells_of(plot):
-    (cells,) = (r.data_source for r in plot.renderers if isinstance(r.glyph, Rect))
+    cells = next(r.data_source for r in plot.renderers if isinstance(r.glyph, Rect))
     return cells.data
 
 

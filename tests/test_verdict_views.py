@@ -49,7 +49,7 @@ def test_the_text_sets_several_runs_beside_each_other(judged):
 
 
 def cells_of(plot):
-    (cells,) = (r.data_source for r in plot.renderers if isinstance(r.glyph, Rect))
+    cells = next(r.data_source for r in plot.renderers if isinstance(r.glyph, Rect))
     return cells.data
 
 

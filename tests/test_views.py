@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 from bokeh.document import Document
 from bokeh.events import DoubleTap, Tap
-from bokeh.models import FixedTicker
-from bokeh.models.glyphs import Text
+from bokeh.models import ColumnDataSource, FixedTicker
+from bokeh.models.glyphs import Rect, Text
 
 from explorer.colours import BLUE_TO_RED, BLUES, REDS, contrast, ink, palette, shade
 from explorer.ui.curves import Curve, ProfileView, RelationView
+from explorer.ui.figures import heatmap_figure
 from explorer.ui.grid import Cell, Grid, unit_of
+from explorer.ui.painted_cells import COLUMNS, draw_cells
 from explorer.ui.painting import (
     difference_scale,
     distance_columns,
@@ -296,6 +298,14 @@ def test_every_measure_of_the_menu_is_one_that_distances_have():
     for measure in MEASURES:
         columns, _ = distance_columns(distances(), GRID, measure)
         assert set(columns["hatch"]) == {"blank"}
+
+
+def test_no_cell_has_a_hatch_of_its_own_for_which_a_page_would_make_a_canvas():
+    plot = heatmap_figure(GRID, "Heatmap", False)
+    source = ColumnDataSource({name: [] for name in COLUMNS})
+    draw_cells(plot, GRID, source)
+    found = [r.glyph.hatch_pattern for r in plot.renderers if isinstance(r.glyph, Rect)]
+    assert found == [None, "/", "x"]
 
 
 @pytest.mark.parametrize(

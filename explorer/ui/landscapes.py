@@ -40,6 +40,7 @@ from explorer.ui.figures import (
     table_figure,
 )
 from explorer.ui.linked import LAYER, frame_row
+from explorer.ui.painted_cells import hatch
 from explorer.ui.painting import Columns
 
 
@@ -234,12 +235,8 @@ def _draw_cells(plot: Any, columns: Columns) -> None:
         fill_color="fill",
         line_color="edge",
         line_width="wide",
-        hatch_pattern="hatch",
-        hatch_color="#8a8a8a",
-        hatch_alpha=0.4,
-        hatch_scale=7,
-        hatch_weight=1,
     )
+    hatch(plot, cells, 0.4)
     plot.text(
         "x",
         "y",

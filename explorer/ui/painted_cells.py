@@ -5,13 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from bokeh.core.properties import value
-from bokeh.models import ColumnDataSource, Rect, Text
+from bokeh.models import CDSView, ColumnDataSource, GroupFilter, Rect, Text
 
 from explorer.ui.figures import CROWDED, FONT, draw
 from explorer.ui.grid import Grid
 
 COLUMNS = ("x", "y", "fill", "ink", "hatch", "text", "where", "tip")
 """What `draw_cells` takes of each cell."""
+
+PATTERNS = ("/", "x")
+"""Bokeh's hatch patterns that a cell may have; ``"blank"`` is none."""
 
 
 def draw_cells(
@@ -41,11 +44,6 @@ def draw_cells(
         height=1,
         fill_color="fill",
         line_color="#d5d5d5",
-        hatch_pattern="hatch",
-        hatch_color="#8a8a8a",
-        hatch_alpha=0.8,
-        hatch_scale=7,
-        hatch_weight=1,
     )
     cells, texts = draw(plot, cell, source), None
     if len(grid.epochs) < CROWDED:
@@ -57,5 +55,39 @@ def draw_cells(
             text_font_size=f"{text_size}px",
         )
         texts = draw(plot, text, source)
+    hatch(plot, cells, 0.8)
     plot.hover[0].renderers = [cells]
     return cells, texts
+
+
+def hatch(plot: Any, cells: Any, alpha: float) -> None:
+    """Draw hatches over cells, below their texts, where the column ``hatch`` says so.
+
+    A column of patterns for the cells themselves would be simpler, but BokehJS makes a canvas for
+    each of them at every change: with two heatmaps that was two thirds of a page's time, and
+    collecting those canvases could keep it busy for a minute.
+
+    Parameters
+    ----------
+    plot : bokeh.plotting.figure
+        Of the cells.
+    cells : bokeh.models.GlyphRenderer
+        Rectangles; they go to the level below all other glyphs.
+    alpha : float
+        Opacity of the hatches.
+    """
+    cells.level = "underlay"
+    for pattern in PATTERNS:
+        over = Rect(
+            width=cells.glyph.width,
+            height=cells.glyph.height,
+            fill_color=None,
+            line_color=None,
+            hatch_pattern=pattern,
+            hatch_color="#8a8a8a",
+            hatch_alpha=alpha,
+            hatch_scale=7,
+            hatch_weight=1,
+        )
+        chosen = CDSView(filter=GroupFilter(column_name="hatch", group=pattern))
+        plot.add_glyph(cells.data_source, over, view=chosen, level="underlay")

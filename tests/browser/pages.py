@@ -154,7 +154,7 @@ class ExplorerPage(Watched):
         self.wait_for(
             "([label, x, y]) => { const {x: at, y: on} = [...Bokeh.index].find(view =>"
             "  view.model.html_attributes['aria-label']?.startsWith(label)"
-            "  ).model.renderers[2].data_source.data;"
+            "  ).model.renderers[4].data_source.data;"
             "  return `${[...at]}` === `${x}` && `${[...on]}` === `${y}` }",
             [label, x, y],
         )
@@ -170,7 +170,7 @@ class ExplorerPage(Watched):
 
     def marked(self, label: str) -> tuple[list[float], list[float]]:
         """Return where the mark of a heatmap is."""
-        columns = self.figure(label, "columns(2)")
+        columns = self.figure(label, "columns(4)")
         return list(columns["x"]), list(columns["y"])
 
 
