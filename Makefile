@@ -38,7 +38,7 @@ test: set-up  ## all checks: style, types, kernels without the compiler, every t
 	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest -q tests/test_kernels.py
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
-test-slow: set-up  ## the tests that take minutes
+test-slow: set-up  ## the tests that take long
 	@$(SET_UP) --tests --browser
 	$(BIN)/python -m pytest -m slow $(ARGS)
 

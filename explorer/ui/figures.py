@@ -243,13 +243,13 @@ def line_label() -> Label:
     )
 
 
-def draw(plot: Any, glyph: Glyph, source: ColumnDataSource) -> Any:
+def draw(plot: Any, glyph: Glyph, source: ColumnDataSource, **options: Any) -> Any:
     """Draw a glyph and return its renderer.
 
     What `plot.rect` and its like draw besides, for glyphs that are selected or muted, is never
     seen here and triples the time that a figure takes to be made.
     """
-    return plot.add_glyph(source, glyph)
+    return plot.add_glyph(source, glyph, **options)
 
 
 def put_label(label: Label, above: bool) -> None:
