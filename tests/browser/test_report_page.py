@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from bokeh.embed import file_html
+from bokeh.resources import INLINE
 
+import explorer as lx
+from explorer.ui.across_figure import ACROSS, across_figure
 from explorer.ui.report import write_report
 from tests.browser.pages import DISTANCES, ERRORS, Watched
 from tests.fakes import distances, large, sweep
@@ -67,4 +71,30 @@ def test_many_numbers_and_labels_keep_apart_at_every_width(
     assert watched.page.evaluate("document.documentElement.scrollWidth") == width
     assert watched.complaints == []
     watched.screenshot(f"report-of-14-layers-{width}-pixels")
+    context.close()
+
+
+@pytest.mark.parametrize(("width", "in_a_row"), [(560, 1), (1180, ACROSS)])
+def test_pictures_of_several_stacks_go_on_below_on_a_narrow_page(
+    chromium, tmp_path, width, in_a_row
+):
+    sweeps = {
+        "fcn": lx.open_sweep("fcn3x256-digits"),
+        "other": lx.open_sweep("fcn3x256-digits"),
+        "vgg": lx.open_sweep("vgg11-digits"),
+    }
+    found = lx.compare(sweeps, progress=False)
+    page = tmp_path / "across.html"
+    page.write_text(file_html(across_figure(found), INLINE, "across"), encoding="utf-8")
+    context = chromium.new_context(viewport={"width": width, "height": 900}, offline=True)
+    watched = Watched(context.new_page())
+    watched.page.goto(page.as_uri())
+    figures = watched.page.locator(".bk-Figure")
+    figures.nth(len(sweeps) + 2).wait_for()  # the scale before them, two curves behind
+    tops = figures.evaluate_all("plots => plots.map(plot => plot.getBoundingClientRect().top)")
+    maps = tops[1 : 1 + len(sweeps)]
+    assert maps.count(maps[0]) == in_a_row
+    assert watched.page.evaluate("document.documentElement.scrollWidth") == width
+    assert watched.complaints == []
+    watched.screenshot(f"several-stacks-{width}-pixels")
     context.close()
