@@ -221,7 +221,7 @@ def scale_figure() -> Any:
     """Return the colours that all multiples share, from the trained network to chance."""
     plot = table_figure(["", ""], [""], ("", ""), "Scale of colours, from trained to chance")
     colours = palette(REDS, 64)
-    plot.update(height=66, x_range=Range1d(start=-0.04, end=1.04), y_range=Range1d(start=0, end=1))
+    plot.update(height=66, x_range=Range1d(start=-0.12, end=1.12), y_range=Range1d(start=0, end=1))
     left = np.arange(64) / 64
     plot.quad(left, left + 1 / 64, 0, 1, fill_color=colours, line_color=None)
     plot.select_one(HoverTool).renderers = []
