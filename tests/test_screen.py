@@ -148,7 +148,7 @@ def test_an_intervention_with_thin_margins_only_is_counted_in_float32(bundled, m
     passes = []
     original = Replay._rerun
     monkeypatch.setattr(
-        Replay, "_rerun", lambda self, p, v: passes.append(p.low) or original(self, p, v)
+        Replay, "_rerun", lambda self, p, *a: passes.append(p.low) or original(self, p, *a)
     )
     flat = {name: torch.zeros(s) for name, s in (("layer4.weight", (10, 256)), ("layer4.bias", 10))}
     *_, (last,) = run.count([flat])

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from explorer.engine.kept import KeptSlice
+from explorer.engine.prepared import Prepared
 from explorer.engine.program import Operation, Program, Ref, fixed_values
-from explorer.engine.replay import Prepared, Replay
+from explorer.engine.replay import Replay
 
 ACTIVATIONS = frozenset(
     f"aten.{name}"

@@ -125,6 +125,9 @@ class Mixture:
 Source = Epoch | FreshDraw | Moments | Zeros | Noise | Skip | Mixture
 """Where a layer's replacement comes from."""
 
+Change = tuple[str, Source]
+"""A layer, and where its replacement comes from."""
+
 
 def epoch_of(source: Source) -> int | None:
     """Epoch that a source reads, or None."""
@@ -150,8 +153,8 @@ def changes_nothing(source: Source, final_epoch: int) -> bool:
 class Intervention:
     """Layers ← sources, every other layer staying at the end of training."""
 
-    changes: tuple[tuple[str, Source], ...]
-    """(layer, source) pairs, one per layer; empty for the intact network."""
+    changes: tuple[Change, ...]
+    """One per layer; empty for the intact network."""
 
     def __str__(self) -> str:
         parts = [f"{layer} ← {source}" for layer, source in self.changes]

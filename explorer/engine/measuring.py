@@ -8,7 +8,7 @@ from torch import Tensor
 
 from explorer.engine.estimate import Estimate
 from explorer.engine.evaluator import Evaluator
-from explorer.engine.interventions import Intervention
+from explorer.engine.interventions import Change, Intervention
 from explorer.engine.journal import Journal
 from explorer.engine.memory import is_out_of_memory
 from explorer.errors import CheckpointError, InterventionError
@@ -57,26 +57,29 @@ def measure(
         one of a group is final. An outcome that needs no counting comes by itself.
     """
     group: Group = {}
+    tensors: dict[Change, dict[str, Tensor]] = {}
     size = 0
     for intervention in interventions:
-        known = None if journal is None else journal.get(intervention)
-        replacement = known or _replacement(evaluator, intervention)
+        finished = None if journal is None else journal.get(intervention)
+        replacement = finished or _replacement(evaluator, intervention, tensors)
         if not isinstance(replacement, dict):
             yield {intervention: replacement}
             continue
         new_layer = any(intervention.layers != other.layers for other in group)
         if size > GROUP_BYTES or ((by_layer or journal is not None) and new_layer):
             yield from _counted(evaluator, group, tolerance, journal)
-            group, size = {}, 0
+            group, tensors, size = {}, {}, 0
         group[intervention] = replacement
         size += sum(t.numel() * t.element_size() for t in replacement.values())
     yield from _counted(evaluator, group, tolerance, journal)
 
 
-def _replacement(evaluator: Evaluator, intervention: Intervention) -> dict[str, Tensor] | str:
+def _replacement(
+    evaluator: Evaluator, intervention: Intervention, known: dict[Change, dict[str, Tensor]]
+) -> dict[str, Tensor] | str:
     """Tensors of an intervention, or why there are none."""
     try:
-        return evaluator.network.replacement(intervention)
+        return evaluator.network.replacement(intervention, known)
     except (CheckpointError, InterventionError) as error:
         return str(error)
 

@@ -16,6 +16,7 @@ from explorer.engine.calibration import Calibration
 from explorer.engine.finite import nonfinite_weights, refuse_nonfinite
 from explorer.engine.interventions import (
     BatchNormPolicy,
+    Change,
     Intervention,
     canonical,
 )
@@ -23,7 +24,7 @@ from explorer.engine.products import with_products
 from explorer.engine.recording import record
 from explorer.engine.replay import Replay
 from explorer.engine.sources import source_tensors
-from explorer.engine.staging import Staging
+from explorer.engine.staging import Named, Staging
 from explorer.engine.submodules import SubmodulePass
 from explorer.errors import InterventionError, StackError, UsageError
 from explorer.weights.device import float32_products, pick_device, switched
@@ -115,10 +116,20 @@ class FinalNetwork:
         """
         return canonical(intervention, self.layers, self.epochs)
 
-    def replacement(self, intervention: Intervention) -> dict[str, Tensor]:
+    def replacement(
+        self, intervention: Intervention, known: dict[Change, dict[str, Tensor]] | None = None
+    ) -> dict[str, Tensor]:
         """Tensors that an intervention puts in, by name, on the device.
 
         None where all are bit for bit what they were: that costs no more than the intact network.
+
+        Parameters
+        ----------
+        intervention : Intervention
+            Layers ← sources.
+        known : dict, optional
+            Tensors of the layers and sources asked for so far, to which those of this one are
+            added. What several interventions put in is then read once, and computed with once.
 
         Raises
         ------
@@ -127,13 +138,19 @@ class FinalNetwork:
         InterventionError
             The layer has no initialiser to draw from, or some weights are NaN or infinite.
         """
-        tensors: dict[str, Tensor] = {}
-        for layer, source in self.canonical(intervention).changes:
-            for name, tensor in source_tensors(self.stack, self._module, layer, source).items():
-                tensors[self._tied.get(name, name)] = tensor
-        if self.batchnorm != "with_layer":
-            tensors = {n: t for n, t in tensors.items() if n not in self._buffers}
-        moved = self._moved(tensors)
+        known = {} if known is None else known
+        changes = self.canonical(intervention).changes
+        fixed = set() if self.batchnorm == "with_layer" else self._buffers
+        new = {
+            (change, name): tensor
+            for change in changes
+            if change not in known
+            for name, tensor in source_tensors(self.stack, self._module, *change).items()
+            if name not in fixed
+        }
+        for (change, name), tensor in self._moved(new).items():
+            known.setdefault(change, {})[self._tied.get(name, name)] = tensor
+        moved = {n: t for change in changes for n, t in known.get(change, {}).items()}
         left = {name: n for name, n in self._nonfinite.items() if name not in moved}
         refuse_nonfinite({**left, **nonfinite_weights(moved, self._buffers)})
         if all(torch.equal(tensor, self._state[name]) for name, tensor in moved.items()):
@@ -142,7 +159,7 @@ class FinalNetwork:
             moved |= self._calibration.statistics(moved)
         return moved
 
-    def _moved(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def _moved(self, tensors: Mapping[Named, Tensor]) -> dict[Named, Tensor]:
         """Bring tensors to the device; to a GPU while the processor goes on."""
         if self.device.type == "cuda":
             return self._staging.moved(tensors)

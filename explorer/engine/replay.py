@@ -11,6 +11,7 @@ from torch import Tensor
 
 from explorer.engine.inplace import in_place
 from explorer.engine.kept import KeptSlice
+from explorer.engine.prepared import Prepared, Turn, turns
 from explorer.engine.program import Operation, Plan, Program, fixed_values, make_plan
 from explorer.engine.rounding import Rounded, Rounding
 
@@ -69,18 +70,6 @@ class PlainPass:
             yield INTACT, self.logits(inputs, {})
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """An intervention, ready to run."""
-
-    plan: Plan
-    """What runs again."""
-    values: Mapping[int, Any]
-    """Its tensors, and what is made of them alone, by number."""
-    low: bool
-    """Whether it runs in lower precision."""
-
-
 @dataclass
 class Replay:
     """Replays a recorded program, from the first operation that an intervention concerns.
@@ -109,7 +98,7 @@ class Replay:
     _low: Rounded = field(init=False)
     _plans: dict[tuple[str, ...], Plan] = field(init=False, default_factory=dict)
     _walks: dict[Any, _Walk] = field(init=False, default_factory=dict)
-    _reruns: dict[tuple[str, ...], _Rerun] = field(init=False, default_factory=dict)
+    _reruns: dict[tuple[tuple[str, ...], bool], _Rerun] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self._kernels = self.program.kernels
@@ -137,21 +126,22 @@ class Replay:
             plan = make_plan(self.program, key)
             self._plans[key] = plan
             releases = _last_reads(plan.rerun, keep={self.program.output})
-            exact = in_place(plan.rerun, self.program.shapes)
-            low = tuple(one.in_precision(self._low.rounding.dtype) for one in exact)
-            self._reruns[plan.names] = _Rerun(exact, low, releases)
+            low = tuple(one.in_precision(self._low.rounding.dtype) for one in plan.rerun)
+            for is_low, apart in ((False, plan.rerun), (True, low)):
+                written_over = in_place(apart, self.program.shapes)
+                self._reruns[plan.names, is_low] = _Rerun(written_over, apart, releases)
         return self._plans[key]
 
     def prepare(self, replacement: Mapping[str, Tensor], *, low: bool = False) -> Prepared:
         """Compute what depends on the replaced tensors alone."""
         plan = self.plan(tuple(replacement))
-        numbers = {self.program.number(name): name for name in plan.names}
-        values: dict[int, Any] = {k: self._laid_out(k, replacement[n]) for k, n in numbers.items()}
+        tensors = {self.program.number(name): replacement[name] for name in plan.names}
+        values: dict[int, Any] = {k: self._laid_out(k, tensor) for k, tensor in tensors.items()}
         for operation in plan.prepare:
             values[operation.value] = operation.run(_Overlay(values, self._fixed))
         if low:
             values = {k: self._low.rounding(k, value) for k, value in values.items()}
-        return Prepared(plan, values, low)
+        return Prepared(plan, tensors, values, low)
 
     def run(
         self,
@@ -178,12 +168,15 @@ class Replay:
             if step:
                 operation = walk.operations[step - 1]
                 values[operation.value] = operation.run(values)
-            for names in walk.ready[step]:
-                if kept and len(waiting) == 1:
+            if kept and len(waiting) == 1:
+                for names in walk.ready[step]:
                     self._keep(kept, names, values)
-                for position in waiting[names]:
-                    one = prepared[position]
-                    yield position, self._rerun(one, rounded if one.low else values).float()
+            ready = [position for names in walk.ready[step] for position in waiting[names]]
+            shelf: dict[int, Any] = {}
+            for turn in turns(prepared, ready, self.program.output):
+                one = prepared[turn.position]
+                logits = self._rerun(one, rounded if one.low else values, turn, shelf)
+                yield turn.position, logits.float()
             for value in walk.release[step]:
                 del values[value]
                 rounded.forget(value)
@@ -207,15 +200,23 @@ class Replay:
             return tensor.contiguous(memory_format=self._layout)
         return tensor
 
-    def _rerun(self, prepared: Prepared, clean: Mapping[int, Any]) -> Tensor:
-        plan = prepared.plan
+    def _rerun(
+        self, prepared: Prepared, clean: Mapping[int, Any], turn: Turn, shelf: dict[int, Any]
+    ) -> Tensor:
+        """Run what is left of an intervention; `shelf` is what turns leave for each other."""
         values = dict(prepared.values)
+        for value, name in turn.takes.items():
+            values[value] = shelf.pop(name) if value in turn.last else shelf[name]
         known = _Overlay(values, clean)
-        rerun = self._reruns[plan.names]
-        operations = rerun.low if prepared.low else rerun.exact
-        for operation, release in zip(operations, rerun.releases, strict=True):
+        others = {*turn.takes, *turn.leaves}  # what others read may not be written over
+        rerun = self._reruns[prepared.plan.names, prepared.low]
+        for k in turn.operations:
+            free = others.isdisjoint(rerun.apart[k].reads)
+            operation = rerun.written_over[k] if free else rerun.apart[k]
             values[operation.value] = operation.run(known)
-            for value in release:
+            if operation.value in turn.leaves:
+                shelf[turn.leaves[operation.value]] = values[operation.value]
+            for value in rerun.releases[k]:
                 values.pop(value, None)
         logits: Tensor = known[self.program.output]
         return logits
@@ -234,12 +235,12 @@ class Replay:
 
 @dataclass(frozen=True)
 class _Rerun:
-    """A plan's operations as they are run."""
+    """A plan's operations as they are run in one precision."""
 
-    exact: tuple[Operation, ...]
-    """In float32."""
-    low: tuple[Operation, ...]
-    """In lower precision."""
+    written_over: tuple[Operation, ...]
+    """Results are written over what nobody will read again."""
+    apart: tuple[Operation, ...]
+    """Each result is memory of its own."""
     releases: tuple[tuple[int, ...], ...]
     """Per operation, the values that no later one reads."""
 

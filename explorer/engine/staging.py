@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
+
+Named = TypeVar("Named", bound=Hashable)
+"""What tensors go by."""
 
 ALIGNED = 64
 """Elements at whose multiples tensors begin, so that kernels can read them in wide pieces."""
@@ -30,7 +34,7 @@ class Staging:
         self._copied: torch.cuda.Event | None = None
         self._lock = threading.Lock()
 
-    def moved(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def moved(self, tensors: Mapping[Named, Tensor]) -> dict[Named, Tensor]:
         """Copy tensors to the device.
 
         Parameters
@@ -43,7 +47,7 @@ class Staging:
         dict
             Name → the same values on the device, in one piece of memory.
         """
-        places: dict[str, slice] = {}
+        places: dict[Named, slice] = {}
         end = 0
         for name, tensor in tensors.items():
             if tensor.dtype == torch.float32:
