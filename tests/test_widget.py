@@ -13,9 +13,10 @@ import time
 
 import pytest
 from bokeh.events import DocumentReady, DoubleTap, Tap
+from ipywidgets.widgets.widget import _instances
 
 from explorer.errors import CheckpointError, UnknownNameError, UsageError
-from explorer.ui import background, moved, presence, widget
+from explorer.ui import background, displaced, moved, presence, widget
 from explorer.ui.selection import steps
 from explorer.ui.widget import Explorer
 from tests import fakes
@@ -960,6 +961,53 @@ def test_when_another_page_still_shows_the_explorer_the_work_goes_on(on_bench, m
     bench.press("here")
     time.sleep(0.2)
     assert bench.session.networks.evaluator is not None
+
+
+@pytest.fixture
+def in_cell(monkeypatch):
+    """Return a function that displays an explorer as a run of a notebook's cell does."""
+    monkeypatch.setattr(presence, "GONE", 0.05)
+    monkeypatch.setattr(displaced, "_latest", {})
+
+    def display(bench, cell, run):
+        monkeypatch.setattr(displaced, "_running", lambda: (cell, run))
+        bench.explorer._repr_mimebundle_()
+
+    return display
+
+
+def test_an_explorer_whose_cell_was_run_again_gives_way_until_it_is_displayed(on_bench, in_cell):
+    others = len(_instances)
+    before = on_bench()
+    before.tap(0, 0)
+    before.wait()
+    in_cell(before, "a cell", "first run")
+    earlier, one = before.shown, len(_instances) - others
+    in_cell(on_bench(), "a cell", "second run")
+    assert len(_instances) - others > 1.8 * one
+    before.press("gone")
+    before.eventually(lambda: len(_instances) - others < 1.2 * one)
+    assert not before.session.alive
+    assert before.error("first", 0) == 0.42
+    in_cell(before, "another cell", "a run")
+    assert before.shown is not earlier
+    assert before.explorer.children[-1] is before.shown
+    before.tap(1, 0)
+    before.wait()
+    assert (before.error("first", 0), before.error("first", 1)) == (0.42, 0.42)
+
+
+@pytest.mark.parametrize("reason", ["a page shows it", "another cell shows it", "one run"])
+def test_an_explorer_that_is_still_shown_does_not_give_way(on_bench, in_cell, reason):
+    before = on_bench()
+    in_cell(before, "a cell", "first run")
+    if reason == "another cell shows it":
+        in_cell(before, "another cell", "a run")
+    in_cell(on_bench(), "a cell", "first run" if reason == "one run" else "second run")
+    if reason != "a page shows it":
+        before.press("gone")
+    time.sleep(0.4)
+    assert before.explorer.children == (*before.explorer._above, before.shown)
 
 
 def test_two_explorers_do_not_disturb_each_other(on_bench):

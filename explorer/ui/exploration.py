@@ -84,6 +84,11 @@ class Exploration(widgets.VBox):
         self.pictures.on_drawn(self._drawn)
         self.session.start()
 
+    @property
+    def present(self) -> bool:
+        """Whether a page shows it."""
+        return self._presence.present
+
     def close(self) -> None:
         """Stop what runs, end the thread and take the views off the page."""
         if self._built:  # ipywidgets closes every object that goes, also one that never opened

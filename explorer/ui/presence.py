@@ -36,6 +36,11 @@ class Presence:
         self._ask, self._lock, self._left = ask, lock, left
         self._present = True
 
+    @property
+    def present(self) -> bool:
+        """Whether a page shows the explorer, as far as pages have said."""
+        return self._present
+
     def note(self, sign: str) -> None:
         """Note one of `SIGNS`; when a page has gone, ask whether another is there."""
         self._present = sign != "gone"

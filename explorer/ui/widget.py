@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from typing import Any
 
 import ipywidgets as widgets
@@ -11,6 +12,7 @@ import xarray as xr
 
 from explorer.engine.interventions import BatchNormPolicy
 from explorer.inventory.manifest import load_manifest
+from explorer.ui import displaced
 from explorer.ui.controls import Chooser
 from explorer.ui.exploration import Exploration
 from explorer.ui.live import prepare_page
@@ -64,6 +66,9 @@ class Explorer(widgets.VBox):
     -----
     An explorer that is put inside another widget needs `explorer.ui.live.prepare_page()` in a
     cell before; one that is displayed by itself brings BokehJS along.
+
+    When its cell has been run again and no page shows it any more, an explorer gives up its views
+    and its thread. It keeps what was measured, and builds them again where it is displayed.
     """
 
     _exploration: Exploration | None = None
@@ -97,6 +102,9 @@ class Explorer(widgets.VBox):
         self._above = (self._alert,) if own else (self._chooser, self._alert)
         super().__init__([*self._above, exploration])
         self._exploration = exploration
+        self.shown_by: dict[str, str] = {}
+        self._gave_way = False
+        self._changing = threading.Lock()
         self.add_class("layer-explorer")
 
     @property
@@ -129,8 +137,23 @@ class Explorer(widgets.VBox):
             self._exploration.close()
         super().close()
 
+    def give_way(self) -> None:
+        """Give up the views and the thread, if no page shows them, until it is displayed again."""
+        with self._changing:
+            if self._gave_way or self._shown.present:
+                return
+            self._gave_way = True
+            self._alert.value = "<p>The cell of this explorer was run again.</p>"
+            self.set_trait("children", (self._alert,))
+            self._shown.close()
+
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
         prepare_page()
+        with self._changing:
+            if self._gave_way:
+                self._gave_way = False
+                self._replace(self._stack, self._settings)
+        displaced.note(self)
         return super()._repr_mimebundle_(**kwargs)
 
     # Another stack, other settings

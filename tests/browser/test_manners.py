@@ -100,6 +100,15 @@ def click(notebook, at, x, y):
     notebook.page.mouse.click(left, top)
 
 
+def run_first_cell(notebook):
+    notebook.page.evaluate(
+        "async () => { const {content} = jupyterapp.shell.currentWidget;"
+        "  content.activeCellIndex = 0;"
+        "  await jupyterapp.commands.execute('notebook:run-cell') }"
+    )
+    wait_for_status(notebook, 0, "Ready on")
+
+
 def marked_by_the_page(notebook):
     """Return where the mark of the first explorer's errors is, after the next frame."""
     return notebook.page.evaluate(
@@ -190,16 +199,38 @@ def test_a_stack_that_is_taken_away_is_an_error_in_its_cell_and_nothing_more(not
 
 def test_running_the_cell_again_lets_the_earlier_explorer_rest(notebook):
     in_kernel(notebook, "earlier = first._exploration.session")
-    notebook.page.evaluate(
-        "async () => { const {content} = jupyterapp.shell.currentWidget;"
-        "  content.activeCellIndex = 0;"
-        "  await jupyterapp.commands.execute('notebook:run-cell') }"
-    )
-    wait_for_status(notebook, 0, "Ready on")
+    run_first_cell(notebook)
     assert in_kernel(notebook, "print(first._exploration.session is earlier)") == "False"
     wait_in_kernel(notebook, "print(earlier.alive, earlier.networks.evaluator)", "False None")
     click(notebook, 0, 0, 2)
     wait_for_status(notebook, 0, "layer3 ← epoch 0: test error", "1,800 of 1,800")
+
+
+def test_earlier_explorers_of_a_cell_leave_nothing_that_a_reloaded_page_would_ask_for(notebook):
+    count = "from ipywidgets.widgets.widget import _instances; print(len(_instances))"
+    wait_in_kernel(notebook, "print(earlier.alive)", "False")
+    notebook.page.wait_for_timeout(5000)  # those of the test before have gone
+    at_first = int(in_kernel(notebook, count))
+    for _ in range(2):
+        run_first_cell(notebook)
+    notebook.page.wait_for_timeout(6000)
+    assert int(in_kernel(notebook, count)) < at_first + 50  # one has about 150
+    documents = "() => Bokeh.documents.filter(one => one.roots().length).length"
+    assert notebook.page.evaluate(documents) < 12  # five figures each at the most
+    click(notebook, 0, 0, 2)
+    wait_for_status(notebook, 0, "layer3 ← epoch 0: test error", "1,800 of 1,800")
+
+
+def test_figures_of_a_stack_that_gave_way_are_let_go(notebook):
+    """BokehJS keeps what it has drawn, and jupyter_bokeh removes none of it."""
+    documents = "() => Bokeh.documents.length"
+    before = notebook.page.evaluate(documents)
+    for stack in ("mixer-digits", "fcn3x256-digits", "mixer-digits", "fcn3x256-digits"):
+        menu = notebook.page.locator(".layer-explorer").first.get_by_label("Stack", exact=True)
+        menu.first.select_option(label=stack)
+        wait_for_status(notebook, 0, "Ready on")
+    notebook.page.wait_for_timeout(2000)
+    assert notebook.page.evaluate(documents) <= before + 2
 
 
 def test_an_output_that_is_cleared_ends_its_work(notebook):

@@ -14,6 +14,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from explorer.errors import ExplorerError
@@ -62,6 +63,8 @@ class _Watch:
     def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
         if self.folder is None:
             return
+        if event == "pickle.find_class" and _numba_reads_its_cache():
+            return
         if event in _NEVER:
             self.seen.append(f"{event} {str(arguments)[:200]}")
         elif event == "open" and len(arguments) > 2 and (arguments[2] or 0) & _WRITING:
@@ -77,6 +80,16 @@ class _Watch:
         inside = where == self.folder or where.startswith(self.folder + os.sep)
         if not inside and "__pycache__" not in where and where != os.devnull:
             self.seen.append(f"{event} {where}")
+
+
+def _numba_reads_its_cache() -> bool:
+    """Tell whether numba loads a compiled kernel, which it has pickled itself."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if frame.f_globals.get("__name__") == "numba.core.caching":
+            return True
+        frame = frame.f_back
+    return False
 
 
 _watch = _Watch()

@@ -18,6 +18,36 @@ async function picture(model, kind) {
   return `Saved the ${name.toLowerCase()} as ${kind.toUpperCase()}.`
 }
 
+// BokehJS keeps every document that it has drawn, and jupyter_bokeh (4.1) lets go of none: a page on
+// which stacks are changed would grow by megabytes each time. A figure whose view is never removed
+// is also kept by the view's own listener, so the document is emptied, and nobody is told.
+function forget(ids) {
+  const documents = globalThis.Bokeh?.documents ?? []
+  for (const one of [...documents]) {
+    const roots = one.roots()
+    if (!roots.length || !roots.every(root => ids.includes(root.id))) continue
+    one.views_manager?.clear()
+    one._callbacks?.clear()
+    one.clear()
+    documents.splice(documents.indexOf(one), 1)
+  }
+}
+
+function initialize({model}) {
+  const named = () => model.get("pictures").map(([id]) => id)
+  let ids = named()
+  function changed() {
+    const now = named()
+    forget(ids.filter(id => !now.includes(id)))
+    ids = now
+  }
+  model.on("change:pictures", changed)
+  return () => {
+    model.off("change:pictures", changed)
+    forget(ids)
+  }
+}
+
 function render({model, el}) {
   el.classList.add("layer-explorer-export")
   const add = (tag, parent = el) => parent.appendChild(document.createElement(tag))
@@ -76,4 +106,4 @@ function render({model, el}) {
   }
 }
 
-export default {render}
+export default {initialize, render}
