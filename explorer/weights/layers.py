@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from explorer.errors import StackError
@@ -122,7 +123,9 @@ def _labeller(scheme: LayerScheme | None) -> Callable[[str], str]:
 
 def _compiled(text: str) -> re.Pattern[str]:
     try:
-        return re.compile(text)
+        with warnings.catch_warnings():  # of what may once mean a set in a set: one a bracket
+            warnings.simplefilter("ignore", FutureWarning)
+            return re.compile(text)
     except (re.error, OverflowError, RecursionError) as error:
         raise StackError(
             f"The layer scheme holds {text!r}, which is no regular expression: {error}.",
