@@ -67,7 +67,7 @@ GROWTH = 500e6
 
 EACH = 10e6
 """Bytes that may stay for each page that was loaded and each cell that was run again: JupyterLab
-ends no subshell of a page, and ipywidgets keeps the widgets of an explorer that nobody shows."""
+ends no subshell of a page, and an explorer that has given way keeps what was measured."""
 
 HEAP, REPLACED = 150e6, 4e6
 """Bytes of JavaScript's objects, after they have been collected, and how many may stay until the
