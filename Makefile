@@ -1,7 +1,7 @@
 # One command per job, the same at the desk and in CI. Another Python: PYTHON=python3.12 make lab
 
 PYTHON ?= python3
-WORKERS ?= 3
+WORKERS ?= 2
 BIN := .venv/bin
 SET_UP := $(PYTHON) scripts/set_up.py
 

@@ -64,10 +64,10 @@ def test_an_intervention_without_tensors_gives_its_reason_and_the_others_go_on()
     evaluator = Evaluator(stack, model=toy.Switch(), data=toy.one_hot_examples(), device="cpu")
     skipped = lx.reinitialise("all", 0), lx.reinitialise("all", 1)
 
-    def broken(intervention):
+    def broken(intervention, known):
         if intervention == skipped[0]:
             raise CheckpointError("It is gone.", "A file is needed.", "Put it back.")
-        return original(intervention)
+        return original(intervention, known)
 
     original = evaluator.network.replacement
     evaluator.network.replacement = broken

@@ -116,6 +116,7 @@ def test_keys_work_as_they_do_in_jupyterlab(page):
     page.wait_for_status("layer1 ← epoch 1: test error", "1,800 of 1,800 examples")
 
 
+@pytest.mark.slow
 def test_two_readers_do_not_see_each_others_clicks(page, open_page):
     other = open_page()
     page.click_cell(1, 2)
@@ -166,6 +167,7 @@ def test_without_the_token_nothing_is_shown(chromium, dashboard):
     context.close()
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_the_dashboard_and_its_kernels(chromium, tmp_path):
     log, page = tmp_path / "log", chromium.new_page()
     with serving(dashboard_command(), own_folders(tmp_path), tmp_path, log) as server:
