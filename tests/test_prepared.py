@@ -19,6 +19,8 @@ from explorer.engine.prepared import turns
 from explorer.engine.program import Operation
 from explorer.engine.recording import record
 from explorer.engine.replay import Replay
+from explorer.errors import InterventionError
+from tests import toy
 from tests.test_replay import KINDS, RandomNet, perturbed, state_of
 
 LAYERS = 16
@@ -174,8 +176,9 @@ def test_a_sweep_reads_every_layer_of_every_epoch_once(bundled, monkeypatch):
 def test_a_sweep_has_the_counts_of_cells_that_are_measured_alone(bundled):
     run = Evaluator(bundled, device="cpu")
     cells = [
-        lx.reinitialise(layers, 1)
+        lx.reinitialise(layers, epoch)
         for layers in ("layer1", ["layer1", "layer2"], run.network.layers)
+        for epoch in (0, 1)
     ]
     outcomes = {}
     for some in measure(run, cells):
@@ -183,3 +186,23 @@ def test_a_sweep_has_the_counts_of_cells_that_are_measured_alone(bundled):
     for cell in cells:
         alone = Evaluator(bundled, device="cpu").result(cell)
         assert outcomes[cell] == alone
+
+
+def test_what_is_refused_or_changes_nothing_is_not_held(switch, monkeypatch):
+    run = Evaluator(switch, model=toy.Switch(), data=toy.one_hot_examples(), device="cpu")
+    held = []
+    original = run.network.replacement
+    monkeypatch.setattr(
+        run.network,
+        "replacement",
+        lambda one, known: held.append(dict(known)) or original(one, known),
+    )
+    monkeypatch.setattr("explorer.engine.network.refuse_nonfinite", _refuse)
+    layers, epochs = run.network.layers, run.network.epochs
+    list(measure(run, [lx.reinitialise(layers[0], epoch) for epoch in epochs[:-1]]))
+    assert held[-1] == {}
+    assert len(held) > 1
+
+
+def _refuse(_found):
+    raise InterventionError("It is NaN.", "Numbers are needed.", "Take another.")

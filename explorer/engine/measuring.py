@@ -62,6 +62,9 @@ def measure(
     for intervention in interventions:
         finished = None if journal is None else journal.get(intervention)
         replacement = finished or _replacement(evaluator, intervention, tensors)
+        if not replacement or isinstance(replacement, str):  # nothing of it is held for the others
+            for change in intervention.changes:
+                tensors.pop(change, None)
         if not isinstance(replacement, dict):
             yield {intervention: replacement}
             continue

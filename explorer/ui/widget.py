@@ -68,7 +68,7 @@ class Explorer(widgets.VBox):
     cell before; one that is displayed by itself brings BokehJS along.
 
     When its cell has been run again and no page shows it any more, an explorer gives up its views
-    and its thread. It keeps what was measured, and builds them again where it is displayed.
+    and its thread. It keeps its `results`, and builds the rest again where it is displayed.
     """
 
     _exploration: Exploration | None = None
