@@ -32,12 +32,19 @@ class Watched:
     complaints: list[str] = field(default_factory=list)
     """Errors of the page, and of its console."""
 
+    stacks: list[str] = field(default_factory=list)
+    """Where in its scripts each error of the page came from."""
+
     def __post_init__(self) -> None:
         self.page.set_default_timeout(PATIENCE)
         self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.on("websocket", lambda socket: self.requests.append(socket.url))
-        self.page.on("pageerror", lambda error: self.complaints.append(f"page: {error}"))
+        self.page.on("pageerror", self._note)
         self.page.on("console", self._listen)
+
+    def _note(self, error: Any) -> None:
+        self.complaints.append(f"page: {error}")
+        self.stacks.append(f"{error.stack}")
 
     def _listen(self, message: Any) -> None:
         # JupyterLab puts an attached picture on the page before it looks up where it is.

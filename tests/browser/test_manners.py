@@ -248,9 +248,13 @@ def test_a_restarted_kernel_is_said_where_the_reader_looks(notebook):
     assert "Run the cell again" in lost.first.text_content()
     assert lost.first.get_attribute("role") == "alert"
     notebook.screenshot("lab-restarted")
+    # nor does what the reader or the page does to it now raise an error: to send one would
+    notebook.page.locator(".layer-explorer [role=gridcell][tabindex='0']").first.press("Enter")
+    notebook.page.mouse.move(*notebook.place(0.5, 0.5))
+    notebook.page.set_viewport_size({"width": 900, "height": 900})
+    notebook.page.wait_for_timeout(500)
 
 
 def test_all_that_went_without_an_error_and_without_leaving_the_machine(notebook):
-    # what BokehJS measures after the restart it cannot tell a kernel that has gone
-    assert [text for text in notebook.complaints if text != "page: Cannot send"] == []
+    assert notebook.complaints == [], notebook.stacks
     assert notebook.hosts() == {"127.0.0.1"}

@@ -32,9 +32,10 @@ function render({model, el}) {
   grid.setAttribute("role", "grid")
   grid.setAttribute("aria-multiselectable", "true")
   let cells = []
+  let answered = true
 
   const cellAt = ([row, column]) => cells[row]?.[column]
-  const send = (kind, [row, column]) => model.send({kind, row, column})
+  const send = (kind, [row, column]) => { if (answered) model.send({kind, row, column}) }
 
   function draw() {
     grid.setAttribute("aria-label", model.get("label"))
@@ -129,7 +130,8 @@ function render({model, el}) {
     if (message.ask === "here") send("here", [0, 0])
   }
 
-  function lost() {  // ipywidgets says this once, when the kernel has gone
+  function lost() {  // ipywidgets says this once, when the kernel has gone; to send is an error then
+    answered = false
     const explorer = el.closest(".layer-explorer")
     if (!explorer || explorer.querySelector(".layer-explorer-lost")) return
     const alert = document.createElement("div")

@@ -23,14 +23,19 @@ async function picture(model, kind) {
 // is also kept by the view's own listener, so the document is emptied, and nobody is told.
 function forget(ids) {
   const documents = globalThis.Bokeh?.documents ?? []
-  for (const one of [...documents]) {
-    const roots = one.roots()
-    if (!roots.length || !roots.every(root => ids.includes(root.id))) continue
+  for (const one of documentsOf(ids)) {
     one.views_manager?.clear()
     one._callbacks?.clear()
     one.clear()
     documents.splice(documents.indexOf(one), 1)
   }
+}
+
+function documentsOf(ids) {
+  return (globalThis.Bokeh?.documents ?? []).filter(one => {
+    const roots = one.roots()
+    return roots.length && roots.every(root => ids.includes(root.id))
+  })
 }
 
 function initialize({model}) {
@@ -41,9 +46,16 @@ function initialize({model}) {
     forget(ids.filter(id => !now.includes(id)))
     ids = now
   }
+  // After a restart a figure that is moved, or resized with the page, would tell nobody of it, and
+  // jupyter_bokeh raises an error each time.
+  function lost() {
+    for (const one of documentsOf(ids)) one._callbacks?.clear()
+  }
   model.on("change:pictures", changed)
+  model.on("comm_live_update", lost)
   return () => {
     model.off("change:pictures", changed)
+    model.off("comm_live_update", lost)
     forget(ids)
   }
 }
