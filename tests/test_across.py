@@ -304,7 +304,7 @@ def test_a_comparison_is_known_part_by_part_and_stops_at_the_next_slice(tmp_path
     whole = lx.compare(members, **settings, progress=False)
     with pytest.MonkeyPatch.context() as patch:
         seen = StopHere(patch)
-        parts = iter(lx.compare_parts(members, **settings, batch_size=16))
+        parts = iter(lx.compare_parts(members, **settings, batch_size=32))
         shares, steps = [], []
         for part in parts:
             found = part.dataset()
@@ -314,14 +314,14 @@ def test_a_comparison_is_known_part_by_part_and_stops_at_the_next_slice(tmp_path
         assert shares == sorted(shares)
         assert (shares[0], shares[-1]) == (0, 1)
         assert steps == sorted(steps)
-        assert [one for one, _ in steps].count(2) > 4  # 60 examples in slices of 16, 2 layers
+        assert [one for one, _ in steps].count(2) > 4  # 60 examples in slices of 32, 2 layers
         assert steps[-1] == (4, 1)
         assert steps[-3] == (4, 0)
         for label in stacks:  # slices of another size round otherwise
             one, other = (c[f"stacks/{label}"]["error"] for c in (whole, found))
             np.testing.assert_allclose(one, other, atol=2 / 60)
         every = seen.calls
-        parts = lx.compare_parts(members, **settings, batch_size=16)
+        parts = lx.compare_parts(members, **settings, batch_size=32)
         for part in parts:
             if len(part.dataset()["stacks"].children) == 3:
                 break

@@ -59,6 +59,18 @@ def test_a_lock_without_a_sign_of_life_is_taken_over(lock):
     assert os.listdir(lock.parent) == []
 
 
+def test_the_age_of_a_lock_is_told_by_the_clock_of_its_folder(lock, monkeypatch):
+    lock.parent.mkdir()
+    lock.write_text(ELSEWHERE)
+    monkeypatch.setattr(time, "time", lambda: 4e9)
+    with pytest.raises(CheckpointError, match="another-machine"), locked(lock, wait=0.1):
+        pass
+    os.utime(lock, (0, 0))
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+    with locked(lock, wait=5):
+        assert lock.read_text().startswith(f"{os.getpid()} ")
+
+
 def test_whoever_holds_a_lock_gives_signs_of_life(lock, monkeypatch):
     monkeypatch.setattr(locks, "BEAT", 0.02)
     with locked(lock):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 import time
 
 import pytest
 
 from explorer.errors import CheckpointError
 from explorer.inventory import placing
+from explorer.inventory.locks import locked
 from explorer.inventory.placing import (
     STRAY_AGE,
     placed,
@@ -19,6 +21,7 @@ from explorer.inventory.placing import (
 )
 
 OURS = ".result.nc.123-0a1b2c3d"
+FORMER = ".copy.77-ffffffff.old"
 
 
 def age(path, seconds=STRAY_AGE + 60):
@@ -89,10 +92,11 @@ def test_a_file_system_that_cannot_flush_folders_does_for_the_rest(tmp_path, mon
         (OURS, True),
         (".copy.77-ffffffff", True),
         (".result.nc.123-0a1b2c3", False),
+        (".result.nc.-0a1b2c3d", False),
         ("result.nc.123-0a1b2c3d", False),
         (".result.nc.123-0a1b2c3d.txt", False),
         (".result.nc.swp", False),
-        (".copy.77-ffffffff.old", False),  # nothing is in its place: it may be the only one
+        (FORMER, False),  # nothing is in its place: it may be the only one
     ],
 )
 def test_only_old_temporaries_of_ours_are_swept(tmp_path, name, swept):
@@ -116,7 +120,7 @@ def test_a_folder_that_is_still_written_to_is_not_swept(tmp_path):
 
 
 def test_a_former_folder_is_swept_when_another_has_its_place(tmp_path):
-    former = tmp_path / ".copy.77-ffffffff.old"
+    former = tmp_path / FORMER
     former.mkdir()
     (tmp_path / "copy").mkdir()
     age(former)
@@ -132,6 +136,7 @@ def test_a_link_with_the_name_of_a_stray_is_removed_and_what_it_leads_to_kept(tm
     link.symlink_to(precious)
     os.utime(link, (0, 0), follow_symlinks=False)
     assert sweep_strays(inner) == [link]
+    assert os.listdir(inner) == []
     assert (precious / "file").read_bytes() == b"keep"
 
 
@@ -181,6 +186,31 @@ def test_a_process_that_is_killed_between_two_renames_has_moved_nothing_for_good
     assert (target / "part").read_text() == "one"
     write(target, "three")
     assert (target / "part").read_text() == "three"
+
+
+def test_of_two_former_folders_the_latest_comes_back(tmp_path):
+    for name, seconds in ((".copy.9-aaaaaaaa.old", 60), (".copy.8-bbbbbbbb.old", 600)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "part").write_text(f"{seconds} s ago")
+        age(tmp_path / name, seconds)
+    put_back(tmp_path / "copy")
+    assert (tmp_path / "copy" / "part").read_text() == "60 s ago"
+
+
+@pytest.mark.parametrize(("left", "act"), [("copy", write), (FORMER, put_back)])
+def test_between_its_two_renames_a_folder_is_one_process_s_alone(tmp_path, left, act):
+    (tmp_path / left).mkdir()
+    target = tmp_path / "copy"
+    acting = threading.Thread(target=act, args=(target, "new") if act is write else (target,))
+    with locked(tmp_path / ".copy.lock"):
+        acting.start()
+        acting.join(0.3)
+        assert acting.is_alive()
+        assert (tmp_path / left).exists()
+        assert not (target / "part").exists()
+    acting.join(30)
+    assert target.exists()
+    assert os.listdir(tmp_path) == ["copy"]
 
 
 def test_what_fails_in_between_keeps_its_own_words(tmp_path):

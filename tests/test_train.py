@@ -168,12 +168,12 @@ def test_an_interrupted_run_does_not_go_on_as_another(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("settings", "wait_for"),
     [
-        ({"optimiser": "adam", "steps": "1,2,50"}, checkpoint_file(50, "step")),
+        ({"optimiser": "adam", "steps": "1,2,20"}, checkpoint_file(20, "step")),
         pytest.param({}, checkpoint_file(3), marks=pytest.mark.slow),
     ],
 )
 def test_a_killed_run_goes_on_to_the_same_bytes(settings, wait_for, tmp_path):
-    command = [sys.executable, "-m", "explorer", "train", NAME, "--epochs", "20", "--device", "cpu"]
+    command = [sys.executable, "-m", "explorer", "train", NAME, "--epochs", "12", "--device", "cpu"]
     for key, value in settings.items():
         command += ["--set", f"{key}={value}"]
     process = subprocess.Popen(
@@ -186,8 +186,8 @@ def test_a_killed_run_goes_on_to_the_same_bytes(settings, wait_for, tmp_path):
     process.wait()
     assert (tmp_path / STATE_FILE).exists()
     assert not (tmp_path / "stack.json").exists()
-    whole = trained(tmp_path / "whole", epochs=20, **settings)
-    trained(tmp_path, epochs=20, **settings)
+    whole = trained(tmp_path / "whole", epochs=12, **settings)
+    trained(tmp_path, epochs=12, **settings)
     files = sorted(path.name for path in whole.glob("*.safetensors"))
     assert wait_for in files
     assert all((tmp_path / name).read_bytes() == (whole / name).read_bytes() for name in files)
