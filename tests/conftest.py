@@ -12,6 +12,7 @@ import shutil
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+from hypothesis import settings
 
 from explorer.inventory.manifest import load_manifest
 from explorer.inventory.store import manifest_path
@@ -19,6 +20,10 @@ from explorer.weights.stack import open_stack
 from tests import toy
 
 BUNDLED = "fcn3x256-digits"
+
+# No test is timed: on a busy machine an example of 2 ms took 254.
+settings.register_profile("untimed", parent=settings(), deadline=None)
+settings.load_profile("untimed")
 
 
 @pytest.hookimpl(optionalhook=True)  # of pytest-xdist

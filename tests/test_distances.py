@@ -431,7 +431,7 @@ def test_what_lies_on_a_device_is_measured_by_torch(monkeypatch):
     assert tensor_statistics(now, [start]).tolist() == [[5, 5, 1, 5, 0, 0]]
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(
     st.tuples(st.integers(1, 6), st.integers(0, 20)).flatmap(
         lambda shape: arrays(np.float32, shape, elements=FLOATS)

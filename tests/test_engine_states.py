@@ -159,7 +159,6 @@ TestEngine = Engine.TestCase
 TestEngine.settings = settings(
     max_examples=20,
     stateful_step_count=12,
-    deadline=None,
     suppress_health_check=list(HealthCheck),
 )
 

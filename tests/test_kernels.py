@@ -63,14 +63,14 @@ def test_every_kernel_has_a_twin_of_the_same_arguments():
         assert list(twin.parameters) == list(inspect.signature(kernel).parameters)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(tensors(2))
 def test_a_pair_equals_its_twin_on_any_float32(pair):
     fast, slow = both("pair_statistics", *pair)
     np.testing.assert_allclose(fast, slow, rtol=1e-12, atol=0)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(tensors(5))
 def test_four_equal_their_twin_on_any_float32(five):
     fast, slow = both("four_statistics", *five)

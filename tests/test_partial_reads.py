@@ -8,7 +8,7 @@ import zlib
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import explorer as lx
@@ -81,7 +81,6 @@ LAYOUTS = {
 def test_a_part_in_any_layout_is_what_indexing_the_whole_gives(tmp_path_factory, old, layout):
     path = tmp_path_factory.mktemp("parts") / "0.pt"
 
-    @settings(deadline=None)  # files are written and read
     @given(indexed(least_axes=1))
     def holds(drawn):
         shape, key = drawn

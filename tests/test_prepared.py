@@ -58,7 +58,7 @@ def of(new, *layers):
     return {name: t for name, t in new.items() if int(name.split(".")[0]) in layers}
 
 
-@settings(deadline=None, max_examples=25, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, suppress_health_check=list(HealthCheck))
 @given(
     st.lists(KINDS, min_size=1, max_size=3),
     st.booleans(),

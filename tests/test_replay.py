@@ -108,7 +108,7 @@ def assert_replays_equal_plain_passes(module, inputs):
 KINDS = st.sampled_from(["residual", "concatenate", "attention", "inplace", "dropout"])
 
 
-@settings(deadline=None, max_examples=25, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, suppress_health_check=list(HealthCheck))
 @given(
     st.lists(KINDS, min_size=1, max_size=4), st.booleans(), st.integers(1, 2), st.integers(0, 99)
 )

@@ -53,7 +53,6 @@ def check_changed(target: str, examples: int, root: Path) -> None:
         max_examples=examples,
         derandomize=True,
         database=None,
-        deadline=None,
         suppress_health_check=list(HealthCheck),
     )
     @given(st.one_of(changed, changed, changed, st.binary(max_size=300)))
