@@ -151,6 +151,8 @@ def test_a_file_system_without_links_has_locks_too(lock, monkeypatch):
             locked(lock, wait=0),
         ):
             pass
+        assert not locks._made_without_links(lock, "another")  # made since it was looked for
+        assert lock.read_text().startswith(f"{os.getpid()} ")
     assert os.listdir(lock.parent) == []
 
 
