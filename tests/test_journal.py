@@ -110,6 +110,19 @@ def test_a_line_that_a_crash_cut_short_is_dropped(tmp_path):
     assert len(Journal(path, ORIGIN).finished) == 2
 
 
+def test_a_finished_cell_is_on_the_disk_when_it_has_been_added(tmp_path, monkeypatch):
+    path, flushed, original = tmp_path / "cells.jsonl", [], os.fsync
+    journal = Journal(path, ORIGIN)
+
+    def flush(handle):
+        original(handle)
+        flushed.append(path.read_bytes().count(b"\n"))
+
+    monkeypatch.setattr(os, "fsync", flush)
+    journal.add({Intervention(()): ONE})
+    assert flushed == [2]  # the header, and the cell
+
+
 def test_numbers_come_back_bit_for_bit(tmp_path):
     path = tmp_path / "cells.jsonl"
     Journal(path, ORIGIN).add({Intervention(()): ONE})
