@@ -14,6 +14,7 @@ from torch.func import functional_call
 import explorer as lx
 from explorer.data.own_text import _read, own_text
 from explorer.engine.evaluator import Evaluator
+from explorer.engine.examples import examples_for
 from explorer.engine.interventions import Epoch, FreshDraw, Intervention, Moments, Skip, Zeros
 from explorer.errors import DataError, StackError, UnknownNameError
 from explorer.inventory.hub import Hub
@@ -261,6 +262,9 @@ def test_a_text_is_cut_at_the_models_context(stack):
     examples = own_text(TEXT * 9, stack.attrs["tokenizer"], stack.attrs["context"])
     assert examples.inputs.shape[1] == NEOX["max_position_embeddings"] - 0
     assert torch.equal(examples.inputs[1:, 0], examples.labels[:-1, -1])
+    unknown = stack.copy()
+    del unknown.attrs["context"]
+    assert len(examples_for(unknown, TEXT).inputs) == 1  # uncut
 
 
 def test_without_a_tokenizer_tokens_are_asked_for(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import nn
 import explorer as lx
 from explorer.engine import screen as screen_module
 from explorer.engine.evaluator import Evaluator
-from explorer.engine.execution import Execution
+from explorer.engine.execution import Execution, difference
 from explorer.engine.interventions import Intervention, Noise
 from explorer.engine.memory import best_batch
 from explorer.engine.network import FinalNetwork
@@ -35,6 +36,13 @@ def interventions(bundled):
     fresh = [lx.rerandomise(layer, 0) for layer in layers]
     noisy = Intervention((("layer2", Noise(0.02)), ("layer3", Noise(0.02))))
     return [*single, *fresh, noisy, lx.reinitialise(layers, 1), INTACT]
+
+
+def test_logits_differ_by_a_share_of_the_largest():
+    expected = torch.tensor([[4.0, -8.0]])
+    assert difference(expected.clone(), expected) == 0
+    assert difference(torch.tensor([[2.0, -8.0]]), expected) == 0.25
+    assert difference(torch.tensor([[math.nan, -8.0]]), expected) == math.inf
 
 
 def counts(estimate):
