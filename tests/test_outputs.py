@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from decimal import Decimal, localcontext
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -12,11 +13,12 @@ import torch
 from scipy.spatial.distance import jensenshannon
 from scipy.special import softmax
 from torch import nn
+from torch.utils.data import TensorDataset
 
 import explorer as lx
 from explorer.data.datasets import load_test_set
 from explorer.engine.evaluator import Evaluator
-from explorer.engine.similarity import Comparison, Gram, Moments, Slice, jensen_shannon
+from explorer.engine.similarity import Comparison, Gram, Moments, Slice, _spread, jensen_shannon
 from explorer.errors import UnknownNameError
 from explorer.weights.families.known import build_network
 from explorer.weights.stack import read_epoch
@@ -104,6 +106,14 @@ def test_errors_are_those_of_a_sweep_and_damage_adds_up_to_them(bundled, found):
     expected = evaluator.result(lx.rerandomise("layer2", 0)).error
     fresh = found["rerandomized_error"].sel(layer="layer2", draw=0).item()
     assert fresh == pytest.approx(expected, abs=1e-12)
+
+
+def test_classes_have_the_names_that_the_data_gives_them():
+    data = TensorDataset(*toy.one_hot_examples())
+    data.classes = ("left", "right", "none")
+    stack = lx.open_stack(toy.switch_states(), model=toy.Switch())
+    found = lx.outputs(stack, model=toy.Switch(), data=data, draws=0, device="cpu", progress=False)
+    assert found["class"].values.tolist() == ["left", "right", "none"]
 
 
 def test_without_labels_what_needs_none_is_the_same(bundled, found):
@@ -424,6 +434,14 @@ def test_the_divergence_is_that_of_60_digits_however_near_or_far_the_outputs_are
     assert found[0] == 0
     assert (found >= 0).all()
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=0)
+
+
+def test_a_small_share_is_spread_to_the_last_digit():
+    """Σ t²ᵏ / (k (2k − 1)), in fractions."""
+    for t in (1e-8, 3e-4, 9.9e-4):
+        series = sum(Fraction(t) ** (2 * k) / (k * (2 * k - 1)) for k in range(1, 8))
+        found = float(_spread(torch.tensor(t, dtype=torch.float64)))
+        assert found == pytest.approx(float(series), rel=1e-15, abs=0)
 
 
 def compared(confidence, right, n=100):
