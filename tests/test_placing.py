@@ -149,6 +149,11 @@ def test_writing_sweeps_the_folder_first(tmp_path):
     assert os.listdir(tmp_path) == ["other.nc"]
 
 
+def test_the_folders_around_a_new_one_are_made(tmp_path):
+    write(tmp_path / "new" / "inner" / "copy", "one")
+    assert (tmp_path / "new" / "inner" / "copy" / "part").read_text() == "one"
+
+
 def test_writing_a_folder_sweeps_the_one_around_it_first(tmp_path):
     stray = tmp_path / ".copy.77-ffffffff"
     stray.mkdir()

@@ -21,7 +21,9 @@ from torch import nn
 
 import explorer as lx
 from explorer.errors import CheckpointError, StackError, UnknownNameError, UsageError
+from explorer.weights.numbering import check_epochs
 from explorer.weights.readers import torch_files
+from explorer.weights.readers.when import MOST, When
 from explorer.weights.stack import epoch_numbers, read_epoch
 from tests import toy
 
@@ -159,6 +161,14 @@ def test_timms_files_are_read_in_spite_of_the_arguments_in_them():
         "The state dict under 'state_dict' was taken; beside it: state_dict_ema.",
     ]
     assert values(opened("timm", key="state_dict_ema")) == [1.0, 2.0, 3.0]
+
+
+def test_a_file_of_timms_name_that_holds_no_mapping_says_nothing_of_its_epoch(tmp_path):
+    path = tmp_path / "checkpoint-3.pth.tar"
+    torch.save([torch.ones(2)], path)
+    assert torch_files.torch_when(path) == When()
+    with pytest.raises(CheckpointError, match=r"checkpoint-3.*it holds a list"):
+        lx.open_stack(tmp_path)
 
 
 def test_one_file_per_layer_is_one_checkpoint():
@@ -339,6 +349,12 @@ def test_a_pattern_and_a_list_are_sources_like_a_folder(tmp_path):
     for stack in (from_pattern, from_list):
         assert epoch_numbers(stack) == numbers_of(stack) == [2, 10]
         assert stack.attrs["checkpoint_unit"] == "step"
+
+
+def test_the_largest_number_that_a_coordinate_holds_is_an_epoch():
+    assert check_epochs([0, MOST], ["a", "b"]) == [0, MOST]
+    with pytest.raises(StackError, match=r"^b has the number 9223372036854775808"):
+        check_epochs([0, MOST + 1], ["a", "b"])
 
 
 def test_given_epochs_belong_to_a_list_in_its_own_order(tmp_path):
