@@ -137,6 +137,14 @@ def test_a_reloaded_dashboard_works_again(page):
     page.wait_for_status("layer2 ← epoch 2: test error", "1,800 of 1,800 examples")
 
 
+def command_of(process):
+    """Its command line; empty where it has ended since it was listed."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(200)
 def test_the_kernel_of_a_page_that_was_closed_ends(page, open_page, dashboard):
@@ -144,7 +152,7 @@ def test_the_kernel_of_a_page_that_was_closed_ends(page, open_page, dashboard):
 
     def kernels():
         running = dashboard[1].children(recursive=True)
-        return {one.pid for one in running if "ipykernel_launcher" in " ".join(one.cmdline())}
+        return {one.pid for one in running if "ipykernel_launcher" in command_of(one)}
 
     before = kernels()
     leaving = open_page()
