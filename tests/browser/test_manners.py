@@ -249,7 +249,11 @@ def test_a_restarted_kernel_is_said_where_the_reader_looks(notebook):
     assert lost.first.get_attribute("role") == "alert"
     notebook.screenshot("lab-restarted")
     # nor does what the reader or the page does to it now raise an error: to send one would
-    notebook.page.locator(".layer-explorer [role=gridcell][tabindex='0']").first.press("Enter")
+    for control in ("[role=gridcell][tabindex='0']", "[type=checkbox]", "select", "button"):
+        reached = notebook.page.locator(f".layer-explorer {control}").first.evaluate(
+            "control => { control.focus(); return document.activeElement === control }"
+        )
+        assert not reached, control
     notebook.page.mouse.move(*notebook.place(0.5, 0.5))
     notebook.page.set_viewport_size({"width": 900, "height": 900})
     notebook.page.wait_for_timeout(500)

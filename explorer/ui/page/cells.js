@@ -134,6 +134,7 @@ function render({model, el}) {
     answered = false
     const explorer = el.closest(".layer-explorer")
     if (!explorer || explorer.querySelector(".layer-explorer-lost")) return
+    for (const part of explorer.children) part.inert = true  // for a keyboard, too
     const alert = document.createElement("div")
     alert.className = "layer-explorer-lost"
     alert.setAttribute("role", "alert")
