@@ -3,7 +3,8 @@
 ``--record`` first notes which tests reach which lines (the tests that concern the four folders, a
 quarter of an hour on an idle machine). Each trial then runs a mutant's own tests: those that reach
 its line, one of each test function after the other, quick ones first, until one fails or the
-budget is spent. docs/decisions/0022-mutation-testing.md has the design and what was found.
+budget is spent. A sample that was interrupted goes on with those that were not tried.
+docs/decisions/0022-mutation-testing.md has the design and what was found.
 """
 
 from __future__ import annotations
@@ -141,7 +142,9 @@ def _chosen(options: argparse.Namespace, trials: Path) -> list[Mutant]:
         files = [f"explorer/{name}.py" for name in options.whole.split(",")]
         mutants = [mutant for file in files for mutant in every_mutant(file)]
     else:
-        mutants = list(sample(options.sample, options.at_least, options.seed))
+        tried = _latest(trials) if trials.exists() else {}
+        drawn = sample(options.sample, options.at_least, options.seed)
+        mutants = [mutant for mutant in drawn if mutant.name not in tried]
     number, parts = map(int, options.part.split("/"))
     return mutants[number - 1 :: parts]
 

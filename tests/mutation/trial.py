@@ -117,9 +117,10 @@ def run_tests(copy: Path, tests: Sequence[str], limit: float, *, first: bool, ji
 
 
 def _cannot_be_imported(copy: Path) -> bool:
-    """Say whether the mutant ends before its tests: in the fixtures' file, or in their names."""
+    """Say whether the mutant ends before its tests: in a file's imports, or in their names."""
     output = (copy / "output.txt").read_text(errors="replace")
-    return "while loading conftest" in output or "ERROR: not found" in output
+    signs = ("while loading conftest", "ERROR: not found", "ERROR collecting")
+    return any(sign in output for sign in signs)
 
 
 def _wait(child: int, until: float) -> int:
