@@ -55,7 +55,7 @@ FAMILIES = {
 ATTACHED = {"family-fcn": "first-click.png", "question": "question.png"}
 """Picture that the first notebook carries → its name there."""
 
-COLOURS = 128
+COLOURS = 256
 """Colours of a picture; fewer make a smaller file, and these are more than a table has."""
 
 STYLE = """
@@ -293,9 +293,10 @@ def own_model() -> str:
 
 
 def reduced(png: bytes) -> bytes:
-    """Write a picture with few colours, which makes its file small."""
+    """Write a picture with few colours, as near as they come, which makes its file small."""
     out = io.BytesIO()
-    Image.open(io.BytesIO(png)).convert("RGB").quantize(COLOURS).save(out, "PNG", optimize=True)
+    image = Image.open(io.BytesIO(png)).convert("RGB")
+    image.quantize(COLOURS, kmeans=1, dither=Image.Dither.NONE).save(out, "PNG", optimize=True)
     return out.getvalue()
 
 

@@ -16,6 +16,7 @@ from bokeh.models import (
     ColumnDataSource,
     FixedTicker,
     HoverTool,
+    LinearColorMapper,
     NumeralTickFormatter,
     Range1d,
     Row,
@@ -220,10 +221,10 @@ def _cells(node: xr.Dataset, columns: Columns) -> ColumnDataSource:
 def scale_figure() -> Any:
     """Return the colours that all multiples share, from the trained network to chance."""
     plot = table_figure(["", ""], [""], ("", ""), "Scale of colours, from trained to chance")
-    colours = palette(REDS, 64)
     plot.update(height=66, x_range=Range1d(start=-0.12, end=1.12), y_range=Range1d(start=0, end=1))
-    left = np.arange(64) / 64
-    plot.quad(left, left + 1 / 64, 0, 1, fill_color=colours, line_color=None)
+    colours = LinearColorMapper(palette=palette(REDS), low=0, high=1)
+    shares = np.linspace(0, 1, 256)[np.newaxis]
+    plot.image([shares], x=0, y=0, dw=1, dh=1, color_mapper=colours)  # quads would leave seams
     plot.select_one(HoverTool).renderers = []
     plot.xaxis.ticker = FixedTicker(ticks=[0, 0.5, 1])
     plot.xaxis.major_label_overrides = {0: "as trained", 0.5: "half-way", 1: "chance"}
