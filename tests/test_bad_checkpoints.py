@@ -17,6 +17,7 @@ from safetensors.numpy import save_file
 
 import explorer as lx
 from explorer.errors import CheckpointError, StackError
+from explorer.weights.checkpoints import array_spec
 from explorer.weights.readers.pickled import PickleError, read_pickle
 from explorer.weights.stack import content_hash, epoch_numbers, read_epoch
 from tests import toy
@@ -469,3 +470,9 @@ def test_a_file_of_torch_is_looked_into_once_for_all_its_tensors(tmp_path, monke
     looks.clear()
     assert [float(read_epoch(stack, 0)[name][1]) for name in state] == list(range(20))
     assert looks == []
+
+
+def test_as_many_axes_as_numpy_has_besides_that_of_the_epochs_are_read():
+    assert array_spec("F32", (1,) * 63, "w").shape == (1,) * 63
+    with pytest.raises(CheckpointError, match=r"'w' has 64 axes(.|\n)*Up to 63 axes"):
+        array_spec("F32", (1,) * 64, "w")

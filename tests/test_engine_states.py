@@ -164,5 +164,6 @@ TestEngine.settings = settings(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 class TestEngineAtLength(Engine.TestCase):
     settings = settings(TestEngine.settings, max_examples=1000, stateful_step_count=30)

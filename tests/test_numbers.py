@@ -289,6 +289,18 @@ def test_an_infinite_weight_in_the_trained_network_leaves_numbers_only_where_it_
         lx.predictions(squashed(1), lx.reinitialise("second", 0), **OPTIONS)
 
 
+def test_a_trained_network_whose_logits_overflow_has_no_error_either():
+    states = [Squashed().state_dict() for _ in range(2)]
+    states[1]["first.bias"].fill_(10)  # tanh gives 1
+    states[1]["second.weight"].fill_(3e38)
+    stack = lx.open_stack(states, model=Squashed())
+    with pytest.warns(NumbersWarning, match="trained network could not be measured: .*logits"):
+        result = lx.sweep(stack, **OPTIONS, draws=1, progress=False)
+    assert math.isnan(result.attrs["final_error"])
+    assert result.attrs["final_examples"] == 0
+    assert np.isfinite(result.error.sel(layer="second", epoch=0))
+
+
 @pytest.mark.parametrize("bad", BAD)
 def test_running_statistics_count_as_weights_and_masks_may_be_infinite(bad):
     tensors = {
@@ -438,6 +450,14 @@ def test_the_border_of_doubt_is_that_of_the_wilson_interval(errors, off):
         recorded = {"recorded_error": end + off}
         assert bool(doubt_about({**attrs, **recorded})) == outside
     assert doubt_about({}) == ""
+
+
+def test_few_examples_alone_are_no_reason_to_doubt_an_own_network():
+    """Of one example the interval reaches from nearly 0 to beyond chance."""
+    attrs = {"examples": 1, "chance_error": 0.9}
+    assert wilson_interval(0.4, 1)[1] > 0.9
+    assert doubt_about({**attrs, "final_error": 0.4}) == ""
+    assert doubt_about({**attrs, "final_error": 0.46}) != ""
 
 
 def test_labels_beyond_the_head_are_refused(switch):

@@ -116,6 +116,16 @@ def test_classes_have_the_names_that_the_data_gives_them():
     assert found["class"].values.tolist() == ["left", "right", "none"]
 
 
+def test_the_damage_to_a_class_of_one_example_is_all_or_nothing():
+    inputs, labels = toy.one_hot_examples()
+    first = [labels.tolist().index(one) for one in range(3)]
+    data = inputs[first], labels[first]
+    stack = lx.open_stack(toy.switch_states(), model=toy.Switch())
+    found = lx.outputs(stack, model=toy.Switch(), data=data, draws=0, device="cpu", progress=False)
+    assert found["class_examples"].values.tolist() == [1, 1, 1]
+    assert found["class_damage"].values[0, 0].tolist() == [0, 1, 1]
+
+
 def test_without_labels_what_needs_none_is_the_same(bundled, found):
     inputs = load_test_set("digits28").inputs
     for given in (inputs, inputs.numpy()):

@@ -12,6 +12,7 @@ import explorer as lx
 from explorer.api import save_netcdf
 from explorer.engine.barriers import with_barriers
 from explorer.engine.evaluator import Evaluator
+from explorer.engine.paths import paths_parts
 from explorer.errors import StackError, UnknownNameError, UsageError
 from explorer.weights.joined import joined
 from explorer.weights.stack import epoch_numbers, layer_names, read_epoch
@@ -208,6 +209,16 @@ def test_all_layers_up_to_the_last_and_from_the_first_on_are_the_whole_network(b
 def test_paths_measured_apart_have_the_same_numbers(bundled, bundled_paths):
     apart = found_on(bundled, epochs=[8], layers=["layer3"], shares=[0.5], cumulative=True)
     xr.testing.assert_equal(apart, bundled_paths.sel(epoch=[8], layer=["layer3"]))
+
+
+def test_part_by_part_one_layer_is_finished_before_the_next_is_begun():
+    """A reader who watches has the first barriers early."""
+    stack = conv_stack(toy.conv_states())
+    data = toy.conv_examples()
+    run = Evaluator(stack, model=toy.ConvNet(), data=data, device="cpu", batch_size=8)
+    parts = paths_parts(run, epochs=[0], shares=POINTS)
+    known = [part.dataset()["error"].notnull().all("share").sum().item() for part in parts]
+    assert {1, 2, 3} <= set(known)
 
 
 def test_a_joined_stack_reads_what_its_parts_hold(bundled):

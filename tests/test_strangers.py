@@ -64,8 +64,9 @@ PACKAGE = Path(lx.__file__).parent
         ("a*", "has a character"),
         ("a\udc80", "has a character"),
         ("a\x9b", "has a character"),
-        (200 * "é", "has a part longer than 255 bytes"),
-        (300 * "ab/" + "c" * 200, "is longer than 1024 bytes"),
+        (256 * "a", "has a part longer than 255 bytes"),
+        (128 * "é", "has a part longer than 255 bytes"),
+        (341 * "ab/" + "cc", "is longer than 1024 bytes"),
         ("evil.", "whose end Windows leaves out"),
         ("evil /x", "whose end Windows leaves out"),
         ("a//b", "has a part without a name"),
@@ -81,7 +82,11 @@ def test_a_name_that_leads_elsewhere_on_any_system_is_told(path, reason):
 
 
 @pytest.mark.parametrize(
-    "path", ["epoch-0000.safetensors", "sub/a.pt", ".", "console.pt", "a..b", "COM10", "Größe.pt"]
+    "path",
+    [
+        *("epoch-0000.safetensors", "sub/a.pt", ".", "console.pt", "a..b", "COM10", "Größe.pt"),
+        *(255 * "a", 127 * "é", 341 * "ab/" + "c"),
+    ],
 )
 def test_a_plain_name_is_accepted(path):
     assert unsafe(path) == ""
@@ -265,6 +270,12 @@ def large(file, name, _):
     file[name].create_dataset("x", (10**12,), "f4", chunks=(1024,), compression="gzip")
 
 
+def large_together(file, name, _):
+    for k, elements in enumerate((10**12, 10**12, 1)):
+        options = {"chunks": (min(elements, 1024),), "compression": "gzip"}
+        file[name].create_dataset(f"x{k}", (elements,), "f4", **options)
+
+
 @pytest.mark.parametrize(
     ("change", "match"),
     [
@@ -274,6 +285,7 @@ def large(file, name, _):
         (virtual, "has its numbers in another file"),
         (cycle, "contains itself"),
         (large, r"declares 40000000\d+ bytes of numbers and has \d+ bytes"),
+        (large_together, r"declares 80000000\d+ bytes of numbers and has \d+ bytes"),
     ],
 )
 @pytest.mark.parametrize("kind", ["stack", "results"])

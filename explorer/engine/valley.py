@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from explorer.engine.estimate import Estimate
@@ -98,17 +98,17 @@ class Point:
 class LayerSearch:
     """How far the search for one layer's criticality has come."""
 
-    points: Mapping[Place, Point] = field(default_factory=dict)
+    points: Mapping[Place, Point]
     """Indices of α and σ → what is known there."""
-    best: Place | None = None
+    best: Place | None
     """Of the points that are good enough, that of the smallest α/σ."""
-    passes: float = 0.0
+    passes: float
     """Passes over the test set so far."""
-    rows_done: int = 0
+    rows_done: int
     """Shares α that are dealt with."""
-    finished: bool = False
+    finished: bool
     """Whether the search has come to its end."""
-    reason: str = ""
+    reason: str
     """Why it could not; empty where it could."""
 
 

@@ -135,7 +135,7 @@ def finish(
     numbers: Sequence[int],
     layers: Mapping[str, Sequence[str]],
     buffers: Sequence[str],
-) -> StackEntry:
+) -> None:
     """Describe the finished stack in its stack.json and forget where training stood.
 
     Parameters
@@ -151,10 +151,6 @@ def finish(
         Layer → tensor names.
     buffers : sequence of str
         Names of tensors that are buffers.
-
-    Returns
-    -------
-    StackEntry
     """
     files = {n: checkpoint_file(n, str(about.get("unit", "epoch"))) for n in numbers}
     specs = SafetensorsCheckpoint(folder / files[numbers[0]]).specs()
@@ -165,9 +161,8 @@ def finish(
         "tensors": {name: _tensor(spec, name in buffers) for name, spec in specs.items()},
         "checkpoints": [{"epoch": n, **file_entry(folder, file)} for n, file in files.items()],
     }
-    stack = _write_stack_file(folder, {"schema_version": 1, "stacks": [entry]})
+    _write_stack_file(folder, {"schema_version": 1, "stacks": [entry]})
     (folder / STATE_FILE).unlink(missing_ok=True)
-    return stack
 
 
 def finish_copy(
@@ -176,7 +171,7 @@ def finish_copy(
     numbers: Sequence[int],
     layers: Mapping[str, Sequence[str]],
     tensors: Mapping[str, tuple[ArraySpec, bool]],
-) -> StackEntry:
+) -> None:
     """Describe a stack that was copied into a folder in its stack.json.
 
     Parameters
@@ -189,10 +184,6 @@ def finish_copy(
         As in `finish`.
     tensors : mapping
         Tensor name → what it looks like, and whether it is a buffer.
-
-    Returns
-    -------
-    StackEntry
     """
     files = {n: checkpoint_file(n, str(about["unit"])) for n in numbers}
     entry = {
@@ -202,16 +193,15 @@ def finish_copy(
         "tensors": {name: _tensor(spec, buffer) for name, (spec, buffer) in tensors.items()},
         "checkpoints": [{"epoch": n, **file_entry(folder, file)} for n, file in files.items()],
     }
-    return _write_stack_file(folder, {"schema_version": 1, "stacks": [], "copies": [entry]})
+    _write_stack_file(folder, {"schema_version": 1, "stacks": [], "copies": [entry]})
 
 
-def _write_stack_file(folder: Path, content: Mapping[str, Any]) -> StackEntry:
+def _write_stack_file(folder: Path, content: Mapping[str, Any]) -> None:
     """Check the manifest of one stack and write it beside the stack's files."""
     path = folder / STACK_FILE
-    manifest = parse_manifest(content, path, folder)
+    parse_manifest(content, path, folder)
     with placed(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    return manifest.first
 
 
 def file_entry(folder: Path, file: str) -> dict[str, Any]:
