@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import logging
 import os
 import shutil
 
@@ -24,6 +25,9 @@ BUNDLED = "fcn3x256-digits"
 # No test is timed: on a busy machine an example of 2 ms took 254.
 settings.register_profile("untimed", parent=settings(), deadline=None)
 settings.load_profile("untimed")
+
+# torch writes down what it traces, thousands of lines a test, and pytest would keep them all.
+logging.getLogger("torch.__trace").propagate = False
 
 
 @pytest.hookimpl(optionalhook=True)  # of pytest-xdist
