@@ -112,8 +112,10 @@ class Handler(BaseHTTPRequestHandler):
 
     def _models(self, query: Mapping[str, list[str]]) -> None:
         author, search = query.get("author", [""])[0], query.get("search", [""])[0]
+        expand = query.get("expand", [])  # without it a list has no commits
         found = [
-            {"id": name, "_id": name, "sha": self.hub.commit(name, "main")}
+            {"id": name, "_id": name}
+            | ({"sha": self.hub.commit(name, "main")} if "sha" in expand else {})
             for name in self.hub.repositories
             if name.startswith(f"{author}/") and search in name
         ]

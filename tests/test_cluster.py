@@ -264,6 +264,27 @@ def test_a_cell_that_fails_is_marked_with_the_reason_and_the_others_are_measured
     assert found.attrs["complete"] == 1
 
 
+def test_a_group_that_fails_as_a_whole_is_measured_again_one_by_one(client):
+    """The whole network at the first epochs is one task; the network refuses the very first."""
+    states = [toy.switch_states()[epoch] for epoch in (0, *[1] * 9, 2)]
+    stack = lx.open_stack(states, model=toy.Switch())
+    options = {"data": toy.one_hot_examples(), "draws": 0, "layers": ["first"]}
+    found = sweep(stack, model=Picky(), client=client, **options)
+    for reason in (found.reason.values[0], found.fullmodel_reason.values):
+        assert (reason != "").tolist() == [True, *[False] * 10]
+
+
+def test_who_waits_with_patience_gets_every_cell(stack, local, client):
+    cells = [lx.reinitialise("conv", epoch) for epoch in range(6)]
+    remote = RemoteEvaluator(client, stack, **OWN, device="cpu", batch_size=None)
+    found, waited = {}, 0
+    for some in remote.measure(cells, patience=1e-3):
+        found |= some
+        waited += not some
+    assert waited
+    assert [found[cell].error for cell in cells] == local.error.sel(layer="conv").values.tolist()
+
+
 class Picky(toy.Switch):
     """A switch that refuses the first layer's values at epoch 0."""
 

@@ -292,6 +292,13 @@ def test_an_older_file_stays_until_the_right_one_has_arrived(server, tmp_path):
     assert files_below(tmp_path) == ["a.bin"]
 
 
+@pytest.mark.parametrize("progress", [True, False])
+def test_what_has_arrived_is_shown_where_that_is_asked_for(server, tmp_path, capsys, progress):
+    server.files["/a.bin"] = b"new"
+    fetch([f"{server.address}a.bin"], tmp_path / "a.bin", md5(b"new"), progress=progress)
+    assert ("100%" in capsys.readouterr().err) == progress
+
+
 def test_a_folder_that_cannot_be_written_to_is_no_fault_of_the_network(server, tmp_path):
     (tmp_path / "file").write_bytes(b"")
     server.files["/a.bin"] = b"new"

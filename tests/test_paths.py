@@ -15,7 +15,7 @@ from explorer.engine.evaluator import Evaluator
 from explorer.engine.paths import paths_parts
 from explorer.errors import StackError, UnknownNameError, UsageError
 from explorer.weights.joined import joined
-from explorer.weights.stack import epoch_numbers, layer_names, read_epoch
+from explorer.weights.stack import content_hash, epoch_numbers, layer_names, read_epoch
 from tests import naive, toy
 
 POINTS = [0, 0.25, 0.5, 1]
@@ -174,6 +174,13 @@ def test_each_start_is_the_epoch_of_its_end_where_that_is_asked_for():
 @pytest.fixture(scope="module")
 def bundled_paths(bundled):
     return found_on(bundled, epochs=[0, 8, 100], shares=[0.5], cumulative=True)
+
+
+def test_paths_say_what_they_lead_between(bundled, bundled_paths):
+    name, digest = bundled.attrs["name"], content_hash(bundled)
+    said = {"start": 100, "final_epoch": 100, "other": name}
+    hashes = {"content_hash": digest, "other_hash": digest}
+    assert {**bundled_paths.attrs, **said, **hashes} == bundled_paths.attrs
 
 
 def test_the_ends_of_a_path_are_cells_of_the_sweep_and_the_intact_network(bundled, bundled_paths):
