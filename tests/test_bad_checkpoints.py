@@ -71,9 +71,10 @@ def test_a_file_that_is_no_whole_checkpoint_is_refused(tmp_path, edit, match, ol
 
 def test_an_archive_of_something_else_is_refused_by_its_name(tmp_path):
     program, others = tmp_path / "step_0.pt", tmp_path / "step_1.pt"
-    torch.jit.save(torch.jit.trace(torch.nn.Linear(2, 2), torch.ones(1, 2)), program)
-    with zipfile.ZipFile(others, "w") as archive:
-        archive.writestr("a.txt", "nothing")
+    for path, names in ((program, ("a/data.pkl", "a/constants.pkl")), (others, ("a.txt",))):
+        with zipfile.ZipFile(path, "w") as archive:
+            for name in names:
+                archive.writestr(name, "nothing")
     with pytest.raises(CheckpointError, match=r"step_0.pt.* it is a program of torch.jit and no"):
         lx.open_stack(program)
     with pytest.raises(CheckpointError, match=r"step_1.pt.* it is a zip archive of others and no"):

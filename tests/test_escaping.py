@@ -28,7 +28,6 @@ from explorer.ui.across_panel import ACROSS
 from explorer.ui.changes import Changes, changes_html
 from explorer.ui.controls import Chooser
 from explorer.ui.elements import PAGE
-from explorer.ui.figures import without_formulae
 from explorer.ui.measured import Measured, measured_frame, measured_html
 from explorer.ui.panel import Shown
 from explorer.ui.panes import alert, heading, order_html
@@ -36,6 +35,7 @@ from explorer.ui.report import report_page
 from explorer.ui.selection import Choice
 from explorer.ui.settings import Settings
 from explorer.ui.table import sweep_html
+from explorer.ui.titles import without_formulae
 from explorer.ui.verdict_table import verdict_html
 from explorer.weights.overview import LayerSummary, stack_page
 from tests import fakes

@@ -26,6 +26,7 @@ from explorer.ui.relations import profile, relation
 from explorer.ui.report import grid_of
 from explorer.ui.results import NOT_MEASURED, Reading, blank, fail, from_sweep, read, record
 from explorer.ui.table import sweep_html, sweep_text
+from explorer.ui.titles import broken_title
 from explorer.ui.views import Heatmap
 from explorer.ui.wording import (
     MEASURES,
@@ -446,14 +447,24 @@ def test_the_curve_shows_a_run_and_both_lines():
     assert curve.figure.x_range.end == 100
 
 
+@pytest.mark.parametrize("longest", [5, 12, 27, 100])
+def test_what_a_title_was_broken_from_can_be_read_off_its_lines(longest):
+    """So that the page can break it elsewhere."""
+    text = "layer4: critical, from fcn3x256-digits\n\na/name/without/blanks/and-a-long-one ()"
+    lines = broken_title(text, longest).split("\n")
+    assert max(len(line.rstrip(" \u2060")) for line in lines) <= longest
+    whole = "".join(line if line.endswith((" ", "\u2060")) else f"{line}\n" for line in lines)
+    assert whole.replace("\u2060", "") == f"{text}\n"
+
+
 def test_the_title_of_a_curve_breaks_where_several_layers_have_long_names():
     curve = Curve("estimate")
     title = "layer6.token_mixing, layer6.mlp ← epoch 60 (not run yet)"
     curve.show(title, [])
     lines = curve.figure.title.text.split("\n")
-    assert " ".join(lines) == title
+    assert "".join(lines) == title
     assert len(lines) == 2
-    assert max(map(len, lines)) <= 38
+    assert max(len(line.rstrip()) for line in lines) <= 38
 
 
 @pytest.mark.parametrize(

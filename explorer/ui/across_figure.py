@@ -25,19 +25,12 @@ from bokeh.models import (
 from explorer.colours import REDS, palette, shade
 from explorer.engine.across import each_of
 from explorer.engine.across_summary import first_damage, fresh_damage
-from explorer.ui.figures import (
-    FONT,
-    INK,
-    QUIET_INK,
-    line_figure,
-    put_title,
-    table_figure,
-    without_formulae,
-)
+from explorer.ui.figures import FONT, INK, QUIET_INK, line_figure, table_figure
 from explorer.ui.grid import FRESH, unit_of
 from explorer.ui.linked import LAYER, frame_row
 from explorer.ui.motion_figure import CURVE_COLOURS, DASHES
 from explorer.ui.painting import MISSING
+from explorer.ui.titles import put_title, without_formulae
 from explorer.ui.wording import interval, percent
 
 MARKS = {"robust": "○", "mixed": "◐", "critical": "●", "undecided": "?", "not known": "–"}

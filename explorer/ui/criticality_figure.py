@@ -9,8 +9,9 @@ import xarray as xr
 from bokeh.models import ColumnDataSource, FixedTicker, HoverTool, Range1d
 
 from explorer.ui.between import criticality_words, of_layer
-from explorer.ui.figures import BLUE, put_title, table_figure
+from explorer.ui.figures import BLUE, table_figure
 from explorer.ui.linked import LAYER, frame_row
+from explorer.ui.titles import put_title
 from explorer.ui.wording import short_number
 
 EDGE = 0.5

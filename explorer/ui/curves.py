@@ -17,7 +17,6 @@ from explorer.ui.figures import (
     BLUE,
     INK,
     RED,
-    broken_title,
     curve_figure,
     draw,
     line_label,
@@ -25,11 +24,11 @@ from explorer.ui.figures import (
     put_columns,
     put_label,
     relation_figure,
-    without_formulae,
 )
 from explorer.ui.grid import FRESH, Grid
 from explorer.ui.relations import Profile, Relation
 from explorer.ui.results import Counts
+from explorer.ui.titles import broken_title, without_formulae
 from explorer.ui.wording import interval, percent, tick
 
 CLOSE = 0.25

@@ -9,17 +9,9 @@ import xarray as xr
 from bokeh.models import BasicTicker, ColumnDataSource, HoverTool, NumeralTickFormatter
 from bokeh.models.annotations import Span
 
-from explorer.ui.figures import (
-    BLUE,
-    FONT,
-    INK,
-    QUIET_INK,
-    RED,
-    line_label,
-    put_title,
-    relation_figure,
-)
+from explorer.ui.figures import BLUE, FONT, INK, QUIET_INK, RED, line_label, relation_figure
 from explorer.ui.linked import LAYER, ring_points
+from explorer.ui.titles import put_title
 from explorer.ui.wording import counted, interval, percent, tick
 
 LOOKS = {

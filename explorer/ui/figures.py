@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,9 +21,7 @@ from bokeh.models.glyph import Glyph
 from bokeh.plotting import figure
 
 from explorer.ui.grid import Grid
-
-TITLE_WIDTH, TITLE_LINE = 27, 17
-"""Characters of a title that fit beside the axis of a figure of 270 pixels, and pixels a line."""
+from explorer.ui.titles import without_formulae
 
 FONT = "system-ui, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 INK = "#222222"
@@ -267,39 +264,6 @@ def put_columns(
     if dict(source.data) != columns:
         put = {name: list(values) for name, values in columns.items()}
         source.lookup("data").__set__(source, put, setter=setter)
-
-
-def put_title(plot: Any, text: str, named: int = 0) -> None:
-    """Give a figure a title that fits a narrow page: its lines broken, and taller by the rest.
-
-    Parameters
-    ----------
-    plot : bokeh figure
-        Whose height has room for a line.
-    text : str
-        In lines; names in it, as they come from data, are safe.
-    named : int
-        Lines that the figure has room for besides.
-    """
-    plot.title.text = title = broken_title(text, TITLE_WIDTH)
-    plot.height += TITLE_LINE * max(0, title.count("\n") - named)
-
-
-def broken_title(text: str, longest: int) -> str:
-    """Return a title with its lines broken; names in it, as they come from data, are safe."""
-    lines = without_formulae(text).split("\n")
-    return "\n".join(part for line in lines for part in textwrap.wrap(line, longest))
-
-
-def without_formulae(text: str) -> str:
-    """Return a text for a title or label in which Bokeh finds no TeX, whatever names are in it.
-
-    Bokeh takes what stands between two $$ for a formula. An invisible character in between keeps
-    the text as it looks.
-    """
-    for sign in ("$$", "\\[", "\\("):
-        text = text.replace(sign, f"{sign[0]}\u2060{sign[1]}")
-    return text
 
 
 def _shortened(name: str, longest: int = 20) -> str:

@@ -29,19 +29,11 @@ from explorer.ui.between import (
     valley_columns,
     worded,
 )
-from explorer.ui.figures import (
-    BLUE,
-    FONT,
-    INK,
-    RED,
-    colour_bar,
-    line_figure,
-    put_title,
-    table_figure,
-)
+from explorer.ui.figures import BLUE, FONT, INK, RED, colour_bar, line_figure, table_figure
 from explorer.ui.linked import LAYER, frame_row
 from explorer.ui.painted_cells import hatch
 from explorer.ui.painting import Columns
+from explorer.ui.titles import put_title
 
 
 def valley_figure(found: xr.Dataset, layer: str, quantity: Quantity = "loss") -> Any:

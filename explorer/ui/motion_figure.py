@@ -12,9 +12,10 @@ import xarray as xr
 from bokeh.layouts import column
 from bokeh.models import ColumnDataSource, HoverTool, NumeralTickFormatter, Range1d
 
-from explorer.ui.figures import BLUE, profile_figure, put_title, relation_figure, without_formulae
+from explorer.ui.figures import BLUE, profile_figure, relation_figure
 from explorer.ui.grid import unit_of
 from explorer.ui.linked import LAYER, ring_points
+from explorer.ui.titles import put_title, without_formulae
 from explorer.ui.wording import percent, short_number
 
 CURVE_COLOURS = (

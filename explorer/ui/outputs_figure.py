@@ -11,11 +11,12 @@ import xarray as xr
 from bokeh.models import ColumnDataSource
 
 from explorer.colours import BLUES, REDS, Ramp, ink, shade
-from explorer.ui.figures import heatmap_figure, put_title
+from explorer.ui.figures import heatmap_figure
 from explorer.ui.grid import Cell, Grid, unit_of
 from explorer.ui.linked import LAYER, frame_row
 from explorer.ui.painted_cells import COLUMNS, draw_cells
 from explorer.ui.painting import MISSING
+from explorer.ui.titles import put_title
 
 
 @dataclass(frozen=True)

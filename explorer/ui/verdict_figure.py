@@ -9,9 +9,10 @@ import xarray as xr
 from bokeh.core.properties import value
 from bokeh.models import ColumnDataSource, FixedTicker
 
-from explorer.ui.figures import FONT, heatmap_figure, put_title
+from explorer.ui.figures import FONT, heatmap_figure
 from explorer.ui.grid import Grid, unit_of
 from explorer.ui.painted_cells import COLUMNS, draw_cells
+from explorer.ui.titles import put_title
 from explorer.ui.verdict_table import alone, tested_rule
 
 LOOKS = {

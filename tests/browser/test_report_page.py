@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 from bokeh.embed import file_html
+from bokeh.plotting import figure
 from bokeh.resources import INLINE
 
 import explorer as lx
 from explorer.ui.across_figure import ACROSS, across_figure
 from explorer.ui.report import write_report
+from explorer.ui.titles import put_title
 from tests.browser.pages import DISTANCES, ERRORS, Watched
 from tests.fakes import distances, large, sweep
 
@@ -97,4 +99,40 @@ def test_pictures_of_several_stacks_go_on_below_on_a_narrow_page(
     assert watched.page.evaluate("document.documentElement.scrollWidth") == width
     assert watched.complaints == []
     watched.screenshot(f"several-stacks-{width}-pixels")
+    context.close()
+
+
+def test_a_title_has_as_many_lines_as_the_page_needs_and_no_more(chromium, tmp_path):
+    text = "Rank correlation with the error +0.85 over 11 layers, 95 % interval +0.43 to +0.97"
+    name = "one-name-without-blanks/that-is-as-long-as-those-of-folders-often-are"
+    plot = figure(height=300, sizing_mode="stretch_width")
+    plot.title.text_font_size = "13px"
+    plot.line([0, 1], [0, 1])
+    put_title(plot, f"{text}\n{name}")
+    page = tmp_path / "title.html"
+    page.write_text(file_html(plot, INLINE, "title"), encoding="utf-8")
+    context = chromium.new_context(viewport={"width": 1180, "height": 500}, offline=True)
+    watched = Watched(context.new_page())
+    watched.page.goto(page.as_uri())
+    seen = {}
+    for width in (1180, 360, 1180):
+        watched.page.set_viewport_size({"width": width, "height": 500})
+        watched.page.wait_for_timeout(500)
+        lines, room = watched.page.evaluate(
+            """() => {
+              const {model} = [...Bokeh.index][0]
+              const draw = document.createElement("canvas").getContext("2d")
+              draw.font = `bold 13px ${model.title.text_font}`
+              const lines = model.title.text.split("\\n")
+              return [lines.map(line => [line, draw.measureText(line.trimEnd()).width]),
+                      model.inner_width]
+            }"""
+        )
+        assert max(long for _, long in lines) <= room
+        whole = "".join(line + "\n" * (line[-1] not in " \u2060") for line, _ in lines)
+        assert whole.replace("\u2060", "").strip() == f"{text}\n{name}"
+        assert seen.setdefault(width, len(lines)) == len(lines)
+        watched.screenshot(f"title-{width}-pixels")
+    assert seen[1180] == 2 < seen[360]
+    assert watched.complaints == []
     context.close()
