@@ -28,9 +28,14 @@ const wrapped = line => {
 }
 const whole = plot.title.text.replace(/([ \u2060])\\n/g, "$1")
 const text = whole.split("\\n").map(wrapped).join("\\n")
-setTimeout(() => plot.title.setv({text}, {sync: false}), 0)
+setTimeout(() => {
+  if (plot.title.text == text) return
+  plot.title.setv({text}, {sync: false})
+  setTimeout(() => plot.properties.height.change.emit(), 0)
+}, 0)
 """
-"""Only the page knows how wide a title may be; nobody else is told of what it makes of it."""
+"""Only the page knows how wide a title may be; nobody else is told of what it makes of it. Bokeh
+does not lay out a figure anew for its title, but does when it hears of another height."""
 
 
 def put_title(plot: Any, text: str, named: int = 0) -> None:
@@ -47,6 +52,7 @@ def put_title(plot: Any, text: str, named: int = 0) -> None:
     """
     plot.title.text = title = broken_title(text, WIDTH)
     plot.height += LINE * max(0, title.count("\n") - named)
+    plot.title.vertical_align = "top"  # above its figure a title would leave a trace there
     wrap = CustomJS(args={"plot": plot, "font": plot.title.text_font}, code=_WRAP)
     plot.js_on_change("inner_width", wrap)
     plot.title.js_on_change("text", wrap)

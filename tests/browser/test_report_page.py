@@ -118,17 +118,19 @@ def test_a_title_has_as_many_lines_as_the_page_needs_and_no_more(chromium, tmp_p
     for width in (1180, 360, 1180):
         watched.page.set_viewport_size({"width": width, "height": 500})
         watched.page.wait_for_timeout(500)
-        lines, room = watched.page.evaluate(
+        lines, room, height = watched.page.evaluate(
             """() => {
-              const {model} = [...Bokeh.index][0]
+              const [view] = [...Bokeh.index]
+              const {model} = view
               const draw = document.createElement("canvas").getContext("2d")
               draw.font = `bold 13px ${model.title.text_font}`
               const lines = model.title.text.split("\\n")
               return [lines.map(line => [line, draw.measureText(line.trimEnd()).width]),
-                      model.inner_width]
+                      model.inner_width, view.views.find_one(model.title).layout.bbox.height]
             }"""
         )
         assert max(long for _, long in lines) <= room
+        assert 13 * len(lines) <= height <= 20 * len(lines)
         whole = "".join(line + "\n" * (line[-1] not in " \u2060") for line, _ in lines)
         assert whole.replace("\u2060", "").strip() == f"{text}\n{name}"
         assert seen.setdefault(width, len(lines)) == len(lines)
