@@ -29,7 +29,6 @@ def storm(lab, chromium):
     context.close()
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_short_storm_leaves_everything_as_it_should_be(storm):
     storm.calm()
