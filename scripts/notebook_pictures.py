@@ -55,7 +55,7 @@ FAMILIES = {
 ATTACHED = {"family-fcn": "first-click.png", "question": "question.png"}
 """Picture that the first notebook carries → its name there."""
 
-COLOURS = 192
+COLOURS = 128
 """Colours of a picture; fewer make a smaller file, and these are more than a table has."""
 
 STYLE = """
