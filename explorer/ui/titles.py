@@ -38,7 +38,7 @@ setTimeout(() => {
 does not lay out a figure anew for its title, but does when it hears of another height."""
 
 
-def put_title(plot: Any, text: str, named: int = 0) -> None:
+def put_title(plot: Any, text: str) -> None:
     """Give a figure a title in lines that fit a narrow page, longer ones where there is room.
 
     Parameters
@@ -47,14 +47,12 @@ def put_title(plot: Any, text: str, named: int = 0) -> None:
         Whose height has room for a line; it grows by the others that a narrow page needs.
     text : str
         In lines; names in it, as they come from data, are safe.
-    named : int
-        Lines that the figure has room for besides.
     """
     plot.title.text = title = broken_title(text, WIDTH)
-    plot.height += LINE * max(0, title.count("\n") - named)
+    plot.height += LINE * title.count("\n")
     plot.title.vertical_align = "top"  # above its figure a title would leave a trace there
     wrap = CustomJS(args={"plot": plot, "font": plot.title.text_font}, code=_WRAP)
-    plot.js_on_change("inner_width", wrap)
+    plot.js_on_change("outer_width", wrap)  # the page's: the inner one may follow from the title
     plot.title.js_on_change("text", wrap)
 
 
