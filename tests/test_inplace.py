@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 from torch.nn import functional
@@ -9,6 +10,12 @@ from torch.nn import functional
 from explorer.engine.recording import record
 from explorer.engine.replay import Replay
 from tests.test_replay import assert_replays_equal_plain_passes, perturbed, state_of
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_fused(monkeypatch):
+    """Else the operations would be gone: see test_fusing."""
+    monkeypatch.setattr("explorer.engine.replay.can_fuse", lambda: False)
 
 
 def calls(module, inputs, changed):

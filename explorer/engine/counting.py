@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
 
 import torch
@@ -220,40 +220,53 @@ class Counting:
     # What the screen leaves open
 
     def _watch(self, tallies: Sequence[_Tally], logits: Tensor, counted: range) -> None:
-        """Remember the thin margins; check the thinnest of the first slice at once."""
+        """Remember thin margins; the first time, learn how large the errors are."""
         margin = margins(logits)
-        numbers = torch.arange(counted.start, counted.stop, device=logits.device)
-        for tally, row, low in zip(tallies, margin, logits, strict=True):
-            if tally.watch is None:
-                continue
-            tally.watch.keep(numbers, row, low)
-            if counted.start == 0:
-                self._decide(tally, tally.watch, at_most=1)
-                if float((row <= tally.watch.doubtful).sum()) > HOPELESS * len(row):
-                    self._recount(tally)
+        open_to = torch.arange(len(margin[0]), device=logits.device)
+        watched = [k for k, tally in enumerate(tallies) if tally.watch is not None]
+        if counted.start == 0:
+            wide = margin[watched].where(margin[watched] >= 0, math.inf)  # no error shows there
+            order = wide.mean(0).argsort()
+            chosen, open_to = order[: self.execution.check_size], order[self.execution.check_size :]
+            self._learn_errors([tallies[k] for k in watched], logits[watched][:, chosen], chosen)
+        for k in watched:
+            tally, row = tallies[k], margin[k]
+            assert tally.watch is not None
+            tally.watch.keep(counted.start + open_to, row[open_to], logits[k, open_to])
+            hopeless = HOPELESS * len(row)
+            if counted.start == 0 and float((row <= tally.watch.doubtful).sum()) > hopeless:
+                self._recount(tally)
+
+    def _learn_errors(self, tallies: Sequence[_Tally], low: Tensor, examples: Tensor) -> None:
+        """Compute the same examples under all interventions in float32, which share the prefix."""
+        for tally in tallies:
+            tally.check = self.execution.prepare_check(tally.replacement)
+        checks = [(tally.replacement, tally.check) for tally in tallies]
+        exact = self.execution.exact(self._inputs[examples], checks)
+        for tally, was, now in zip(tallies, low, exact, strict=True):
+            self._correct(tally, examples, was, now)
 
     def _settle(self, tally: _Tally) -> None:
         """Put float32's counts in the place of the screen's wherever a margin is thin."""
         if tally.watch is None:
             return
-        self._decide(tally, tally.watch)
+        checks = [(tally.replacement, tally.check)]
+        for examples, low in tally.watch.thinnest(self.execution.check_size):
+            (exact,) = self.execution.exact(self._inputs[examples], checks)
+            self._correct(tally, examples, low, exact)
         if tally.watch.failed:
             self._recount(tally)
 
-    def _decide(self, tally: _Tally, watch: Watch, at_most: int | None = None) -> None:
-        """Compute doubtful examples in float32, thinnest margin first, in whole batches."""
-        for examples, low in islice(watch.thinnest(self.execution.check_size), at_most):
-            if tally.check is None:
-                tally.check = self.execution.prepare_check(tally.replacement)
-            inputs = self._inputs[examples]
-            exact = self.execution.exact(inputs, tally.replacement, tally.check)
-            watch.learn(low, exact)
-            scores = self._score(torch.stack([low, exact]), examples)
-            scores[:, 0] = scores[:, 0].nan_to_num(0.0, 0.0, 0.0)
-            before, after = scores.sum(2).unbind(1)
-            tally.add((after - before).tolist())
-            if tally.predicted is not None:
-                tally.predicted[examples] = exact.argmax(1).to(tally.predicted.dtype)
+    def _correct(self, tally: _Tally, examples: Tensor, low: Tensor, exact: Tensor) -> None:
+        """Put float32's logits in the place of the screen's, and learn from the difference."""
+        assert tally.watch is not None
+        tally.watch.learn(low, exact)
+        scores = self._score(torch.stack([low, exact]), examples)
+        scores[:, 0] = scores[:, 0].nan_to_num(0.0, 0.0, 0.0)
+        before, after = scores.sum(2).unbind(1)
+        tally.add((after - before).tolist())
+        if tally.predicted is not None:
+            tally.predicted[examples] = exact.argmax(1).to(tally.predicted.dtype)
 
     def _recount(self, tally: _Tally) -> None:
         """Count in float32 from the start, and go on so."""

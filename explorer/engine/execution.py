@@ -38,8 +38,8 @@ SAFETY = 8.0
 FEW = 8
 """Examples on which a pass that is cut at submodules is compared with the plain one."""
 
-CHECK_LEAST, CHECK_MOST, CHECK_SHARE = 16, 64, 4
-"""Examples that are computed in float32 at once where the screen is in doubt: a quarter slice."""
+CHECK_LEAST, CHECK_MOST, CHECK_SHARE = 8, 256, 8
+"""Examples that float32 computes at once where the screen is in doubt: an eighth of a slice."""
 
 
 class Execution:
@@ -76,8 +76,9 @@ class Execution:
         self.low_dtype: torch.dtype | None = None
         self.check_size = 0
         self.words = "reuses what an intervention does not change"
-        self.batch_size = batch_size or self._most_examples(inputs)
         wanted = low_precision(network.device) if screen else None
+        # the first recording may serve for the checks, or for the slices
+        self.batch_size = batch_size or (CHECK_LEAST if wanted else self._most_examples(inputs))
         try:
             replay = self._record(inputs, batch_size, wanted)
             self._difference = self._compare(replay, filled_up(inputs, self.batch_size))
@@ -149,13 +150,29 @@ class Execution:
         assert self._check_pass is not None
         return self._check_pass.prepare(replacement)
 
-    def exact(self, inputs: Tensor, replacement: Mapping[str, Tensor], prepared: Any) -> Tensor:
-        """Logits in float32 of a few examples, at most `check_size`."""
+    def exact(self, inputs: Tensor, checks: Sequence[tuple[Mapping[str, Tensor], Any]]) -> Tensor:
+        """Logits in float32 of a few examples, at most `check_size`.
+
+        Parameters
+        ----------
+        inputs : Tensor
+            (example, …).
+        checks : sequence of tuple
+            Per intervention its tensors, and what `prepare_check` made of them.
+
+        Returns
+        -------
+        Tensor
+            (intervention, example, class).
+        """
         assert self._check_pass is not None
         padded = filled_up(inputs, self.check_size)
-        ((_, found),) = self._check_pass.run(padded, [prepared], intact=False)
-        logits = found[: len(inputs)]
-        return self.plain(inputs, replacement) if self.unsure(logits.unsqueeze(0)) else logits
+        prepared = [one for _, one in checks]
+        found = dict(self._check_pass.run(padded, prepared, intact=False))
+        logits = torch.stack([found[k] for k in range(len(checks))])[:, : len(inputs)]
+        for k in self.unsure(logits):
+            logits[k] = self.plain(inputs, checks[k][0])
+        return logits
 
     def unsure(self, logits: Tensor) -> list[int]:
         """Interventions under which rounding could decide a label.
@@ -204,6 +221,8 @@ class Execution:
                 flops /= SCREEN_SPEED
             best = best_batch(largest, live, flops, len(inputs), device, self._budget)
             if best != self.batch_size:
+                if low_dtype is not None:
+                    self._check_pass = replay
                 self.batch_size = best
                 return self._network.record(filled_up(inputs, best), low_dtype)
         return replay
@@ -236,7 +255,8 @@ class Execution:
             self._no_screen("the network answers at several positions")
             return
         self.check_size = min(CHECK_MOST, max(CHECK_LEAST, self.batch_size // CHECK_SHARE))
-        self._check_pass = self._network.record(filled_up(inputs, self.check_size))
+        if self._check_pass is None or self.check_size != CHECK_LEAST:
+            self._check_pass = self._network.record(filled_up(inputs, self.check_size))
         self.low_dtype = replay.low_dtype
         name = str(self.low_dtype).removeprefix("torch.")
         self.words += f"; {name} first, float32 where a margin is thin"

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from explorer.engine.fused import Fused
 from explorer.engine.program import Operation, Ref
 
 aten = torch.ops.aten
@@ -102,4 +103,4 @@ def _is_fresh(one: Operation, made: Mapping[int, Operation]) -> bool:
     if one.call is operator.getitem and one.arguments[1] == 0:
         source = made.get(one.arguments[0].value)
         return source is not None and source.name in FRESH
-    return one.name in FRESH or one.call in IN_PLACE
+    return one.name in FRESH or one.call in IN_PLACE or isinstance(one.call, Fused)

@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
-from explorer.engine.program import Plan
+from explorer.engine.program import Operation, Plan
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,11 @@ class Prepared:
     """An intervention, ready to run."""
 
     plan: Plan
-    """What runs again."""
+    """What depends on it."""
+    made: Sequence[Operation]
+    """What computes `values` from tensors alone."""
+    steps: Sequence[Operation]
+    """What runs for every slice."""
     tensors: Mapping[int, Tensor]
     """What it puts in, by number; the same object in two interventions is the same tensor."""
     values: Mapping[int, Any]
@@ -39,7 +43,7 @@ class Turn:
     position: int
     """Which intervention it is."""
     operations: Sequence[int]
-    """Places of those operations, among its plan's `rerun`, that nobody has run before."""
+    """Places of those among its `steps` that nobody has run before."""
     takes: Mapping[int, int] = field(default_factory=dict)
     """Value → the name under which it was left."""
     last: frozenset[int] = frozenset()
@@ -70,25 +74,25 @@ def turns(prepared: Sequence[Prepared], positions: Sequence[int], output: int) -
     """
     uses = Counter(id(t) for k in positions for t in prepared[k].tensors.values())
     if max(uses.values(), default=1) == 1:
-        return [Turn(k, range(len(prepared[k].plan.rerun))) for k in positions]
+        return [Turn(k, range(len(prepared[k].steps))) for k in positions]
     names: dict[Any, int] = {}
     named = {k: _named(prepared[k], names) for k in positions}
     owners = Counter(name for own in named.values() for name in own.values())
 
     def rare_first(position: int) -> list[tuple[int, int]]:
         own = named[position]
-        rerun = prepared[position].plan.rerun
-        return [(owners[own[o.value]], own[o.value]) for o in rerun]
+        steps = prepared[position].steps
+        return [(owners[own[o.value]], own[o.value]) for o in steps]
 
     found: list[Turn] = []
     made: set[int] = set()
     for position in sorted(positions, key=rare_first):
-        own, rerun = named[position], prepared[position].plan.rerun
-        left = [k for k, operation in enumerate(rerun) if own[operation.value] not in made]
-        reads = {output, *(value for k in left for value in rerun[k].reads)}
-        takes = {o.value: own[o.value] for o in rerun if own[o.value] in made}
+        own, steps = named[position], prepared[position].steps
+        left = [k for k, operation in enumerate(steps) if own[operation.value] not in made]
+        reads = {output, *(value for k in left for value in steps[k].reads)}
+        takes = {o.value: own[o.value] for o in steps if own[o.value] in made}
         takes = {value: name for value, name in takes.items() if value in reads}
-        made.update(own[rerun[k].value] for k in left)
+        made.update(own[steps[k].value] for k in left)
         found.append(Turn(position, left, takes))
     return _with_shelf(found, prepared, named)
 
@@ -99,7 +103,7 @@ def _named(one: Prepared, names: dict[Any, int]) -> dict[int, int]:
         number: names.setdefault((number, one.low, id(tensor)), len(names))
         for number, tensor in one.tensors.items()
     }
-    for operation in (*one.plan.prepare, *one.plan.rerun):
+    for operation in (*one.made, *one.steps):
         own = (operation.value, *(found.get(value) for value in operation.reads))
         found[operation.value] = names.setdefault(own, len(names))
     return found
@@ -112,8 +116,8 @@ def _with_shelf(
     takers = {name: turn.position for turn in found for name in turn.takes.values()}
     complete = []
     for turn in found:
-        own, rerun = named[turn.position], prepared[turn.position].plan.rerun
-        results = (rerun[k].value for k in turn.operations)
+        own, steps = named[turn.position], prepared[turn.position].steps
+        results = (steps[k].value for k in turn.operations)
         leaves = {value: own[value] for value in results if own[value] in takers}
         last = frozenset(v for v, name in turn.takes.items() if takers[name] == turn.position)
         complete.append(Turn(turn.position, turn.operations, turn.takes, last, leaves))

@@ -161,6 +161,12 @@ class Program:
                 elsewhere.update(operation.reads)
         return frozenset(read - elsewhere)
 
+    def with_operations(self, others: Iterable[Operation]) -> Program:
+        """Return the program with others in the place of those that give the same values."""
+        instead = {one.value: one for one in others}
+        operations = tuple(instead.get(one.value, one) for one in self.operations)
+        return dataclasses.replace(self, operations=operations)
+
     def number(self, name: str) -> int:
         """Number of the value that holds a tensor of the network."""
         return self.names.index(name)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from explorer.engine.fused import can_fuse
+from explorer.engine.fusing import Fusing
 from explorer.engine.inplace import in_place
 from explorer.engine.kept import KeptSlice
 from explorer.engine.prepared import Prepared, Turn, turns
 from explorer.engine.program import Operation, Plan, Program, fixed_values, make_plan
 from explorer.engine.rounding import Rounded, Rounding
+from explorer.engine.walk import Walk, last_reads, make_walk, wanted
 
 INTACT = -1
 """Number under which a pass yields the logits of the intact network."""
@@ -96,8 +99,11 @@ class Replay:
     _layout: torch.memory_format = field(init=False)
     _fixed: dict[int, Any] = field(init=False)
     _low: Rounded = field(init=False)
+    _fusing: Fusing | None = field(init=False)
+    _intact: Program = field(init=False)
+    _folds: tuple[Operation, ...] = field(init=False)
     _plans: dict[tuple[str, ...], Plan] = field(init=False, default_factory=dict)
-    _walks: dict[Any, _Walk] = field(init=False, default_factory=dict)
+    _walks: dict[Any, Walk] = field(init=False, default_factory=dict)
     _reruns: dict[tuple[tuple[str, ...], bool], _Rerun] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -118,6 +124,14 @@ class Replay:
             self.program.statistics,
         )
         self._low = Rounded(self._fixed, rounding)
+        fuses = not on_cuda and can_fuse()
+        program = self.program
+        self._fusing = Fusing(program.shapes, program.output, self._fixed) if fuses else None
+        self._intact, self._folds = program, ()
+        if self._fusing:
+            left = [one for one in program.operations if one.value not in fixed]
+            fused, self._folds = self._fusing.fuse(left)
+            self._intact = program.with_operations(fused)
 
     def plan(self, names: Sequence[str]) -> Plan:
         """What runs when these tensors are replaced."""
@@ -125,23 +139,25 @@ class Replay:
         if key not in self._plans:
             plan = make_plan(self.program, key)
             self._plans[key] = plan
-            releases = _last_reads(plan.rerun, keep={self.program.output})
-            low = tuple(one.in_precision(self._low.rounding.dtype) for one in plan.rerun)
-            for is_low, apart in ((False, plan.rerun), (True, low)):
-                written_over = in_place(apart, self.program.shapes)
-                self._reruns[plan.names, is_low] = _Rerun(written_over, apart, releases)
+            for is_low in (False, True):
+                self._reruns[plan.names, is_low] = self._rerun_of(plan, is_low)
         return self._plans[key]
 
     def prepare(self, replacement: Mapping[str, Tensor], *, low: bool = False) -> Prepared:
         """Compute what depends on the replaced tensors alone."""
         plan = self.plan(tuple(replacement))
+        rerun = self._reruns[plan.names, low]
         tensors = {self.program.number(name): replacement[name] for name in plan.names}
-        values: dict[int, Any] = {k: self._laid_out(k, tensor) for k, tensor in tensors.items()}
-        for operation in plan.prepare:
+        values: dict[int, Any] = {
+            k: self._laid_out(k, tensor) if k in rerun.reads else tensor
+            for k, tensor in tensors.items()
+        }
+        for operation in rerun.made:
             values[operation.value] = operation.run(_Overlay(values, self._fixed))
+        values = {k: value for k, value in values.items() if k in rerun.reads}
         if low:
             values = {k: self._low.rounding(k, value) for k, value in values.items()}
-        return Prepared(plan, tensors, values, low)
+        return Prepared(plan, rerun.made, rerun.apart, tensors, values, low)
 
     def run(
         self,
@@ -200,6 +216,30 @@ class Replay:
             return tensor.contiguous(memory_format=self._layout)
         return tensor
 
+    def _rerun_of(self, plan: Plan, low: bool) -> _Rerun:
+        """Say how a plan is run in a precision; what it needs of the final network is made."""
+        steps, folds = plan.rerun, tuple[Operation, ...]()
+        if self._fusing and (not low or self.low_dtype is torch.bfloat16):
+            steps, folds = self._fusing.fuse(plan.rerun, low=low)
+        own = {*map(self.program.number, plan.names), *(one.value for one in plan.prepare)}
+        made = [*plan.prepare, *(fold for fold in folds if not own.isdisjoint(fold.reads))]
+        self._make_fixed([fold for fold in folds if own.isdisjoint(fold.reads)])
+        if low:
+            steps = tuple(one.in_precision(self._low.rounding.dtype) for one in steps)
+        return _Rerun(
+            tuple(made),
+            in_place(steps, self.program.shapes),
+            steps,
+            last_reads(steps, keep={self.program.output}),
+            frozenset(value for one in steps for value in one.reads),
+        )
+
+    def _make_fixed(self, folds: Sequence[Operation]) -> None:
+        """Make the final network's weights as fused operations read them."""
+        for fold in folds:
+            if fold.value not in self._fixed:
+                self._fixed[fold.value] = fold.run(self._fixed)
+
     def _rerun(
         self, prepared: Prepared, clean: Mapping[int, Any], turn: Turn, shelf: dict[int, Any]
     ) -> Tensor:
@@ -223,13 +263,18 @@ class Replay:
 
     def _walk(
         self, groups: tuple[tuple[str, ...], ...], intact: bool, known: frozenset[int]
-    ) -> _Walk:
+    ) -> Walk:
         key = (groups, intact, known)
         if key not in self._walks:
             if len(self._walks) == MOST_WALKS:
                 self._walks.clear()
             plans = [self._plans[names] for names in groups]
-            self._walks[key] = _make_walk(self.program, plans, known.union(self._fixed), intact)
+            targets = wanted(self.program, plans, intact)
+            folds = {fold.value: fold for fold in self._folds}
+            operations = self._intact.ancestors(targets, {*known, *self._fixed, *folds})
+            read = {value for one in operations for value in one.reads}
+            self._make_fixed([fold for value, fold in folds.items() if value in read])
+            self._walks[key] = make_walk(operations, plans, self.program.output)
         return self._walks[key]
 
 
@@ -237,24 +282,16 @@ class Replay:
 class _Rerun:
     """A plan's operations as they are run in one precision."""
 
+    made: tuple[Operation, ...]
+    """What is computed from the replaced tensors alone, once."""
     written_over: tuple[Operation, ...]
     """Results are written over what nobody will read again."""
     apart: tuple[Operation, ...]
     """Each result is memory of its own."""
     releases: tuple[tuple[int, ...], ...]
     """Per operation, the values that no later one reads."""
-
-
-@dataclass(frozen=True)
-class _Walk:
-    """The order of one walk along the intact pass; step 0 is before the first operation."""
-
-    operations: tuple[Operation, ...]
-    """What of the intact pass is needed at all."""
-    ready: tuple[tuple[tuple[str, ...], ...], ...]
-    """Per step, the plans that can run after it."""
-    release: tuple[tuple[int, ...], ...]
-    """Per step, the values that nobody reads after it."""
+    reads: frozenset[int]
+    """Values that they read."""
 
 
 def _by_tensors(prepared: Sequence[Prepared]) -> dict[tuple[str, ...], list[int]]:
@@ -263,41 +300,6 @@ def _by_tensors(prepared: Sequence[Prepared]) -> dict[tuple[str, ...], list[int]
     for position, one in enumerate(prepared):
         found.setdefault(one.plan.names, []).append(position)
     return found
-
-
-def _make_walk(program: Program, plans: Sequence[Plan], known: Set[int], intact: bool) -> _Walk:
-    """Plan a walk; `known` are the values that need not be computed."""
-    targets = {value for plan in plans for value in plan.needs}
-    # a plan that concerns no operation gives the intact logits
-    if intact or any(not plan.rerun for plan in plans):
-        targets.add(program.output)
-    operations = program.ancestors(targets, known)
-    step_of = {operation.value: step for step, operation in enumerate(operations, start=1)}
-    ready: list[list[tuple[str, ...]]] = [[] for _ in range(len(operations) + 1)]
-    last_read = {o.value: step_of[o.value] for o in operations}
-    for step, operation in enumerate(operations, start=1):
-        last_read.update({v: step for v in operation.reads if v in step_of})
-    for plan in plans:
-        needs = plan.needs if plan.rerun else (program.output,)
-        step = max((step_of.get(value, 0) for value in needs), default=0)
-        ready[step].append(plan.names)
-        last_read.update({v: max(last_read[v], step) for v in needs if v in step_of})
-    release: list[list[int]] = [[] for _ in range(len(operations) + 1)]
-    for value, step in last_read.items():
-        if value != program.output:
-            release[step].append(value)
-    return _Walk(operations, tuple(map(tuple, ready)), tuple(map(tuple, release)))
-
-
-def _last_reads(operations: Sequence[Operation], keep: set[int]) -> tuple[tuple[int, ...], ...]:
-    """Per operation, the results that no later one reads."""
-    results = {operation.value for operation in operations}
-    last = {value: step for step, o in enumerate(operations) for value in (o.value, *o.reads)}
-    releases: list[list[int]] = [[] for _ in operations]
-    for value, step in last.items():
-        if value in results and value not in keep:
-            releases[step].append(value)
-    return tuple(map(tuple, releases))
 
 
 class _Overlay(Mapping[int, Any]):

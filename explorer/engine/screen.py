@@ -2,8 +2,9 @@
 
 A pass in lower precision gives each logit with an error. A label can only come out wrong where
 the two largest logits are closer than the errors of both. The error is not bounded in advance but
-measured, for every intervention on the examples with the thinnest margins, which are computed in
-float32 anyway. Margins more than `SAFETY` times wider than the largest error seen settle a label.
+measured: on some examples of the first slice, the same for all interventions and those of the
+thinnest margins, and then on all that float32 has to decide. Margins more than `SAFETY` times wider
+than the largest error seen settle a label.
 
 Measured, not proven: see docs/decisions/0008.
 """
@@ -77,11 +78,12 @@ def largest_error(low: Tensor, exact: Tensor) -> float:
     Returns
     -------
     float
+        Infinite where no example is finite: nothing is known of the error then.
     """
     off = low - exact
     share = (off.amax(1) - off.amin(1)) / scale(low)
     finite = share[torch.isfinite(share)]
-    return float(finite.max()) if len(finite) else 0.0
+    return float(finite.max()) if len(finite) else math.inf
 
 
 @dataclass
@@ -126,7 +128,7 @@ class Watch:
     def thinnest(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Hand out what float32 has to decide, thinnest margin first; each example once.
 
-        The first batch of all is handed out however wide its margins are. Call `learn` for each.
+        Call `learn` for each batch before the next.
 
         Parameters
         ----------
@@ -143,9 +145,7 @@ class Watch:
         examples, logits = (torch.cat(x)[order] for x in (self._examples, self._logits))
         sorted_margins = margin[order].tolist()
         start = 0
-        while start < len(order) and (
-            math.isinf(self.bound) or sorted_margins[start] <= self.doubtful
-        ):
+        while start < len(order) and sorted_margins[start] <= self.doubtful:
             stop = min(start + size, len(order))
             self._examples, self._margins = [examples[stop:]], [margin[order[stop:]]]
             self._logits = [logits[stop:]]
@@ -154,6 +154,8 @@ class Watch:
 
     def learn(self, low: Tensor, exact: Tensor) -> None:
         """Learn from examples that have been computed both ways."""
-        self.error = max(self.error, largest_error(low, exact))
-        if math.isinf(self.bound):
+        error, first = largest_error(low, exact), math.isinf(self.bound)
+        if math.isfinite(error) or first:
+            self.error = max(self.error, error)
+        if first:
             self.bound = SAFETY * KEPT * self.error

@@ -1,0 +1,280 @@
+"""Which operations of a program are run as one, on a processor.
+
+A convolution's result goes through memory again for batch normalisation, for the sum with a
+residual branch and for the activation; together they take as long as a convolution of few channels.
+"""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from explorer.engine.fused import (
+    ACTIVATIONS,
+    AFTER_SUM,
+    Convolve,
+    Fused,
+    Multiply,
+    Weights,
+    folded,
+    pitch_of,
+    transposed,
+)
+from explorer.engine.program import Operation, Ref
+
+aten = torch.ops.aten
+
+NARROW = 7
+"""Images of up to so many columns are convolved side by side."""
+
+ROW = 64
+"""Columns that images side by side take, at most."""
+
+LEAST_FEATURES = 32
+"""Inputs and outputs of a linear layer from which on oneDNN pays."""
+
+NORMALISATIONS = ("aten.native_batch_norm", "aten._native_batch_norm_legit_no_training")
+"""Batch normalisation by running statistics, which is a scale and a shift of every channel."""
+
+
+class Fusing:
+    """Fuses the operations of one program; what is folded gets numbers beyond the program's.
+
+    Parameters
+    ----------
+    shapes : mapping
+        Value → its shape.
+    output : int
+        Number of the program's result.
+    fixed : mapping
+        Values that do not depend on the examples, by number.
+    """
+
+    def __init__(
+        self, shapes: Mapping[int, tuple[int, ...]], output: int, fixed: Mapping[int, Any]
+    ) -> None:
+        self._shapes, self._output, self._fixed = shapes, output, fixed
+        self._numbers: dict[tuple[int, ...], int] = {}
+        self._first = 1 + max((*shapes, *fixed, output))
+
+    def fuse(
+        self, operations: Sequence[Operation], *, low: bool = False
+    ) -> tuple[tuple[Operation, ...], tuple[Operation, ...]]:
+        """Fuse what is run one after the other, each value having one reader.
+
+        Parameters
+        ----------
+        operations : sequence of Operation
+            What depends on the examples and has to be run, in order.
+        low : bool
+            Whether they are run in lower precision. In float32 a linear layer is left as it is
+            unless a costly activation follows, so that it gives the bits of the plain pass.
+
+        Returns
+        -------
+        tuple
+            Operations to be run instead, with the same results under the same numbers, but for
+            those that nobody else reads; and those that make `Weights` for them.
+        """
+        only = _only_readers(operations, self._output)
+        instead: dict[int, Operation | None] = {}
+        folds = []
+        for one in operations:
+            if not (self._is_convolution(one) or self._is_product(one)):
+                continue
+            chain = self._chain(one, only, set(instead))
+            if low or chain.pays_in_float32:
+                fold, fused = self._fused(chain)
+                instead.update(dict.fromkeys(chain.values))
+                instead[fused.value] = fused
+                folds.append(fold)
+        left = (instead.get(one.value, one) for one in operations)
+        return tuple(one for one in left if one is not None), tuple(folds)
+
+    def _chain(self, first: Operation, only: Mapping[int, Operation], taken: Set[int]) -> _Chain:
+        """Return a linear map and what follows it that oneDNN does with it."""
+        chain = _Chain(first, [first.value])
+        left = {value: one for value, one in only.items() if one.value not in taken}
+        if first.name == "aten.convolution":
+            self._add_normalisation(chain, left)
+            self._add_sum(chain, left)
+        else:
+            self._add_shape(chain, left)
+        after = left.get(chain.last)
+        if after and _is_activation(after) and (not chain.other or after.call in AFTER_SUM):
+            chain.activation = after.call
+            chain.values.append(after.value)
+        return chain
+
+    def _add_normalisation(self, chain: _Chain, left: Mapping[int, Operation]) -> None:
+        after = left.get(chain.last)
+        if after and self._is_normalisation(after, chain.last):
+            part = left.get(after.value)
+            if part is not None and part.call is operator.getitem and part.arguments[1] == 0:
+                chain.normalisation = after
+                chain.values += [after.value, part.value]
+
+    def _add_sum(self, chain: _Chain, left: Mapping[int, Operation]) -> None:
+        after = left.get(chain.last)
+        if after and self._is_sum(after, chain.last):
+            chain.other = next(a for a in after.arguments if a != Ref(chain.last))
+            chain.values.append(after.value)
+
+    def _add_shape(self, chain: _Chain, left: Mapping[int, Operation]) -> None:
+        """Add what brings tokens back to their shape, if an activation follows."""
+        after = left.get(chain.last)
+        if after and after.call is torch.reshape:
+            again = left.get(after.value)
+            if again and _is_activation(again):
+                chain.shape = self._shapes[after.value]
+                chain.values.append(after.value)
+
+    def _fused(self, chain: _Chain) -> tuple[Operation, Operation]:
+        """Return the operation that makes the weights, and the one that uses them."""
+        first, norm = chain.first, chain.normalisation
+        call: Fused
+        make: Callable[..., Weights]
+        if first.name == "aten.convolution":
+            images, weight, bias, stride, padding, dilation, _, _, groups = first.arguments
+            per_row = self._per_row(first)
+            how = (tuple(stride), tuple(padding), tuple(dilation), groups)
+            call = Convolve(*how, chain.activation, per_row)
+            make = Weights
+            reads = [images]
+        else:
+            bias, rows, weight = first.arguments
+            call = Multiply(chain.activation, chain.shape)
+            make = transposed
+            reads = [rows]
+        made_of = [weight, bias]
+        key = [first.value]
+        if norm is not None:
+            made_of += norm.arguments[1:5]
+            make = functools.partial(folded, epsilon=norm.arguments[-1])
+            key.append(norm.value)
+        number = self._numbers.setdefault(tuple(key), self._first + len(self._numbers))
+        fold = _operation(number, "folded weights", make, made_of, 0)
+        reads += [Ref(number), *([chain.other] if chain.other else [])]
+        name = f"{first.name} and {len(chain.values) - 1} more"
+        return fold, _operation(chain.last, name, call, reads, first.flops)
+
+    def _per_row(self, convolution: Operation) -> int:
+        """Images that are put side by side, 1 where there is nothing to be won."""
+        images, weight, _, stride, padding, _, _, _, groups = convolution.arguments
+        count, _, _, width = self._shapes[images.value]
+        columns = self._shapes[convolution.value][3]
+        pitch = pitch_of(width, padding[1], stride[1])
+        pointwise = self._fixed[weight.value].shape[3] == 1
+        if width > NARROW or groups > 1 or pointwise or columns * stride[1] > pitch:
+            return 1
+        return max(k for k in range(1, max(ROW // pitch, 1) + 1) if count % k == 0)
+
+    def _is_convolution(self, one: Operation) -> bool:
+        if one.name != "aten.convolution" or one.arguments[6] or one.options:
+            return False
+        images, weight, bias = one.arguments[:3]
+        return (
+            isinstance(images, Ref)
+            and images.value not in self._fixed
+            and len(self._shapes.get(images.value, ())) == 4
+            and self._is_weight(weight, 4)
+            and (bias is None or self._is_weight(bias, 1))
+        )
+
+    def _is_product(self, one: Operation) -> bool:
+        if one.name != "aten.addmm" or one.options:
+            return False
+        bias, rows, weight = one.arguments
+        return (
+            isinstance(rows, Ref)
+            and rows.value not in self._fixed
+            and self._is_weight(weight, 2)
+            and self._is_weight(bias, 1)
+            and min(self._fixed[weight.value].shape) >= LEAST_FEATURES
+        )
+
+    def _is_weight(self, argument: Any, dims: int) -> bool:
+        tensor = self._fixed.get(argument.value) if isinstance(argument, Ref) else None
+        return (
+            isinstance(tensor, Tensor)
+            and tensor.ndim == dims
+            and tensor.dtype is torch.float32
+            and tensor.device.type == "cpu"
+            and tensor.layout is torch.strided
+        )
+
+    def _is_normalisation(self, one: Operation, value: int) -> bool:
+        arguments = one.arguments
+        trains = one.name == NORMALISATIONS[0] and arguments[5]
+        parts = arguments[1:5]
+        return (
+            one.name in NORMALISATIONS
+            and not trains
+            and arguments[0] == Ref(value)
+            and all(part is None or self._is_weight(part, 1) for part in parts)
+            and None not in parts[2:]
+        )
+
+    def _is_sum(self, one: Operation, value: int) -> bool:
+        if one.call is not aten.add.Tensor or one.options or len(one.arguments) != 2:
+            return False
+        others = [a for a in one.arguments if a != Ref(value)]
+        return (
+            len(others) == 1
+            and isinstance(others[0], Ref)
+            and others[0].value not in self._fixed
+            and self._shapes.get(others[0].value) == self._shapes.get(value)
+        )
+
+
+@dataclass
+class _Chain:
+    """A linear map and what follows it."""
+
+    first: Operation
+    values: list[int]
+    """Results one after the other; the last is the result of all."""
+    normalisation: Operation | None = None
+    other: Ref | None = None
+    """What is added."""
+    shape: tuple[int, ...] | None = None
+    """What a linear layer's result is brought to before the activation."""
+    activation: Any = None
+
+    @property
+    def last(self) -> int:
+        """The result so far."""
+        return self.values[-1]
+
+    @property
+    def pays_in_float32(self) -> bool:
+        """Whether there is time to be won beside the product itself."""
+        cheap = (None, aten.relu.default)
+        return self.first.name == "aten.convolution" or self.activation not in cheap
+
+
+def _only_readers(operations: Sequence[Operation], output: int) -> dict[int, Operation]:
+    """Value → the one operation that reads it, where there is no other and it is no result."""
+    readers: dict[int, list[Operation]] = defaultdict(list)
+    for one in operations:
+        for value in one.reads:
+            readers[value].append(one)
+    return {v: some[0] for v, some in readers.items() if len(some) == 1 and v != output}
+
+
+def _is_activation(one: Operation) -> bool:
+    return one.call in ACTIVATIONS and len(one.arguments) == 1 and not one.options
+
+
+def _operation(
+    value: int, name: str, call: Callable[..., Any], arguments: Sequence[Any], flops: int
+) -> Operation:
+    reads = {a.value for a in arguments if isinstance(a, Ref)}
+    return Operation(value, name, call, tuple(arguments), {}, tuple(sorted(reads)), flops)
