@@ -22,8 +22,9 @@ from explorer.engine.fused import (
     can_fuse,
     pitch_of,
 )
+from explorer.engine.passes import INTACT
 from explorer.engine.recording import record
-from explorer.engine.replay import INTACT, Replay
+from explorer.engine.replay import Replay
 from tests.test_replay import assert_close, assert_replays_equal_plain_passes, perturbed, state_of
 
 pytestmark = pytest.mark.skipif(not can_fuse(), reason="torch was built without oneDNN")

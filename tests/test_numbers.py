@@ -312,6 +312,13 @@ def test_running_statistics_count_as_weights_and_masks_may_be_infinite(bad):
     assert nonfinite_weights({"mask": torch.tensor([math.nan])}, {"mask"}) == {"mask": 1}
 
 
+def test_finite_weights_are_finite_also_where_their_sum_is_not_or_is_not_defined():
+    large, eight_bits = torch.full((3,), 3e38), torch.ones(2).to(torch.float8_e4m3fn)
+    assert nonfinite_weights({"large": large, "eight": eight_bits}, set()) == {}
+    opposite = torch.tensor([math.inf, -math.inf, 1.0])
+    assert nonfinite_weights({"opposite": opposite}, set()) == {"opposite": 2}
+
+
 def test_a_loss_beyond_float32_is_a_failure():
     states = toy.switch_states()
     states[0]["first.bias"] = torch.tensor([3e38, -3e38, 0.0])

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
+from explorer.engine.passes import INTACT
 from explorer.engine.products import convolve, with_products
 from explorer.engine.recording import record
-from explorer.engine.replay import INTACT, Replay
+from explorer.engine.replay import Replay
 
 CONVOLUTION = torch.ops.aten.convolution
 

@@ -16,8 +16,9 @@ from torch.nn import functional
 
 import explorer as lx
 from explorer.engine.evaluator import Evaluator
+from explorer.engine.passes import INTACT
 from explorer.engine.recording import record
-from explorer.engine.replay import INTACT, Replay
+from explorer.engine.replay import Replay
 from tests import toy
 
 CHANNELS = 4

@@ -241,6 +241,55 @@ def test_the_error_is_that_of_a_difference_between_two_logits():
     low = torch.tensor([[2.0, 0.0, -2.0], [float("inf"), 0.0, 0.0]])
     exact = torch.tensor([[2.5, 0.5, -2.0], [1.0, 0.0, 0.0]])
     assert largest_error(low, exact) == 0.25  # an offset of all logits would not count
+    assert largest_error(low[1:], exact[1:]) == math.inf  # nothing is known of it
+
+
+def test_what_shows_no_error_neither_settles_a_label_nor_unsettles_one():
+    finite, overflown = torch.tensor([[2.0, 0.0, -2.0]]), torch.tensor([[math.inf, 0.0, 0.0]])
+    watch = Watch()
+    watch.learn(overflown, finite)
+    assert watch.doubtful == math.inf  # everything, until something is known
+    watch = Watch()
+    watch.learn(finite, finite + torch.tensor([[0.5, 0.0, 0.0]]))
+    watch.learn(overflown, finite)
+    assert watch.doubtful == 3 * 0.25
+    assert not watch.failed
+
+
+def test_interventions_learn_their_errors_from_the_same_examples(
+    bundled, interventions, monkeypatch
+):
+    """One walk in float32 for all of them, whose prefix is the same."""
+    lowered(monkeypatch, torch.bfloat16)
+    run = Evaluator(bundled, device="cpu", screen=True)
+    together = []
+    original = Execution.exact
+    monkeypatch.setattr(
+        Execution,
+        "exact",
+        lambda self, inputs, checks: (
+            together.append((len(inputs), len(checks))) or original(self, inputs, checks)
+        ),
+    )
+    counted(run, interventions)
+    changed = sum(bool(run.network.replacement(one)) for one in interventions)
+    assert together[0] == (run._counting.execution.check_size, changed)
+    assert {checks for _, checks in together[1:]} == {1}
+
+
+def test_the_first_recording_serves_for_the_checks_of_small_slices(monkeypatch):
+    lowered(monkeypatch, torch.bfloat16)
+    sizes = []
+    original = FinalNetwork.record
+    monkeypatch.setattr(
+        FinalNetwork,
+        "record",
+        lambda self, example, *a: sizes.append(len(example)) or original(self, example, *a),
+    )
+    model = toy.ConvNet()
+    stack = lx.open_stack(toy.conv_states(), model=model)
+    run = Evaluator(stack, model=model, data=toy.conv_examples(), device="cpu", screen=True)
+    assert sizes == [8, run.batch_size]
 
 
 def test_the_screened_network_is_never_written_to(bundled, monkeypatch):

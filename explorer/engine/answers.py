@@ -10,7 +10,7 @@ from torch import Tensor
 
 from explorer.engine.execution import Execution, filled_up
 from explorer.engine.inside import Inside, Watch
-from explorer.engine.replay import INTACT
+from explorer.engine.passes import INTACT
 
 POOLED_LABELS, POOLED_LOGITS = 1024, 2**20
 """Labels, or logits of one network, that are compared at once."""

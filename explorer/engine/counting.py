@@ -12,7 +12,7 @@ from torch import Tensor
 
 from explorer.engine.estimate import COUNTED, Estimate, estimate, score
 from explorer.engine.execution import Execution, filled_up
-from explorer.engine.replay import INTACT
+from explorer.engine.passes import INTACT
 from explorer.engine.screen import HOPELESS, Watch, margins
 from explorer.errors import DataError
 

@@ -22,9 +22,10 @@ from explorer.engine.memory import (
     memory_budget,
 )
 from explorer.engine.network import FinalNetwork
+from explorer.engine.passes import INTACT, Pass, PlainPass
 from explorer.engine.program import Plan
 from explorer.engine.recording import RECORDING_ERRORS
-from explorer.engine.replay import INTACT, Pass, PlainPass, Replay
+from explorer.engine.replay import Replay
 from explorer.engine.screen import low_precision
 
 logger = logging.getLogger(__name__)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,64 +13,14 @@ from explorer.engine.fused import can_fuse
 from explorer.engine.fusing import Fusing
 from explorer.engine.inplace import in_place
 from explorer.engine.kept import KeptSlice
+from explorer.engine.passes import INTACT
 from explorer.engine.prepared import Prepared, Turn, turns
 from explorer.engine.program import Operation, Plan, Program, fixed_values, make_plan
 from explorer.engine.rounding import Rounded, Rounding
 from explorer.engine.walk import Walk, last_reads, make_walk, wanted
 
-INTACT = -1
-"""Number under which a pass yields the logits of the intact network."""
-
 MOST_WALKS = 1000
 """Walks that are remembered: there is one for every choice of values that are kept."""
-
-
-class Pass(Protocol):
-    """One way to run the forward pass for a batch under several interventions."""
-
-    def prepare(self, replacement: Mapping[str, Tensor], *, low: bool = False) -> Any:
-        """Do what is needed once per intervention; `low`: to run it in lower precision."""
-        ...
-
-    def run(
-        self,
-        inputs: Tensor,
-        prepared: Sequence[Any],
-        intact: bool,
-        kept: KeptSlice | None = None,
-    ) -> Iterator[tuple[int, Tensor]]:
-        """Yield (position in `prepared`, logits) in any order, and with `intact` `INTACT` too.
-
-        `kept`: what is known already of these inputs, and where to keep what will be needed again.
-        """
-        ...
-
-
-@dataclass(frozen=True)
-class PlainPass:
-    """The whole network for every intervention: always possible, nothing is shared."""
-
-    logits: Callable[[Tensor, Mapping[str, Tensor]], Tensor]
-    """(inputs, replacement) → logits."""
-
-    def prepare(
-        self, replacement: Mapping[str, Tensor], *, low: bool = False
-    ) -> Mapping[str, Tensor]:
-        """Nothing is to be done; a plain pass has no lower precision."""
-        return replacement
-
-    def run(
-        self,
-        inputs: Tensor,
-        prepared: Sequence[Mapping[str, Tensor]],
-        intact: bool,
-        kept: KeptSlice | None = None,
-    ) -> Iterator[tuple[int, Tensor]]:
-        """Yield the logits of one intervention after the other; nothing is kept."""
-        for position, replacement in enumerate(prepared):
-            yield position, self.logits(inputs, replacement)
-        if intact:
-            yield INTACT, self.logits(inputs, {})
 
 
 @dataclass

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from explorer.engine.kept import KeptSlice
-from explorer.engine.replay import INTACT
+from explorer.engine.passes import INTACT
 
 
 @dataclass(frozen=True)
