@@ -51,18 +51,14 @@ class Fusing:
     ----------
     shapes : mapping
         Value → its shape.
-    output : int
-        Number of the program's result.
     fixed : mapping
         Values that do not depend on the examples, by number.
     """
 
-    def __init__(
-        self, shapes: Mapping[int, tuple[int, ...]], output: int, fixed: Mapping[int, Any]
-    ) -> None:
-        self._shapes, self._output, self._fixed = shapes, output, fixed
+    def __init__(self, shapes: Mapping[int, tuple[int, ...]], fixed: Mapping[int, Any]) -> None:
+        self._shapes, self._fixed = shapes, fixed
         self._numbers: dict[tuple[int, ...], int] = {}
-        self._first = 1 + max((*shapes, *fixed, output))
+        self._first = 1 + max((*shapes, *fixed))
 
     def fuse(
         self, operations: Sequence[Operation], *, low: bool = False
@@ -83,7 +79,7 @@ class Fusing:
             Operations to be run instead, with the same results under the same numbers, but for
             those that nobody else reads; and those that make `Weights` for them.
         """
-        only = _only_readers(operations, self._output)
+        only = _only_readers(operations)
         instead: dict[int, Operation | None] = {}
         folds = []
         for one in operations:
@@ -229,7 +225,6 @@ class Fusing:
         return (
             len(others) == 1
             and isinstance(others[0], Ref)
-            and others[0].value not in self._fixed
             and self._shapes.get(others[0].value) == self._shapes.get(value)
         )
 
@@ -260,13 +255,13 @@ class _Chain:
         return self.first.name == "aten.convolution" or self.activation not in cheap
 
 
-def _only_readers(operations: Sequence[Operation], output: int) -> dict[int, Operation]:
-    """Value → the one operation that reads it, where there is no other and it is no result."""
+def _only_readers(operations: Sequence[Operation]) -> dict[int, Operation]:
+    """Value → the one operation that reads it, where there is no other; nobody reads the result."""
     readers: dict[int, list[Operation]] = defaultdict(list)
     for one in operations:
         for value in one.reads:
             readers[value].append(one)
-    return {v: some[0] for v, some in readers.items() if len(some) == 1 and v != output}
+    return {v: some[0] for v, some in readers.items() if len(some) == 1}
 
 
 def _is_activation(one: Operation) -> bool:
