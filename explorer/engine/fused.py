@@ -136,9 +136,8 @@ class Convolve(Fused):
             (rows, self.per_row, found.shape[2], columns, found.shape[1]),
             (row, column * (pitch // self.stride[1]), line, column, channel),
         )
-        dense = apart.clone(
-            memory_format=torch.contiguous_format
-        )  # a view sums up in another order
+        # a view would have its sums taken in another order
+        dense = apart.clone(memory_format=torch.contiguous_format)
         return dense.view(count, found.shape[2], columns, -1).permute(0, 3, 1, 2)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import operator
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,49 +85,50 @@ class Fusing:
         for one in operations:
             if not (self._is_convolution(one) or self._is_product(one)):
                 continue
-            chain = self._chain(one, only, set(instead))
+            chain = self._chain(one, only)
             if low or chain.pays_in_float32:
                 fold, fused = self._fused(chain)
+                if chain.other is not None:  # what else is added there may not take the sum, too
+                    only.pop(chain.other.value, None)
                 instead.update(dict.fromkeys(chain.values))
                 instead[fused.value] = fused
                 folds.append(fold)
         left = (instead.get(one.value, one) for one in operations)
         return tuple(one for one in left if one is not None), tuple(folds)
 
-    def _chain(self, first: Operation, only: Mapping[int, Operation], taken: Set[int]) -> _Chain:
+    def _chain(self, first: Operation, only: Mapping[int, Operation]) -> _Chain:
         """Return a linear map and what follows it that oneDNN does with it."""
         chain = _Chain(first, [first.value])
-        left = {value: one for value, one in only.items() if one.value not in taken}
         if first.name == "aten.convolution":
-            self._add_normalisation(chain, left)
-            self._add_sum(chain, left)
+            self._add_normalisation(chain, only)
+            self._add_sum(chain, only)
         else:
-            self._add_shape(chain, left)
-        after = left.get(chain.last)
+            self._add_shape(chain, only)
+        after = only.get(chain.last)
         if after and _is_activation(after) and (not chain.other or after.call in AFTER_SUM):
             chain.activation = after.call
             chain.values.append(after.value)
         return chain
 
-    def _add_normalisation(self, chain: _Chain, left: Mapping[int, Operation]) -> None:
-        after = left.get(chain.last)
+    def _add_normalisation(self, chain: _Chain, only: Mapping[int, Operation]) -> None:
+        after = only.get(chain.last)
         if after and self._is_normalisation(after, chain.last):
-            part = left.get(after.value)
+            part = only.get(after.value)
             if part is not None and part.call is operator.getitem and part.arguments[1] == 0:
                 chain.normalisation = after
                 chain.values += [after.value, part.value]
 
-    def _add_sum(self, chain: _Chain, left: Mapping[int, Operation]) -> None:
-        after = left.get(chain.last)
+    def _add_sum(self, chain: _Chain, only: Mapping[int, Operation]) -> None:
+        after = only.get(chain.last)
         if after and self._is_sum(after, chain.last):
             chain.other = next(a for a in after.arguments if a != Ref(chain.last))
             chain.values.append(after.value)
 
-    def _add_shape(self, chain: _Chain, left: Mapping[int, Operation]) -> None:
+    def _add_shape(self, chain: _Chain, only: Mapping[int, Operation]) -> None:
         """Add what brings tokens back to their shape, if an activation follows."""
-        after = left.get(chain.last)
+        after = only.get(chain.last)
         if after and after.call is torch.reshape:
-            again = left.get(after.value)
+            again = only.get(after.value)
             if again and _is_activation(again):
                 chain.shape = self._shapes[after.value]
                 chain.values.append(after.value)

@@ -33,7 +33,9 @@ class Replay:
 
     Images and the kernels of convolutions are laid out channels last, which is faster and rounds
     otherwise than the plain pass does; on a CUDA device only in lower precision, since cuDNN is
-    slower at it in float32 without TF32.
+    slower at it in float32 without TF32. On a processor, linear maps run as one operation with what
+    follows them, in an intact pass in the same way whoever asks: what depends on it has the same
+    bits beside whatever else is run.
 
     The intact pass is always computed in float32. What depends on an intervention can be computed
     in a lower precision instead, from values of the intact pass that are rounded once.
@@ -89,7 +91,7 @@ class Replay:
         if key not in self._plans:
             plan = make_plan(self.program, key)
             self._plans[key] = plan
-            for is_low in (False, True):
+            for is_low in {False, self.low_dtype is not None}:
                 self._reruns[plan.names, is_low] = self._rerun_of(plan, is_low)
         return self._plans[key]
 
