@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import pytest
@@ -277,6 +278,18 @@ def test_a_layer_with_a_costly_activation_is_fused_and_with_a_cheap_one_keeps_it
 def test_a_narrow_layer_is_left_as_it_is():
     module = nn.Sequential(nn.Linear(WIDE, WIDE - 1), nn.GELU(), nn.Linear(WIDE - 1, 3))
     assert not any(isinstance(o.call, Fused) for o in steps(module, images(6, WIDE), "0.weight"))
+
+
+@torch.no_grad()
+def test_what_is_folded_gets_numbers_that_no_operation_has():
+    """Also where a program has results whose shapes nobody noted, as the watched one has."""
+    module = Block(lambda y, x, norm: functional.relu(y)).eval()
+    state = state_of(module)
+    program = record(module, state, INPUTS)
+    shapes = {k: shape for k, shape in program.shapes.items() if k < program.output - 1}
+    replay = Replay(dataclasses.replace(program, shapes=shapes), state)
+    prepared = replay.prepare(perturbed(state, ["conv.weight"]))
+    assert prepared.values.keys().isdisjoint(one.value for one in program.operations)
 
 
 def test_double_precision_is_left_as_it_is():

@@ -27,7 +27,7 @@ from explorer.engine.fused import (
     pitch_of,
     transposed,
 )
-from explorer.engine.program import Operation, Ref
+from explorer.engine.program import Operation, Program, Ref
 
 aten = torch.ops.aten
 
@@ -49,16 +49,16 @@ class Fusing:
 
     Parameters
     ----------
-    shapes : mapping
-        Value → its shape.
+    program : Program
+        The recorded forward pass.
     fixed : mapping
         Values that do not depend on the examples, by number.
     """
 
-    def __init__(self, shapes: Mapping[int, tuple[int, ...]], fixed: Mapping[int, Any]) -> None:
-        self._shapes, self._fixed = shapes, fixed
+    def __init__(self, program: Program, fixed: Mapping[int, Any]) -> None:
+        self._shapes, self._fixed = program.shapes, fixed
         self._numbers: dict[tuple[int, ...], int] = {}
-        self._first = 1 + max((*shapes, *fixed))
+        self._first = 1 + max(program.inputs, *fixed, *(one.value for one in program.operations))
 
     def fuse(
         self, operations: Sequence[Operation], *, low: bool = False

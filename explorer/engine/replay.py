@@ -78,7 +78,7 @@ class Replay:
         self._low = Rounded(self._fixed, rounding)
         fuses = not on_cuda and can_fuse()
         program = self.program
-        self._fusing = Fusing(program.shapes, self._fixed) if fuses else None
+        self._fusing = Fusing(program, self._fixed) if fuses else None
         self._intact, self._folds = program, ()
         if self._fusing:
             left = [one for one in program.operations if one.value not in fixed]
