@@ -240,5 +240,5 @@ def test_a_number_is_read_with_its_commas_and_without_its_unit() -> None:
 def test_a_table_is_found_by_a_column_that_it_alone_has() -> None:
     with pytest.raises(ValueError, match=r"sweep-cpu\.md has 0 tables with a column 'tea'"):
         table("sweep-cpu", "tea")
-    with pytest.raises(ValueError, match=r"sweep-cpu\.md has 2 tables with a column 'cells'"):
+    with pytest.raises(ValueError, match=r"sweep-cpu\.md has 3 tables with a column 'cells'"):
         table("sweep-cpu", "cells")
