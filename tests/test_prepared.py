@@ -21,7 +21,7 @@ from explorer.engine.recording import record
 from explorer.engine.replay import Replay
 from explorer.errors import InterventionError
 from tests import toy
-from tests.test_replay import KINDS, RandomNet, perturbed, state_of
+from tests.test_replay import KINDS, RandomNet, perturbed, small_ones_in_tiles, state_of
 
 LAYERS = 16
 
@@ -58,6 +58,7 @@ def of(new, *layers):
     return {name: t for name, t in new.items() if int(name.split(".")[0]) in layers}
 
 
+@pytest.mark.parametrize("tiles", [False, True])
 @settings(max_examples=25, suppress_health_check=list(HealthCheck))
 @given(
     st.lists(KINDS, min_size=1, max_size=3),
@@ -66,13 +67,14 @@ def of(new, *layers):
     st.integers(0, 99),
 )
 @torch.no_grad()
-def test_what_is_shared_has_the_bits_it_has_alone(kinds, shared, choices, seed):
+def test_what_is_shared_has_the_bits_it_has_alone(tiles, kinds, shared, choices, seed):
     """Each choice says which modules are taken from which of two networks."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module = RandomNet(kinds, shared, 2)
         inputs = torch.randn(5, 1, 6, 6)
-    replay, state = recorded(module, inputs)
+    with small_ones_in_tiles(tiles):
+        replay, state = recorded(module, inputs)
     modules = sorted({name.rpartition(".")[0] for name in state})
     new = [perturbed(state, list(state), seed=k) for k in (1, 2)]
     replacements = [new[0], new[1]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from concurrent.futures import ThreadPoolExecutor
 
@@ -15,6 +16,7 @@ from torch.func import functional_call
 from torch.nn import functional
 
 import explorer as lx
+from explorer.engine import winograd
 from explorer.engine.evaluator import Evaluator
 from explorer.engine.passes import INTACT
 from explorer.engine.recording import record
@@ -81,6 +83,16 @@ def assert_close(found, expected):
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4 * float(expected.abs().max()))
 
 
+@contextlib.contextmanager
+def small_ones_in_tiles(wanted=True):
+    """Convolutions of few channels, too, are run tile by tile."""
+    with pytest.MonkeyPatch.context() as patch:
+        if wanted:
+            patch.setattr(winograd, "LEAST_CHANNELS", 1)
+            patch.setattr(winograd, "LEAST_TILES", {True: 1, False: 1})
+        yield
+
+
 def perturbed(state, names, seed=1):
     generator = torch.Generator().manual_seed(seed)
     return {
@@ -109,16 +121,18 @@ def assert_replays_equal_plain_passes(module, inputs):
 KINDS = st.sampled_from(["residual", "concatenate", "attention", "inplace", "dropout"])
 
 
+@pytest.mark.parametrize("tiles", [False, True])
 @settings(max_examples=25, suppress_health_check=list(HealthCheck))
 @given(
     st.lists(KINDS, min_size=1, max_size=4), st.booleans(), st.integers(1, 2), st.integers(0, 99)
 )
-def test_any_network_replays_to_the_logits_of_the_plain_pass(kinds, shared, branches, seed):
+def test_any_network_replays_to_the_logits_of_the_plain_pass(tiles, kinds, shared, branches, seed):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module = RandomNet(kinds, shared, branches)
         inputs = torch.randn(5, 1, 6, 6)
-    assert_replays_equal_plain_passes(module, inputs)
+    with small_ones_in_tiles(tiles):
+        assert_replays_equal_plain_passes(module, inputs)
 
 
 def test_the_network_and_its_inputs_are_not_written_to():

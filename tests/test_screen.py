@@ -404,7 +404,8 @@ def test_on_cuda_the_first_slice_takes_hundredths_of_a_second(flops, expected):
 
 
 @pytest.mark.parametrize(
-    ("largest", "total", "expected"), [(1e3, 100_000, 1024), (1e3, 4000, 256), (64e3, 100_000, 128)]
+    ("largest", "total", "expected"),
+    [(1e3, 100_000, 1024), (1e3, 4000, 256), (2**16, 100_000, 256), (2**16 + 4, 100_000, 128)],
 )
 def test_on_a_cpu_slices_fill_fast_memory_and_leave_something_to_watch(largest, total, expected):
     assert best_batch(largest, largest, 0.0, total, torch.device("cpu"), 10**9) == expected

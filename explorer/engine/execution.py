@@ -190,7 +190,7 @@ class Execution:
             return []
         first, second = two_largest(logits)
         doubtful = 2 * SAFETY * self._difference * logits.abs().amax((1, 2))
-        thin = (first - second <= doubtful.unsqueeze(1)).any(1)
+        thin = (~(first - second > doubtful.unsqueeze(1))).any(1)  # also where one is NaN
         return [int(k) for k in thin.nonzero()]
 
     def _sure(self, logits: Tensor, inputs: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ AFTER_SUM = (aten.relu.default,)
 
 
 class Weights:
-    """Weight and bias of one linear map, packed in each precision when it is first wanted.
+    """Weight and bias of one linear map, packed in each precision and form when first wanted.
 
     Parameters
     ----------
@@ -50,16 +50,17 @@ class Weights:
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         self.weight, self.bias = weight, bias
-        self._packed: dict[torch.dtype, tuple[Tensor, Tensor | None]] = {}
+        self._packed: dict[tuple[torch.dtype, int], tuple[Tensor, Tensor | None]] = {}
 
     def packed(
-        self, dtype: torch.dtype, pack: Callable[[Tensor], Tensor]
+        self, dtype: torch.dtype, pack: Callable[[Tensor], Tensor], *, form: int = 0
     ) -> tuple[Tensor, Tensor | None]:
-        """Both in a precision, the weight packed."""
-        if dtype not in self._packed:
+        """Both in a precision, the weight packed; what packs otherwise has another form."""
+        key = dtype, form
+        if key not in self._packed:
             bias = None if self.bias is None else self.bias.to(dtype)
-            self._packed[dtype] = pack(self.weight.to(dtype)), bias
-        return self._packed[dtype]
+            self._packed[key] = pack(self.weight.to(dtype)), bias
+        return self._packed[key]
 
 
 class Fused:

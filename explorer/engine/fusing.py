@@ -9,33 +9,18 @@ from __future__ import annotations
 import functools
 import operator
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from explorer.engine.fused import (
-    ACTIVATIONS,
-    AFTER_SUM,
-    Convolve,
-    Fused,
-    Multiply,
-    Weights,
-    folded,
-    pitch_of,
-    transposed,
-)
+from explorer.engine.convolving import Convolving
+from explorer.engine.fused import ACTIVATIONS, AFTER_SUM, Multiply, Weights, folded, transposed
 from explorer.engine.program import Operation, Program, Ref
 
 aten = torch.ops.aten
-
-NARROW = 7
-"""Images of up to so many columns are convolved side by side."""
-
-ROW = 64
-"""Columns that images side by side take, at most."""
 
 LEAST_FEATURES = 32
 """Inputs and outputs of a linear layer from which on oneDNN pays."""
@@ -53,15 +38,23 @@ class Fusing:
         The recorded forward pass.
     fixed : mapping
         Values that do not depend on the examples, by number.
+    hold : bool
+        Whether transformed weights of the final network may be kept.
     """
 
-    def __init__(self, program: Program, fixed: Mapping[int, Any]) -> None:
+    def __init__(self, program: Program, fixed: Mapping[int, Any], *, hold: bool) -> None:
         self._shapes, self._fixed = program.shapes, fixed
         self._numbers: dict[tuple[int, ...], int] = {}
         self._first = 1 + max(program.inputs, *fixed, *(one.value for one in program.operations))
+        convolutions = [one for one in program.operations if self._is_convolution(one)]
+        self._convolving = Convolving(convolutions, program.shapes, fixed, hold=hold)
 
     def fuse(
-        self, operations: Sequence[Operation], *, low: bool = False
+        self,
+        operations: Sequence[Operation],
+        *,
+        replaced: Collection[int] = (),
+        low: bool = False,
     ) -> tuple[tuple[Operation, ...], tuple[Operation, ...]]:
         """Fuse what is run one after the other, each value having one reader.
 
@@ -69,6 +62,8 @@ class Fusing:
         ----------
         operations : sequence of Operation
             What depends on the examples and has to be run, in order.
+        replaced : collection of int
+            Tensors that are not the final network's.
         low : bool
             Whether they are run in lower precision. In float32 a linear layer is left as it is
             unless a costly activation follows, so that it gives the bits of the plain pass.
@@ -87,7 +82,7 @@ class Fusing:
                 continue
             chain = self._chain(one, only)
             if low or chain.pays_in_float32:
-                fold, fused = self._fused(chain)
+                fold, fused = self._fused(chain, replaced, low)
                 if chain.other is not None:  # what else is added there may not take the sum, too
                     only.pop(chain.other.value, None)
                 instead.update(dict.fromkeys(chain.values))
@@ -133,21 +128,18 @@ class Fusing:
                 chain.shape = self._shapes[after.value]
                 chain.values.append(after.value)
 
-    def _fused(self, chain: _Chain) -> tuple[Operation, Operation]:
+    def _fused(
+        self, chain: _Chain, replaced: Collection[int], low: bool
+    ) -> tuple[Operation, Operation]:
         """Return the operation that makes the weights, and the one that uses them."""
         first, norm = chain.first, chain.normalisation
-        call: Fused
         make: Callable[..., Weights]
         if first.name == "aten.convolution":
-            images, weight, bias, stride, padding, dilation, _, _, groups = first.arguments
-            per_row = self._per_row(first)
-            how = (tuple(stride), tuple(padding), tuple(dilation), groups)
-            call = Convolve(*how, chain.activation, per_row)
+            images, weight, bias = first.arguments[:3]
             make = Weights
             reads = [images]
         else:
             bias, rows, weight = first.arguments
-            call = Multiply(chain.activation, chain.shape)
             make = transposed
             reads = [rows]
         made_of = [weight, bias]
@@ -156,22 +148,15 @@ class Fusing:
             made_of += norm.arguments[1:5]
             make = functools.partial(folded, epsilon=norm.arguments[-1])
             key.append(norm.value)
+        call: Callable[..., Tensor] = Multiply(chain.activation, chain.shape)
+        if first.name == "aten.convolution":
+            as_trained = not any(isinstance(a, Ref) and a.value in replaced for a in made_of)
+            call = self._convolving.call(first, chain.activation, as_trained=as_trained, low=low)
         number = self._numbers.setdefault(tuple(key), self._first + len(self._numbers))
         fold = _operation(number, "folded weights", make, made_of, 0)
         reads += [Ref(number), *([chain.other] if chain.other else [])]
         name = f"{first.name} and {len(chain.values) - 1} more"
         return fold, _operation(chain.last, name, call, reads, first.flops)
-
-    def _per_row(self, convolution: Operation) -> int:
-        """Images that are put side by side, 1 where there is nothing to be won."""
-        images, weight, _, stride, padding, _, _, _, groups = convolution.arguments
-        count, _, _, width = self._shapes[images.value]
-        columns = self._shapes[convolution.value][3]
-        pitch = pitch_of(width, padding[1], stride[1])
-        pointwise = self._fixed[weight.value].shape[3] == 1
-        if width > NARROW or groups > 1 or pointwise or columns * stride[1] > pitch:
-            return 1
-        return max(k for k in range(1, max(ROW // pitch, 1) + 1) if count % k == 0)
 
     def _is_convolution(self, one: Operation) -> bool:
         if one.name != "aten.convolution" or one.arguments[6] or one.options:

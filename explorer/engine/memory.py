@@ -12,7 +12,7 @@ TRIAL_BATCH = 64
 PLEASANT_SLICES = 8
 """Estimates in a run that a reader can follow; fewer only where there are few examples."""
 
-FAST_BYTES = {"cpu": (16e6, 1024), "cuda": (512e6, 4096), "mps": (128e6, 1024)}
+FAST_BYTES = {"cpu": (2**24, 1024), "cuda": (512e6, 4096), "mps": (128e6, 1024)}
 """Device → bytes that the largest value may take to stay in fast memory, and most examples."""
 
 SLICE_FLOPS = {"cuda": 0.8e12}

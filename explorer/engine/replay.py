@@ -78,7 +78,9 @@ class Replay:
         self._low = Rounded(self._fixed, rounding)
         fuses = not on_cuda and can_fuse()
         program = self.program
-        self._fusing = Fusing(program, self._fixed) if fuses else None
+        # beside a lower precision there is little left to be won in float32
+        hold = self.low_dtype is None
+        self._fusing = Fusing(program, self._fixed, hold=hold) if fuses else None
         self._intact, self._folds = program, ()
         if self._fusing:
             left = [one for one in program.operations if one.value not in fixed]
@@ -171,9 +173,9 @@ class Replay:
     def _rerun_of(self, plan: Plan, low: bool) -> _Rerun:
         """Say how a plan is run in a precision; what it needs of the final network is made."""
         steps, folds = plan.rerun, tuple[Operation, ...]()
-        if self._fusing and (not low or self.low_dtype is torch.bfloat16):
-            steps, folds = self._fusing.fuse(plan.rerun, low=low)
         own = {*map(self.program.number, plan.names), *(one.value for one in plan.prepare)}
+        if self._fusing and (not low or self.low_dtype is torch.bfloat16):
+            steps, folds = self._fusing.fuse(plan.rerun, replaced=own, low=low)
         made = [*plan.prepare, *(fold for fold in folds if not own.isdisjoint(fold.reads))]
         self._make_fixed([fold for fold in folds if own.isdisjoint(fold.reads)])
         if low:
