@@ -320,6 +320,60 @@ def test_an_intervention_keeps_nothing_that_no_step_reads():
 
 
 @torch.no_grad()
+def test_weights_of_the_same_tensors_are_made_once():
+    """A layer from an epoch, and the whole network from it; not tensors that are only equal."""
+    module = Block(lambda y, x, norm: functional.relu(y)).eval()
+    state = state_of(module)
+    replay = Replay(record(module, state, INPUTS), state)
+    conv = perturbed(state, ["conv.weight", "conv.bias"])
+    both = conv | perturbed(state, ["norm.weight"])
+
+    def weights_of(replacement):
+        (found,) = replay.prepare(replacement).values.values()
+        return found
+
+    first = weights_of(conv)
+    assert weights_of(dict(conv)) is first
+    assert weights_of({name: tensor.clone() for name, tensor in conv.items()}) is not first
+    assert weights_of(conv | {"conv.bias": state["conv.bias"]}) is not first
+    other = weights_of(both)
+    assert other is not first
+    assert weights_of(dict(both)) is other
+
+
+@torch.no_grad()
+def test_weights_are_those_of_the_tensors_that_are_there_now():
+    """Also where memory, and with it the identity of an object, is used again."""
+    module = Block(lambda y, x, norm: functional.relu(y)).eval()
+    state = state_of(module)
+    replay = Replay(record(module, state, INPUTS), state)
+    kept = []
+    for seed in range(20):
+        replacement = perturbed(state, ["conv.weight"], seed=seed)
+        prepared = replay.prepare(replacement)
+        kept += prepared.values.values()
+        ((_, found),) = replay.run(INPUTS, [prepared], intact=False)
+        assert_close(found, torch.func.functional_call(module, replacement, (INPUTS,)))
+        del prepared, replacement
+    assert len({id(one) for one in kept}) == 20
+
+
+@torch.no_grad()
+def test_weights_of_what_is_computed_from_tensors_are_not_mixed_up():
+    """Weight normalisation: the kernel of the convolution is itself computed."""
+    conv = nn.utils.parametrizations.weight_norm(nn.Conv2d(4, 4, 3))
+    module = nn.Sequential(conv, nn.ReLU(), nn.Flatten()).eval()
+    state = state_of(module)
+    replay = Replay(record(module, state, INPUTS), state)
+    bias = perturbed(state, ["0.bias"])
+    scale = [n for n in state if n.endswith("original0")]
+    replacements = [bias | perturbed(state, scale, seed=seed) for seed in (1, 2)]
+    prepared = [replay.prepare(one) for one in replacements]
+    for k, found in replay.run(INPUTS, prepared, intact=False):
+        assert_close(found, torch.func.functional_call(module, replacements[k], (INPUTS,)))
+
+
+@torch.no_grad()
 def test_what_is_known_of_the_intact_pass_has_the_same_bits_whoever_else_asks():
     """Convolution → norm → ReLU three times over: one cell reads what is inside a fused one."""
     layers = [(nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU()) for _ in range(3)]

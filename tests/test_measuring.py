@@ -8,14 +8,15 @@ import pytest
 import torch
 
 import explorer as lx
-from explorer.engine import measuring
+from explorer.engine import counting, measuring
 from explorer.engine.counting import Counting
 from explorer.engine.estimate import Estimate
 from explorer.engine.evaluator import Evaluator
 from explorer.engine.execution import Execution
 from explorer.engine.interventions import reinitialise, rerandomise
 from explorer.engine.measuring import measure
-from explorer.errors import CheckpointError, OutOfMemoryError
+from explorer.engine.replay import Replay
+from explorer.errors import CheckpointError, DataError, OutOfMemoryError
 from tests import toy
 
 
@@ -108,6 +109,47 @@ def test_small_groups_give_the_same_outcomes(evaluator, monkeypatch):
     for some in measure(evaluator, CELLS):
         again |= some
     assert again == whole
+
+
+@pytest.fixture
+def alone(monkeypatch):
+    """Starts of the slices that the intact network is run on by itself."""
+    found = []
+    original = Counting._run_intact
+    monkeypatch.setattr(
+        Counting, "_run_intact", lambda self, start: found.append(start) or original(self, start)
+    )
+    return found
+
+
+MANY = [reinitialise(layer, epoch) for layer in ("layer2", "layer3") for epoch in (0, 1, 2, 3, 8)]
+
+
+def test_the_intact_network_takes_part_in_the_walk_of_the_others(bundled, alone, monkeypatch):
+    whole = dict(list(measure(Evaluator(bundled, device="cpu", batch_size=600), MANY))[-1])
+    assert alone == [0]  # at once, in case the labels are of other networks
+    alone.clear()
+    few = dict(list(measure(Evaluator(bundled, device="cpu", batch_size=600), MANY[:2]))[-1])
+    assert (alone, few) == ([], {one: whole[one] for one in MANY[:2]})
+    monkeypatch.setattr(counting, "CHUNK_BYTES", 3 * 600 * 10 * 4)
+    again = dict(list(measure(Evaluator(bundled, device="cpu", batch_size=600), MANY))[-1])
+    assert alone == [0, 600, 1200]  # where too many logits would have to wait for it
+    assert again == whole
+
+
+def test_labels_of_another_network_are_refused_before_many_cells_are_computed(monkeypatch):
+    model = toy.Switch()
+    stack = lx.open_stack(toy.switch_states(), model=model)
+    inputs, labels = toy.one_hot_examples()
+    run = Evaluator(stack, model=model, data=(inputs, labels + 1), device="cpu")
+    monkeypatch.setattr(Replay, "_rerun", _refuse)
+    cells = [rerandomise("first", draw) for draw in range(9)]
+    with pytest.raises(DataError, match="label 3"):
+        list(measure(run, cells))
+
+
+def _refuse(*_):
+    raise AssertionError("a cell was computed")
 
 
 def test_half_the_interval_is_what_a_tolerance_is_compared_with():

@@ -285,17 +285,22 @@ def test_interventions_learn_their_errors_from_the_same_examples(
 
 def test_the_first_recording_serves_for_the_checks_of_small_slices(monkeypatch):
     lowered(monkeypatch, torch.bfloat16)
-    sizes = []
-    original = FinalNetwork.record
-    monkeypatch.setattr(
-        FinalNetwork,
-        "record",
-        lambda self, example, *a: sizes.append(len(example)) or original(self, example, *a),
-    )
+    sizes = {"record": [], "logits": []}
+
+    def sized(name):
+        original = getattr(FinalNetwork, name)
+        return lambda self, inputs, *a: (
+            sizes[name].append(len(inputs)) or original(self, inputs, *a)
+        )
+
+    for name in sizes:
+        monkeypatch.setattr(FinalNetwork, name, sized(name))
     model = toy.ConvNet()
     stack = lx.open_stack(toy.conv_states(), model=model)
     run = Evaluator(stack, model=model, data=toy.conv_examples(), device="cpu", screen=True)
-    assert sizes == [8, run.batch_size]
+    assert sizes["record"] == [8, run.batch_size]
+    # compared with the plain pass: as it is in slices, with other tensors on a few examples
+    assert sizes["logits"] == [run.batch_size, 8]
 
 
 def test_the_screened_network_is_never_written_to(bundled, monkeypatch):

@@ -20,7 +20,7 @@ CHUNK_BYTES = 64_000_000
 """Logits that are held before they are scored together, which waits for the device once."""
 
 FEW = 8
-"""Interventions whose logits are held until those of the intact network are known, too."""
+"""Interventions up to which it takes no time worth mentioning to run the first slice under them."""
 
 
 @dataclass(eq=False)
@@ -147,23 +147,25 @@ class Counting:
     ) -> Iterator[tuple[list[_Tally], Tensor]]:
         """Yield logits of a slice (intervention, label, class) for some interventions at a time.
 
-        The first time, the labels of the intact network are learnt before.
+        The labels of the intact network are learnt before, from the same walk unless so many logits
+        come first that they cannot be held; of the first slice by themselves, so that labels that
+        are not this network's are refused at once.
         """
         inputs = self._inputs[start : start + self._size]
         prepared = [tally.prepared for tally in tallies]
-        intact = start not in self._known
-        if intact and len(tallies) > FEW:
+        if not self._known and len(tallies) > FEW:
             self._run_intact(start)
-            intact = False
         found: dict[int, Tensor] = {}
         kept = self.execution.kept.slice(start)
-        for k, logits in self.execution.run(inputs, prepared, intact, kept):
+        for k, logits in self.execution.run(inputs, prepared, start not in self._known, kept):
             cut = logits[: stop - start].flatten(0, -2)  # (label, class)
             if k == INTACT:
                 self._learn(cut, start)
                 continue
             found[k] = cut
-            if not intact and cut.nbytes * len(found) > CHUNK_BYTES:
+            if cut.nbytes * len(found) > CHUNK_BYTES:
+                if start not in self._known:
+                    self._run_intact(start)
                 yield self._sure(tallies, found, inputs)
                 found = {}
         if found:

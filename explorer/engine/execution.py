@@ -82,7 +82,11 @@ class Execution:
         self.batch_size = batch_size or (CHECK_LEAST if wanted else self._most_examples(inputs))
         try:
             replay = self._record(inputs, batch_size, wanted)
-            self._difference = self._compare(replay, filled_up(inputs, self.batch_size))
+            changed = network.perturbed()
+            self._difference = max(
+                self._differs(replay, inputs, {}),
+                self._differs(self._check_pass or replay, inputs, changed),
+            )
         except RECORDING_ERRORS as error:
             if is_out_of_memory(error):
                 raise
@@ -94,7 +98,7 @@ class Execution:
             return
         self._pass = replay
         if screen:
-            self._offer_screen(replay, inputs)
+            self._offer_screen(replay, inputs, changed)
 
     @property
     def fixed_size(self) -> bool:
@@ -228,27 +232,25 @@ class Execution:
                 return self._network.record(filled_up(inputs, best), low_dtype)
         return replay
 
-    def _compare(self, replay: Replay, inputs: Tensor) -> float:
-        """Difference from the plain pass, for the final network and with every tensor changed.
+    def _differs(self, replay: Replay, inputs: Tensor, replacement: Mapping[str, Tensor]) -> float:
+        """Difference from the plain pass.
 
-        The second would show a tensor whose value the recording took for a constant. Plans for
-        fewer tensors follow from the same recording.
+        With every tensor changed it shows a tensor whose value the recording took for a constant,
+        for which the smallest recording is enough. Plans for fewer tensors follow from the same
+        recording.
         """
-        changed = self._network.perturbed()
-        found = dict(replay.run(inputs, [replay.prepare(changed)], intact=True))
-        return max(
-            difference(found[k], self._network.logits(inputs, replacement))
-            for k, replacement in ((0, changed), (INTACT, {}))
-        )
+        examples = filled_up(inputs, replay.examples)
+        ((_, found),) = replay.run(examples, [replay.prepare(replacement)], intact=False)
+        return difference(found, self._network.logits(examples, replacement))
 
-    def _offer_screen(self, replay: Replay, inputs: Tensor) -> None:
+    def _offer_screen(self, replay: Replay, inputs: Tensor, changed: Mapping[str, Tensor]) -> None:
         """Find out whether the network runs in lower precision, and prepare to check it."""
         if replay.low_dtype is None:
             self._no_screen("this device has no faster precision than float32")
             return
-        inputs_low, changed = filled_up(inputs, self.batch_size), self._network.perturbed()
+        examples = filled_up(inputs, self.batch_size)
         try:
-            ((_, low),) = replay.run(inputs_low, [replay.prepare(changed, low=True)], intact=False)
+            ((_, low),) = replay.run(examples, [replay.prepare(changed, low=True)], intact=False)
         except RECORDING_ERRORS as error:
             self._no_screen(f"the network does not run in it ({first_line(error)})")
             return

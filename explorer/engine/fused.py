@@ -46,10 +46,11 @@ class Weights:
         (output,).
     """
 
-    __slots__ = ("_packed", "bias", "weight")
+    __slots__ = ("__weakref__", "_packed", "bias", "made_of", "weight")
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         self.weight, self.bias = weight, bias
+        self.made_of: tuple[Tensor, ...] = ()
         self._packed: dict[tuple[torch.dtype, int], tuple[Tensor, Tensor | None]] = {}
 
     def packed(

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
 
-from explorer.engine.fused import can_fuse
+from explorer.engine.fused import Weights, can_fuse
 from explorer.engine.fusing import Fusing
 from explorer.engine.inplace import in_place
 from explorer.engine.kept import KeptSlice
@@ -54,6 +55,9 @@ class Replay:
     _fusing: Fusing | None = field(init=False)
     _intact: Program = field(init=False)
     _folds: tuple[Operation, ...] = field(init=False)
+    _weights: WeakValueDictionary[tuple[int, ...], Weights] = field(
+        init=False, default_factory=WeakValueDictionary
+    )
     _plans: dict[tuple[str, ...], Plan] = field(init=False, default_factory=dict)
     _walks: dict[Any, Walk] = field(init=False, default_factory=dict)
     _reruns: dict[tuple[tuple[str, ...], bool], _Rerun] = field(init=False, default_factory=dict)
@@ -87,6 +91,11 @@ class Replay:
             fused, self._folds = self._fusing.fuse(left)
             self._intact = program.with_operations(fused)
 
+    @property
+    def examples(self) -> int:
+        """Examples of every batch."""
+        return self.program.shapes[self.program.inputs][0]
+
     def plan(self, names: Sequence[str]) -> Plan:
         """What runs when these tensors are replaced."""
         key = tuple(sorted(names))
@@ -107,11 +116,30 @@ class Replay:
             for k, tensor in tensors.items()
         }
         for operation in rerun.made:
-            values[operation.value] = operation.run(_Overlay(values, self._fixed))
+            values[operation.value] = self._made(operation, tensors, values)
         values = {k: value for k, value in values.items() if k in rerun.reads}
         if low:
             values = {k: self._low.rounding(k, value) for k, value in values.items()}
         return Prepared(plan, rerun.made, rerun.apart, tensors, values, low)
+
+    def _made(
+        self, operation: Operation, tensors: Mapping[int, Tensor], values: Mapping[int, Any]
+    ) -> Any:
+        """Compute a value from tensors; weights that another intervention has made are shared.
+
+        Of the same tensors, that is, not of equal ones: a layer from an epoch, and the whole
+        network from it.
+        """
+        own = tuple(tensors[k] for k in operation.reads if k in tensors)
+        among_others = any(k in values and k not in tensors for k in operation.reads)
+        key = operation.value, *map(id, own)
+        found = None if among_others else self._weights.get(key)
+        if found is None:
+            found = operation.run(_Overlay(values, self._fixed))
+            if isinstance(found, Weights) and not among_others:
+                found.made_of = own  # as long as they are there, nothing else has their ids
+                self._weights[key] = found
+        return found
 
     def run(
         self,
