@@ -273,13 +273,16 @@ def work_rows(work, options):
         if not work.tolerance:
             everything = inputs.to(device)
             differing = count_differing(run, network, stack, everything, best, timed)
-        firsts, exacts = zip(*(clicks(run, cell) for cell in one_of_each(cells)), strict=True)
-        against_bound = "–" if work.tolerance else f"{ours / bound:.2f}"
+        first = exact = against_bound = "–"
+        if not work.tolerance:
+            firsts, exacts = zip(*(clicks(run, cell) for cell in one_of_each(cells)), strict=True)
+            first, exact = most_and_median(firsts), most_and_median(exacts)
+            against_bound = f"{ours / bound:.2f}"
         precision = "float32" if run.screen == "none" else f"{run.screen} screen"
         yield (
             f"| {label} | {len(cells)}{scaled} | {precision} | {a:.2f} s | {b:.2f} s | "
             f"{ours:.2f} s | {a / ours:.1f}× | {b / ours:.1f}× | {bound:.2f} s | {against_bound} "
-            f"| {differing} | {most_and_median(firsts)} | {most_and_median(exacts)} | "
+            f"| {differing} | {first} | {exact} | "
             f"{memory[screen] / 1e6:.0f} MB | {rate(run, cells, work, ours, options.rates)} |"
         )
         if options.clicks:

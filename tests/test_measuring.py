@@ -129,12 +129,33 @@ def test_the_intact_network_takes_part_in_the_walk_of_the_others(bundled, alone,
     whole = dict(list(measure(Evaluator(bundled, device="cpu", batch_size=600), MANY))[-1])
     assert alone == [0]  # at once, in case the labels are of other networks
     alone.clear()
-    few = dict(list(measure(Evaluator(bundled, device="cpu", batch_size=600), MANY[:2]))[-1])
+    run = Evaluator(bundled, device="cpu", batch_size=600)
+    monkeypatch.setattr(run._counting.execution, "first_logits", None)
+    few = dict(list(measure(run, MANY[:2]))[-1])
     assert (alone, few) == ([], {one: whole[one] for one in MANY[:2]})
     monkeypatch.setattr(counting, "CHUNK_BYTES", 3 * 600 * 10 * 4)
     again = dict(list(measure(Evaluator(bundled, device="cpu", batch_size=600), MANY))[-1])
     assert alone == [0, 600, 1200]  # where too many logits would have to wait for it
     assert again == whole
+
+
+def test_the_first_slice_is_known_from_the_comparison_with_the_plain_pass(bundled, monkeypatch):
+    """A first click runs what comes before its layer, and not the rest of the intact network."""
+    run = Evaluator(bundled, device="cpu", batch_size=600)
+    asked = []
+    original = Execution.run
+    monkeypatch.setattr(
+        Execution,
+        "run",
+        lambda self, inputs, prepared, intact, *a: (
+            asked.append(intact) or original(self, inputs, prepared, intact, *a)
+        ),
+    )
+    known = run.result(CELLS[0])
+    assert asked == [False, True, True]
+    again = Evaluator(bundled, device="cpu", batch_size=600)
+    monkeypatch.setattr(again._counting.execution, "first_logits", None)
+    assert again.result(CELLS[0]) == known
 
 
 def test_labels_of_another_network_are_refused_before_many_cells_are_computed(monkeypatch):

@@ -18,8 +18,9 @@ from torch.nn import functional
 import explorer as lx
 from explorer.engine import winograd
 from explorer.engine.evaluator import Evaluator
+from explorer.engine.execution import Execution
 from explorer.engine.passes import INTACT
-from explorer.engine.recording import record
+from explorer.engine.recording import RECORDING_ERRORS, record
 from explorer.engine.replay import Replay
 from tests import toy
 
@@ -290,6 +291,25 @@ def test_a_recording_that_gives_other_logits_is_given_up(caplog):
         assert run.result(lx.reinitialise("first", 0)).errors == 8
     assert "its recorded pass gave other logits than the plain one" in run.execution
     assert len(warnings_of(caplog)) == 1
+
+
+def test_a_comparison_that_fails_leaves_nothing_behind(bundled, monkeypatch):
+    """Slices are larger afterwards than those whose logits were computed."""
+    monkeypatch.setattr("explorer.engine.execution.best_batch", lambda *_: 16)
+    expected = Evaluator(bundled, device="cpu").result(lx.reinitialise("layer2", 0))
+    original = Execution._differs
+
+    def fails(self, replay, inputs, replacement):
+        found = original(self, replay, inputs, replacement)
+        if replacement:
+            raise RECORDING_ERRORS[0]("some operator has no such kernel")
+        return found
+
+    monkeypatch.setattr(Execution, "_differs", fails)
+    run = Evaluator(bundled, device="cpu")
+    assert "could not be recorded" in run.execution
+    found = run.result(lx.reinitialise("layer2", 0))
+    assert (found.errors, found.turned_wrong) == (expected.errors, expected.turned_wrong)
 
 
 def test_labels_that_rounding_could_decide_are_taken_from_the_plain_pass(bundled, monkeypatch):

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import explorer as lx
+from explorer.engine import counting
 from explorer.engine import screen as screen_module
 from explorer.engine.evaluator import Evaluator
 from explorer.engine.execution import Execution, difference
@@ -18,7 +19,7 @@ from explorer.engine.memory import best_batch
 from explorer.engine.network import FinalNetwork
 from explorer.engine.recording import record
 from explorer.engine.replay import Replay
-from explorer.engine.screen import Watch, largest_error, low_precision, margins
+from explorer.engine.screen import Watch, in_batches, largest_error, low_precision, margins
 from explorer.errors import InterventionError
 from explorer.weights.stack import layer_names
 from tests import toy
@@ -280,7 +281,45 @@ def test_interventions_learn_their_errors_from_the_same_examples(
     counted(run, interventions)
     changed = sum(bool(run.network.replacement(one)) for one in interventions)
     assert together[0] == (run._counting.execution.check_size, changed)
-    assert {checks for _, checks in together[1:]} == {1}
+
+
+def test_what_is_doubtful_under_several_interventions_is_decided_in_one_walk(
+    bundled, interventions, monkeypatch
+):
+    """Their examples together are no more than one of them may have."""
+    lowered(monkeypatch, torch.bfloat16)
+    monkeypatch.setattr("explorer.engine.execution.CHECK_SHARE", 1)
+    run = Evaluator(bundled, device="cpu", screen=True)
+    expected = counted(run, interventions)
+    calls = []
+    original = Execution.exact
+    monkeypatch.setattr(
+        Execution,
+        "exact",
+        lambda self, inputs, checks: (
+            calls.append((len(inputs), len(checks))) or original(self, inputs, checks)
+        ),
+    )
+    again = counted(run, interventions)
+    size = run._counting.execution.check_size
+    assert all(examples <= size for examples, _ in calls)
+    assert max(checks for _, checks in calls[1:]) > 1
+    shared = len(calls)
+    calls.clear()
+    monkeypatch.setattr(counting, "in_batches", lambda thin, _: [{k: v} for k, v in thin.items()])
+    alone = counted(run, interventions)
+    assert len(calls) > shared
+    assert list(map(counts, expected)) == list(map(counts, again)) == list(map(counts, alone))
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [(3, [["a", "b"], ["c"], ["d"]]), (4, [["a", "b", "c"], ["d"]])]
+)
+def test_interventions_share_a_batch_as_long_as_their_examples_fit(size, expected):
+    numbers = {"a": [1, 2], "b": [3, 1], "c": [2, 4], "d": [5, 6, 7, 8]}
+    thin = {name: (torch.tensor(some), torch.empty(0)) for name, some in numbers.items()}
+    assert [list(batch) for batch in in_batches(thin, size)] == expected
+    assert list(in_batches({}, size)) == []
 
 
 def test_the_first_recording_serves_for_the_checks_of_small_slices(monkeypatch):
@@ -436,5 +475,6 @@ def test_a_network_that_answers_at_several_positions_is_not_screened(monkeypatch
     with caplog.at_level(logging.WARNING, logger="explorer"):
         run = Evaluator(stack, **options, screen=True)
         assert run.screen == "none"
+    assert run._counting.execution.first_logits is None  # they may be very many
     assert "the network answers at several positions" in caplog.text
     assert run.result(INTACT) == Evaluator(stack, **options).result(INTACT)

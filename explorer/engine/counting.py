@@ -13,7 +13,7 @@ from torch import Tensor
 from explorer.engine.estimate import COUNTED, Estimate, estimate, score
 from explorer.engine.execution import Execution, filled_up
 from explorer.engine.passes import INTACT
-from explorer.engine.screen import HOPELESS, Watch, margins
+from explorer.engine.screen import HOPELESS, Thin, Watch, in_batches, margins
 from explorer.errors import DataError
 
 CHUNK_BYTES = 64_000_000
@@ -109,9 +109,8 @@ class Counting:
                 for tally in active
                 if position == last or self._estimate(tally).half_width <= tolerance
             ]
-            for tally in done:
-                self._settle(tally)
-                active.remove(tally)
+            self._settle(done)
+            active = [tally for tally in active if tally not in done]
             yield [self._estimate(tally) for tally in tallies]
             if not active:
                 return
@@ -153,7 +152,7 @@ class Counting:
         """
         inputs = self._inputs[start : start + self._size]
         prepared = [tally.prepared for tally in tallies]
-        if not self._known and len(tallies) > FEW:
+        if not self._known and (self.execution.first_logits is not None or len(tallies) > FEW):
             self._run_intact(start)
         found: dict[int, Tensor] = {}
         kept = self.execution.kept.slice(start)
@@ -186,6 +185,9 @@ class Counting:
     def _run_intact(self, start: int) -> None:
         """Learn the intact network's labels of a slice."""
         rows = min(self._size, self._examples - start)
+        if start == 0 and self.execution.first_logits is not None:
+            self._learn(self.execution.first_logits[:rows].flatten(0, -2), start)
+            return
         for _, logits in self.execution.run(self._inputs[start : start + self._size], [], True):
             self._learn(logits[:rows].flatten(0, -2), start)
 
@@ -240,24 +242,32 @@ class Counting:
                 self._recount(tally)
 
     def _learn_errors(self, tallies: Sequence[_Tally], low: Tensor, examples: Tensor) -> None:
-        """Compute the same examples under all interventions in float32, which share the prefix."""
+        """Let float32 decide the same examples under all interventions."""
         for tally in tallies:
             tally.check = self.execution.prepare_check(tally.replacement)
-        checks = [(tally.replacement, tally.check) for tally in tallies]
-        exact = self.execution.exact(self._inputs[examples], checks)
-        for tally, was, now in zip(tallies, low, exact, strict=True):
-            self._correct(tally, examples, was, now)
+        self._decide({tally: (examples, was) for tally, was in zip(tallies, low, strict=True)})
 
-    def _settle(self, tally: _Tally) -> None:
+    def _settle(self, tallies: Sequence[_Tally]) -> None:
         """Put float32's counts in the place of the screen's wherever a margin is thin."""
-        if tally.watch is None:
-            return
-        checks = [(tally.replacement, tally.check)]
-        for examples, low in tally.watch.thinnest(self.execution.check_size):
-            (exact,) = self.execution.exact(self._inputs[examples], checks)
-            self._correct(tally, examples, low, exact)
-        if tally.watch.failed:
-            self._recount(tally)
+        size = self.execution.check_size
+        open_to = {one: one.watch.thinnest(size) for one in tallies if one.watch is not None}
+        while open_to:
+            asked = {tally: next(stream, None) for tally, stream in open_to.items()}
+            thin = {tally: some for tally, some in asked.items() if some is not None}
+            for together in in_batches(thin, size):
+                self._decide(together)
+            open_to = {tally: open_to[tally] for tally in thin}
+        for tally in tallies:
+            if tally.watch is not None and tally.watch.failed:
+                self._recount(tally)
+
+    def _decide(self, thin: Mapping[_Tally, Thin]) -> None:
+        """Compute some examples of each intervention in float32, which share the prefix."""
+        examples = torch.cat([some for some, _ in thin.values()]).unique()
+        checks = [(tally.replacement, tally.check) for tally in thin]
+        exact = self.execution.exact(self._inputs[examples], checks)
+        for (tally, (some, low)), found in zip(thin.items(), exact, strict=True):
+            self._correct(tally, some, low, found[torch.searchsorted(examples, some)])
 
     def _correct(self, tally: _Tally, examples: Tensor, low: Tensor, exact: Tensor) -> None:
         """Put float32's logits in the place of the screen's, and learn from the difference."""

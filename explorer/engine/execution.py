@@ -74,6 +74,8 @@ class Execution:
         self._pass: Pass = PlainPass(network.logits)
         self._check_pass: Replay | None = None
         self._difference = 0.0
+        self.first_logits: Tensor | None = None
+        """Logits of the plain pass for the first slice, where they have been computed."""
         self.low_dtype: torch.dtype | None = None
         self.check_size = 0
         self.words = "reuses what an intervention does not change"
@@ -83,14 +85,14 @@ class Execution:
         try:
             replay = self._record(inputs, batch_size, wanted)
             changed = network.perturbed()
+            small = self._check_pass or replay
             self._difference = max(
-                self._differs(replay, inputs, {}),
-                self._differs(self._check_pass or replay, inputs, changed),
+                self._differs(replay, inputs, {}), self._differs(small, inputs, changed)
             )
         except RECORDING_ERRORS as error:
             if is_out_of_memory(error):
                 raise
-            self.batch_size = batch_size or TRIAL_BATCH
+            self.batch_size, self.first_logits = batch_size or TRIAL_BATCH, None
             self._reuse_submodules(f"it could not be recorded ({first_line(error)})", inputs)
             return
         if self._difference > ROUNDING:
@@ -241,7 +243,10 @@ class Execution:
         """
         examples = filled_up(inputs, replay.examples)
         ((_, found),) = replay.run(examples, [replay.prepare(replacement)], intact=False)
-        return difference(found, self._network.logits(examples, replacement))
+        expected = self._network.logits(examples, replacement)
+        if not replacement and expected.ndim == 2:  # of texts they are too many to be kept
+            self.first_logits = expected
+        return difference(found, expected)
 
     def _offer_screen(self, replay: Replay, inputs: Tensor, changed: Mapping[str, Tensor]) -> None:
         """Find out whether the network runs in lower precision, and prepare to check it."""

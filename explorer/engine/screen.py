@@ -12,13 +12,16 @@ Measured, not proven: see docs/decisions/0008.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from explorer.engine.estimate import two_largest
+
+Name = TypeVar("Name", bound=Hashable)
 
 SAFETY = 3.0
 """Margins wider than this many times the largest error seen settle a label."""
@@ -86,6 +89,10 @@ def largest_error(low: Tensor, exact: Tensor) -> float:
     return float(finite.max()) if len(finite) else math.inf
 
 
+Thin = tuple[Tensor, Tensor]
+"""Examples (example,) that float32 has to decide, and their logits in lower precision."""
+
+
 @dataclass
 class Watch:
     """The examples of one intervention whose label the screen may not settle."""
@@ -125,7 +132,7 @@ class Watch:
         self._margins.append(margin[thin])
         self._logits.append(logits[thin])
 
-    def thinnest(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def thinnest(self, size: int) -> Iterator[Thin]:
         """Hand out what float32 has to decide, thinnest margin first; each example once.
 
         Call `learn` for each batch before the next.
@@ -159,3 +166,18 @@ class Watch:
             self.error = max(self.error, error)
         if first:
             self.bound = SAFETY * KEPT * self.error
+
+
+def in_batches(thin: Mapping[Name, Thin], size: int) -> Iterator[dict[Name, Thin]]:
+    """Put together those whose examples are no more than `size` in all, in order."""
+    batch: dict[Name, Thin] = {}
+    there: set[int] = set()
+    for name, some in thin.items():
+        own = set(some[0].tolist())
+        if batch and len(there | own) > size:
+            yield batch
+            batch, there = {}, set()
+        batch[name] = some
+        there |= own
+    if batch:
+        yield batch
