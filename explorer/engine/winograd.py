@@ -34,7 +34,6 @@ CHUNK = 1_200_000
 """Transformed values that are worked on at once; of more, some leave the cache before they are
 read."""
 
-
 LEAST_CHANNELS = 128
 """Channels, in and out, from which on the transforms take less time than they save."""
 
