@@ -64,7 +64,7 @@ class Watch:
 
     def __init__(self, replay: Replay) -> None:
         program = replay.program
-        self._batch = program.shapes[program.inputs][0]
+        self._batch = replay.examples
         self._logits = program.shapes[program.output]
         found = _activations(program)
         self.units = tuple(one.units for one in found)
