@@ -466,7 +466,7 @@ def lower_bound(run, cells):
     best = {}
 
     def seconds(operation):
-        key = operation.value, operation.reads
+        key = operation.value, operation.reads, operation.call  # in tiles or not
         if key not in best:
             best[key] = median(lambda: operation.run(known), 7)
         return best[key]

@@ -84,18 +84,27 @@ def test_without_its_checks_the_screen_gives_other_labels(bundled, interventions
     assert any(counts(a) != counts(b) for a, b in zip(found, exact, strict=True))
 
 
-def test_most_examples_are_settled_in_lower_precision(bundled, interventions, monkeypatch):
-    lowered(monkeypatch, torch.bfloat16)
-    run = Evaluator(bundled, device="cpu", screen=True)
-    checked = []
+@pytest.fixture
+def checked(monkeypatch):
+    """What float32 decides: per walk how many examples under how many interventions."""
+    found = []
     original = Execution.exact
     monkeypatch.setattr(
         Execution,
         "exact",
-        lambda self, inputs, *rest: checked.append(len(inputs)) or original(self, inputs, *rest),
+        lambda self, inputs, checks: (
+            found.append((len(inputs), len(checks))) or original(self, inputs, checks)
+        ),
     )
+    return found
+
+
+def test_most_examples_are_settled_in_lower_precision(bundled, interventions, checked, monkeypatch):
+    lowered(monkeypatch, torch.bfloat16)
+    run = Evaluator(bundled, device="cpu", screen=True)
     counted(run, interventions)
-    assert 0 < sum(checked) < 0.2 * len(interventions) * run.total
+    decided = sum(examples * checks for examples, checks in checked)
+    assert 0 < decided < 0.2 * len(interventions) * run.total
 
 
 def test_the_intact_pass_stays_in_float32(bundled, monkeypatch):
@@ -264,52 +273,32 @@ def test_what_shows_no_error_neither_settles_a_label_nor_unsettles_one():
 
 
 def test_interventions_learn_their_errors_from_the_same_examples(
-    bundled, interventions, monkeypatch
+    bundled, interventions, checked, monkeypatch
 ):
     """One walk in float32 for all of them, whose prefix is the same."""
     lowered(monkeypatch, torch.bfloat16)
     run = Evaluator(bundled, device="cpu", screen=True)
-    together = []
-    original = Execution.exact
-    monkeypatch.setattr(
-        Execution,
-        "exact",
-        lambda self, inputs, checks: (
-            together.append((len(inputs), len(checks))) or original(self, inputs, checks)
-        ),
-    )
     counted(run, interventions)
     changed = sum(bool(run.network.replacement(one)) for one in interventions)
-    assert together[0] == (run._counting.execution.check_size, changed)
+    assert checked[0] == (run._counting.execution.check_size, changed)
 
 
 def test_what_is_doubtful_under_several_interventions_is_decided_in_one_walk(
-    bundled, interventions, monkeypatch
+    bundled, interventions, checked, monkeypatch
 ):
     """Their examples together are no more than one of them may have."""
     lowered(monkeypatch, torch.bfloat16)
     monkeypatch.setattr("explorer.engine.execution.CHECK_SHARE", 1)
     run = Evaluator(bundled, device="cpu", screen=True)
-    expected = counted(run, interventions)
-    calls = []
-    original = Execution.exact
-    monkeypatch.setattr(
-        Execution,
-        "exact",
-        lambda self, inputs, checks: (
-            calls.append((len(inputs), len(checks))) or original(self, inputs, checks)
-        ),
-    )
-    again = counted(run, interventions)
-    size = run._counting.execution.check_size
-    assert all(examples <= size for examples, _ in calls)
-    assert max(checks for _, checks in calls[1:]) > 1
-    shared = len(calls)
-    calls.clear()
+    together = counted(run, interventions)
+    shared = list(checked)
+    assert all(examples <= run._counting.execution.check_size for examples, _ in shared)
+    assert max(checks for _, checks in shared[1:]) > 1
+    checked.clear()
     monkeypatch.setattr(counting, "in_batches", lambda thin, _: [{k: v} for k, v in thin.items()])
     alone = counted(run, interventions)
-    assert len(calls) > shared
-    assert list(map(counts, expected)) == list(map(counts, again)) == list(map(counts, alone))
+    assert len(checked) > len(shared)
+    assert list(map(counts, together)) == list(map(counts, alone))
 
 
 @pytest.mark.parametrize(
@@ -338,8 +327,27 @@ def test_the_first_recording_serves_for_the_checks_of_small_slices(monkeypatch):
     stack = lx.open_stack(toy.conv_states(), model=model)
     run = Evaluator(stack, model=model, data=toy.conv_examples(), device="cpu", screen=True)
     assert sizes["record"] == [8, run.batch_size]
-    # compared with the plain pass: as it is in slices, with other tensors on a few examples
-    assert sizes["logits"] == [run.batch_size, 8]
+    # compared with the plain pass: as it is in slices and in checks, changed on a few examples
+    assert sizes["logits"] == [run.batch_size, 8, 8]
+
+
+def test_checks_that_give_other_logits_than_the_plain_pass_are_not_trusted(
+    bundled, monkeypatch, caplog
+):
+    lowered(monkeypatch, torch.bfloat16)
+    original = Execution._differs
+
+    def differs(self, replay, inputs, replacement):
+        found = original(self, replay, inputs, replacement)
+        return 0.1 if replay is self._check_pass and not replacement else found
+
+    monkeypatch.setattr(Execution, "_differs", differs)
+    with caplog.at_level(logging.WARNING, logger="explorer"):
+        run = Evaluator(bundled, device="cpu", screen=True)
+    assert "its checks gave other logits than the plain pass" in caplog.text
+    assert run.screen == "none"
+    exact = Evaluator(bundled, device="cpu").result(lx.reinitialise("layer2", 0))
+    assert counts(run.result(lx.reinitialise("layer2", 0))) == counts(exact)
 
 
 def test_the_screened_network_is_never_written_to(bundled, monkeypatch):

@@ -244,8 +244,8 @@ class Execution:
         examples = filled_up(inputs, replay.examples)
         ((_, found),) = replay.run(examples, [replay.prepare(replacement)], intact=False)
         expected = self._network.logits(examples, replacement)
-        if not replacement and expected.ndim == 2:  # of texts they are too many to be kept
-            self.first_logits = expected
+        if not replacement and replay.examples == self.batch_size and expected.ndim == 2:
+            self.first_logits = expected  # of texts they are too many to be kept
         return difference(found, expected)
 
     def _offer_screen(self, replay: Replay, inputs: Tensor, changed: Mapping[str, Tensor]) -> None:
@@ -265,6 +265,12 @@ class Execution:
         self.check_size = min(CHECK_MOST, max(CHECK_LEAST, self.batch_size // CHECK_SHARE))
         if self._check_pass is None or self.check_size != CHECK_LEAST:
             self._check_pass = self._network.record(filled_up(inputs, self.check_size))
+        # it may run other operations than the slices do: weights are held for it
+        found = self._differs(self._check_pass, inputs, {})
+        if found > ROUNDING:
+            self._no_screen("its checks gave other logits than the plain pass")
+            return
+        self._difference = max(self._difference, found)
         self.low_dtype = replay.low_dtype
         name = str(self.low_dtype).removeprefix("torch.")
         self.words += f"; {name} first, float32 where a margin is thin"
