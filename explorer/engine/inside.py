@@ -63,7 +63,7 @@ class Watch:
     """
 
     def __init__(self, replay: Replay) -> None:
-        program = replay.program
+        program = replay.recorded
         self._batch = replay.examples
         self._logits = program.shapes[program.output]
         found = _activations(program)

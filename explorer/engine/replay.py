@@ -15,6 +15,7 @@ from explorer.engine.fusing import Fusing
 from explorer.engine.inplace import in_place
 from explorer.engine.kept import KeptSlice
 from explorer.engine.passes import INTACT
+from explorer.engine.positions import without_unread
 from explorer.engine.prepared import Prepared, Turn, turns
 from explorer.engine.program import Operation, Plan, Program, fixed_values, make_plan
 from explorer.engine.rounding import Rounded, Rounding
@@ -42,12 +43,14 @@ class Replay:
     in a lower precision instead, from values of the intact pass that are rounded once.
     """
 
-    program: Program
-    """The recorded forward pass."""
+    recorded: Program
+    """The forward pass for all positions of every value."""
     state: Mapping[str, Tensor]
     """The final network's tensors."""
     low_dtype: torch.dtype | None = None
     """The lower precision, where there is one."""
+    program: Program = field(init=False)
+    """What is run: the positions that the logits depend on."""
     _kernels: frozenset[int] = field(init=False)
     _layout: torch.memory_format = field(init=False)
     _fixed: dict[int, Any] = field(init=False)
@@ -63,6 +66,7 @@ class Replay:
     _reruns: dict[tuple[tuple[str, ...], bool], _Rerun] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.program = without_unread(self.recorded)
         self._kernels = self.program.kernels
         on_cuda = any(tensor.is_cuda for tensor in self.state.values())
         self._layout = torch.contiguous_format if on_cuda else torch.channels_last
