@@ -138,6 +138,14 @@ def test_several_results_of_one_operation_are_counted_whole():
     assert kept._bytes == 7
 
 
+def test_a_view_counts_the_memory_that_it_keeps():
+    kept = Kept(most=100)
+    kept.keep(0, {1: torch.zeros(50)[:2]})  # 8 bytes of 200
+    assert kept.known(0) == {}
+    kept.keep(0, {1: torch.zeros(20)[:2]})
+    assert kept.known(0)[1].shape == (2,)
+
+
 def test_memory_that_runs_out_lets_go_of_what_was_kept(bundled, monkeypatch):
     run = Evaluator(bundled, device="cpu")
     run.result(lx.reinitialise("layer4", 0))

@@ -70,7 +70,7 @@ class KeptSlice:
 
 
 def size(value: Any) -> int:
-    """Bytes of a tensor, or of a list of several results."""
+    """Bytes of the memory in which a tensor lies, or each of several results."""
     if isinstance(value, (list, tuple)):
         return sum(map(size, value))
-    return value.nbytes if isinstance(value, Tensor) else 0
+    return value.untyped_storage().nbytes() if isinstance(value, Tensor) else 0

@@ -56,6 +56,9 @@ RESHAPES = frozenset(
 )
 """Operations whose result has the numbers of their argument in the same order."""
 
+PERMUTATIONS = ("aten.permute_copy", "aten.transpose_copy.int", "aten.t_copy")
+"""Operations that put dims in another order."""
+
 ELEMENTWISE = frozenset(
     f"aten.{name}"
     for name in (
@@ -78,8 +81,6 @@ def axis_of(shape: Shape, position: Position) -> Axis | None:
         if not rest and size % (before * position.size) == 0:
             return Axis(dim, before, size // (before * position.size))
         outside *= size
-        if outside > position.before:
-            break
     return None
 
 
@@ -97,8 +98,7 @@ def reads_of(one: Operation, shape: Shape, position: Position, shapes: Shapes) -
         Of all values.
     """
     rule, axis = _rule(one.name), axis_of(shape, position)
-    values = {a.value for a in one.arguments if isinstance(a, Ref)}
-    if rule is None or axis is None or not values <= shapes.keys():
+    if rule is None or axis is None:
         return None
     found = rule(one, axis, position, shapes)
     lie = (axis_of(shapes[one.arguments[k].value], at) for k, at in (found or {}).items())
@@ -124,6 +124,16 @@ def of_the_first(one: Operation) -> Operation:
     """Return the operation that selects, for an argument of which only that position is left."""
     first = (0, 1) if one.name == SLICE else (0,)
     return dataclasses.replace(one, arguments=(*one.arguments[:2], *first))
+
+
+def order_of(one: Operation, dims: int) -> list[int]:
+    """Dims of the argument in the order in which one of `PERMUTATIONS` puts them."""
+    if one.name == "aten.permute_copy":
+        return [dim % dims for dim in one.arguments[1]]
+    order = list(range(dims))
+    a, b = one.arguments[1:] or (0, dims - 1)  # t leaves one dim as it is
+    order[a], order[b] = order[b], order[a]
+    return order
 
 
 def _rule(name: str) -> Rule | None:
@@ -182,13 +192,7 @@ def _attention(one: Operation, axis: Axis, position: Position, shapes: Shapes) -
 
 def _permuted(one: Operation, axis: Axis, position: Position, shapes: Shapes) -> Reads | None:
     shape = shapes[one.arguments[0].value]
-    order = list(range(len(shape)))
-    if one.name == "aten.permute_copy":
-        order = [dim % len(shape) for dim in one.arguments[1]]
-    else:
-        a, b = one.arguments[1:] or (0, 1)
-        order[a], order[b] = order[b], order[a]
-    return {0: _at(shape, order[axis.dim], axis, position)}
+    return {0: _at(shape, order_of(one, len(shape))[axis.dim], axis, position)}
 
 
 def _of_other_dim(one: Operation, axis: Axis, position: Position, shapes: Shapes) -> Reads | None:
@@ -213,9 +217,7 @@ RULES: Mapping[str, Rule] = {
     "aten.linear": _linear,
     "aten._softmax": _softmax,
     "aten.native_layer_norm": _layer_norm,
-    "aten.permute_copy": _permuted,
-    "aten.transpose_copy.int": _permuted,
-    "aten.t_copy": _permuted,
+    **dict.fromkeys(PERMUTATIONS, _permuted),
     SELECT: _of_other_dim,
     SLICE: _of_other_dim,
 }

@@ -171,7 +171,7 @@ class _Writing:
 
 
 def take(values: Tensor, axis: Axis, size: int, at: int) -> Tensor:
-    """Take one position of an axis; a view, unless the axis lies in the middle of a dim.
+    """Take one position of an axis into memory of its own, so that the whole may be let go.
 
     Parameters
     ----------
@@ -187,4 +187,4 @@ def take(values: Tensor, axis: Axis, size: int, at: int) -> Tensor:
         As many dims; that of the axis has what is before and after it.
     """
     split: Tensor = values.unflatten(axis.dim, (axis.before, size, axis.after))
-    return split.select(axis.dim + 1, at).flatten(axis.dim, axis.dim + 1)
+    return split.select(axis.dim + 1, at).flatten(axis.dim, axis.dim + 1).clone()

@@ -19,6 +19,7 @@ from explorer.engine.positions import without_unread
 from explorer.engine.prepared import Prepared, Turn, turns
 from explorer.engine.program import Operation, Plan, Program, fixed_values, make_plan
 from explorer.engine.rounding import Rounded, Rounding
+from explorer.engine.views import with_joint_views
 from explorer.engine.walk import Walk, last_reads, make_walk, wanted
 
 MOST_WALKS = 1000
@@ -66,9 +67,11 @@ class Replay:
     _reruns: dict[tuple[tuple[str, ...], bool], _Rerun] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.program = without_unread(self.recorded)
-        self._kernels = self.program.kernels
         on_cuda = any(tensor.is_cuda for tensor in self.state.values())
+        self.program = without_unread(self.recorded)
+        if not on_cuda:
+            self.program = with_joint_views(self.program)
+        self._kernels = self.program.kernels
         self._layout = torch.contiguous_format if on_cuda else torch.channels_last
         self._fixed = {
             k: self._laid_out(k, self.state[n]) for k, n in enumerate(self.program.names)
