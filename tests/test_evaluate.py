@@ -18,7 +18,7 @@ from torch.nn import functional
 
 import explorer as lx
 from explorer.data.datasets import as_examples, load_test_set
-from explorer.engine.estimate import COUNTED, score, two_largest, wilson_interval
+from explorer.engine.estimate import COUNTED, Ranking, score, wilson_interval
 from explorer.engine.evaluator import Evaluator
 from explorer.engine.execution import Execution
 from explorer.engine.interventions import Epoch, FreshDraw, Intervention, Noise
@@ -156,7 +156,7 @@ def test_scores_equal_a_count_by_hand_and_one_bad_logit_spoils_its_example():
         [[[2.0, 0, 0], [0, 3, 0], [0, nan, 1]], [[0, 1, 0], [-inf, 0, 1], [9, 0, 0]]]
     )
     labels, intact = torch.tensor([0, 1, 2]), torch.tensor([0, 0, 0])
-    sums = score(logits[:, :2], labels[:2], intact[:2]).sum(2)
+    sums = score(Ranking(logits[:, :2]), labels[:2], intact[:2]).sum(2)
     counted = dict(zip(COUNTED, sums.tolist(), strict=True))
     assert (counted["errors"], counted["agreements"]) == ([0, 2], [1, 0])
     assert counted["nonfinite"] == [0, 1]
@@ -164,7 +164,10 @@ def test_scores_equal_a_count_by_hand_and_one_bad_logit_spoils_its_example():
     assert counted["loss_sum"][0] == pytest.approx(
         math.log(1 + 2 / math.e**2) + math.log(1 + 2 / math.e**3)
     )
-    assert score(logits, labels, intact)[COUNTED.index("nonfinite")].sum(1).tolist() == [1, 1]
+    scores = score(Ranking(logits), labels, intact)
+    assert scores[COUNTED.index("nonfinite")].sum(1).tolist() == [1, 1]
+    infinite = score(Ranking(torch.tensor([[[inf, 0, 0], [0, 1, -inf]]])), labels[:2], intact[:2])
+    assert infinite[COUNTED.index("nonfinite")].tolist() == [[1, 1]]
 
 
 def test_the_order_of_examples_is_shuffled_but_fixed(bundled, evaluator):
@@ -610,24 +613,25 @@ def test_tied_weights_are_replaced_together():
     assert provenance_of(run)["tied"] == run.tied
 
 
-@given(
-    st.lists(
-        st.lists(st.sampled_from([-3.0, 0.0, 1.0, 2.5]), min_size=3, max_size=3),
-        min_size=1,
-        max_size=5,
-    )
-)
-def test_the_two_largest_logits_are_those_of_a_sort(rows):
-    logits = torch.tensor(rows)
-    first, second = two_largest(logits)
+@given(st.integers(2, 70), st.integers(0, 2**32 - 1), st.booleans())
+def test_a_ranking_is_that_of_a_sort_and_the_first_of_equals_is_the_label(classes, seed, coarse):
+    logits = torch.randn(5, classes, generator=torch.Generator().manual_seed(seed))
+    logits = logits.round() if coarse else logits
+    ranking = Ranking(logits)
     in_order = logits.sort(1, descending=True).values
-    assert torch.equal(first, in_order[:, 0])
-    assert torch.equal(second, in_order[:, 1])
+    assert torch.equal(ranking.largest, in_order[:, 0])
+    assert torch.equal(ranking.second, in_order[:, 1])
+    assert torch.equal(ranking.smallest, in_order[:, -1])
+    assert torch.equal(ranking.label, logits.argmax(1))
+    numbers = logits.tolist()
+    assert ranking.label.tolist() == [row.index(max(row)) for row in numbers]
 
 
-def test_a_nan_among_the_logits_is_the_largest():
-    first, _ = two_largest(torch.tensor([[0.0, math.nan, 1.0]]))
-    assert first.isnan().all()
+def test_a_nan_among_the_logits_is_the_largest_and_the_smallest():
+    ranking = Ranking(torch.tensor([[0.0, math.nan, 1.0]]))
+    assert ranking.largest.isnan().all()
+    assert ranking.smallest.isnan().all()
+    assert ranking.label.tolist() == [1]
 
 
 def test_a_module_that_insists_on_the_version_of_its_format_is_loaded():

@@ -12,6 +12,7 @@ from torch import nn
 import explorer as lx
 from explorer.engine import counting
 from explorer.engine import screen as screen_module
+from explorer.engine.estimate import Ranking
 from explorer.engine.evaluator import Evaluator
 from explorer.engine.execution import Execution, difference
 from explorer.engine.interventions import Intervention, Noise
@@ -249,8 +250,11 @@ def test_a_sweep_says_whether_it_was_screened(bundled):
 
 
 def test_margins_are_shares_of_the_spread_of_the_logits():
-    logits = torch.tensor([[3.0, 1.0, -1.0], [5.0, 5.0, 5.0], [1.0, float("nan"), 0.0]])
-    assert margins(logits).tolist() == [1.0, -1.0, -1.0]  # 2 apart, at most 2 from the mean
+    inf, nan = math.inf, math.nan
+    rows = [[3.0, 1, -1], [5, 5, 5], [1, nan, 0], [1, inf, 0], [1, -inf, 0], [-3.0, 1, 1.5]]
+    found = margins(Ranking(torch.tensor(rows)))
+    # 2 apart, at most 2 from the mean; 0.5 apart, the smallest farthest from it
+    assert found.tolist() == pytest.approx([1.0, -1, -1, -1, -1, 0.5 / (3 - 1 / 6)])
 
 
 def test_the_error_is_that_of_a_difference_between_two_logits():

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 import explorer as lx
 from explorer.engine import convolving, winograd
+from explorer.engine.estimate import Ranking
 from explorer.engine.evaluator import Evaluator
 from explorer.engine.fused import ACTIVATIONS, Convolve, Weights, can_fuse
 from explorer.engine.passes import INTACT
@@ -226,5 +227,5 @@ def test_where_tiles_give_no_number_the_plain_pass_decides():
         (tiled,) = dict(run._pass.run(bright, [], True)).values()
         assert tiled.isnan().all()
         (found,) = dict(run.run(bright, [], True)).values()
-        assert run.unsure(tiled.unsqueeze(0)) == [0]
+        assert run.unsure(Ranking(tiled.unsqueeze(0))) == [0]
     torch.testing.assert_close(found, expected)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from explorer.engine.estimate import Ranking
 from explorer.engine.execution import Execution, filled_up
 from explorer.engine.inside import Inside, Watch
 from explorer.engine.passes import INTACT
@@ -75,7 +76,7 @@ def answers_of(
                 own = None if k == INTACT else prepared[k]
                 inside[k] = watch.inside(made, len(some), own)
             cut = logits[: len(some)].flatten(0, -2)  # (label, class)
-            if (k != INTACT or watch is not None) and execution.unsure(cut.unsqueeze(0)):
+            if (k != INTACT or watch is not None) and execution.unsure(Ranking(cut.unsqueeze(0))):
                 cut = execution.plain(some, {} if k == INTACT else replacements[k]).flatten(0, -2)
             found[k] = cut if watch is not None else cut.clone()  # a pass may reuse its memory
         order = range(len(replacements))

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from explorer.engine.estimate import COUNTED, Estimate, estimate, score
+from explorer.engine.estimate import COUNTED, Estimate, Ranking, estimate, score
 from explorer.engine.execution import Execution, filled_up
 from explorer.engine.passes import INTACT
 from explorer.engine.screen import HOPELESS, Thin, Watch, in_batches, margins
@@ -127,23 +127,23 @@ class Counting:
         start = position * self._size
         stop = min(start + self._size, self._examples)
         counted = range(start * self._per_example, stop * self._per_example)
-        for some, logits in self._logits(tallies, start, stop):
-            scores = self._score(logits, slice(counted.start, counted.stop))
+        for some, ranking in self._rankings(tallies, start, stop):
+            scores = self._score(ranking, slice(counted.start, counted.stop))
             screened = [k for k, tally in enumerate(some) if tally.watch is not None]
             if screened:  # float32 decides about what is not finite
                 scores[:, screened] = scores[:, screened].nan_to_num(0.0, 0.0, 0.0)
             for tally, part in zip(some, scores.sum(2).t().tolist(), strict=True):
                 tally.add(part)
                 tally.labels = counted.stop
-            for tally, row in zip(some, logits, strict=True):
+            for tally, labels in zip(some, ranking.label, strict=True):
                 if tally.predicted is not None:
-                    tally.predicted[counted.start : counted.stop] = row.argmax(1)
+                    tally.predicted[counted.start : counted.stop] = labels
             if screened:
-                self._watch(some, logits, counted)
+                self._watch(some, ranking, counted)
 
-    def _logits(
+    def _rankings(
         self, tallies: Sequence[_Tally], start: int, stop: int
-    ) -> Iterator[tuple[list[_Tally], Tensor]]:
+    ) -> Iterator[tuple[list[_Tally], Ranking]]:
         """Yield logits of a slice (intervention, label, class) for some interventions at a time.
 
         The labels of the intact network are learnt before, from the same walk unless so many logits
@@ -172,15 +172,16 @@ class Counting:
 
     def _sure(
         self, tallies: Sequence[_Tally], found: Mapping[int, Tensor], inputs: Tensor
-    ) -> tuple[list[_Tally], Tensor]:
+    ) -> tuple[list[_Tally], Ranking]:
         """Run plainly what has been computed in float32 and where rounding could decide a label."""
         some = [tallies[k] for k in found]
         logits = torch.stack(list(found.values()))
-        for k in self.execution.unsure(logits):
-            if some[k].watch is None:
-                plain = self.execution.plain(inputs, some[k].replacement).flatten(0, -2)
-                logits[k] = plain[: logits.shape[1]]
-        return some, logits
+        ranking = Ranking(logits)
+        unsure = [k for k in self.execution.unsure(ranking) if some[k].watch is None]
+        for k in unsure:
+            plain = self.execution.plain(inputs, some[k].replacement).flatten(0, -2)
+            logits[k] = plain[: logits.shape[1]]
+        return some, Ranking(logits) if unsure else ranking
 
     def _run_intact(self, start: int) -> None:
         """Learn the intact network's labels of a slice."""
@@ -218,14 +219,14 @@ class Counting:
                 self._run_intact(position * self._size)
         return self._intact
 
-    def _score(self, logits: Tensor, chosen: slice | Tensor) -> Tensor:
-        return score(logits, self._labels[chosen], self._intact[chosen])
+    def _score(self, ranking: Ranking, chosen: slice | Tensor) -> Tensor:
+        return score(ranking, self._labels[chosen], self._intact[chosen])
 
     # What the screen leaves open
 
-    def _watch(self, tallies: Sequence[_Tally], logits: Tensor, counted: range) -> None:
+    def _watch(self, tallies: Sequence[_Tally], ranking: Ranking, counted: range) -> None:
         """Remember thin margins; the first time, learn how large the errors are."""
-        margin = margins(logits)
+        logits, margin = ranking.logits, margins(ranking)
         open_to = torch.arange(len(margin[0]), device=logits.device)
         watched = [k for k, tally in enumerate(tallies) if tally.watch is not None]
         if counted.start == 0:
@@ -273,7 +274,7 @@ class Counting:
         """Put float32's logits in the place of the screen's, and learn from the difference."""
         assert tally.watch is not None
         tally.watch.learn(low, exact)
-        scores = self._score(torch.stack([low, exact]), examples)
+        scores = self._score(Ranking(torch.stack([low, exact])), examples)
         scores[:, 0] = scores[:, 0].nan_to_num(0.0, 0.0, 0.0)
         before, after = scores.sum(2).unbind(1)
         tally.add((after - before).tolist())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -84,35 +85,60 @@ class Estimate:
         return "" if math.isfinite(self.loss_sum) else "the loss is too large for float32"
 
 
-def two_largest(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Largest and second largest logit of each example; `topk` takes six times as long.
+class Ranking:
+    """The largest and smallest logits of each example; each is found when it is first asked for.
 
     Parameters
     ----------
     logits : Tensor
         (…, example, class).
-
-    Returns
-    -------
-    tuple of Tensor
-        (…, example) each; equal where two are the largest, NaN where the largest is.
     """
-    first, at = logits.max(-1, keepdim=True)
-    second = logits.scatter(-1, at, -math.inf).amax(-1)
-    return first.squeeze(-1), second
+
+    def __init__(self, logits: Tensor) -> None:
+        self.logits = logits
+
+    @cached_property
+    def _first(self) -> tuple[Tensor, Tensor]:
+        return self.logits.max(-1)  # argmax alone takes up to four times as long
+
+    @property
+    def label(self) -> Tensor:
+        """(…, example) class of the largest logit, the first where several are."""
+        return self._first[1]
+
+    @property
+    def largest(self) -> Tensor:
+        """(…, example); NaN where any logit is."""
+        return self._first[0]
+
+    @cached_property
+    def second(self) -> Tensor:
+        """(…, example) second largest logit, equal to the largest where two are; not for NaN."""
+        rest = self.logits.scatter(-1, self.label.unsqueeze(-1), -math.inf)
+        return rest.amax(-1)  # topk takes six times as long
+
+    @cached_property
+    def smallest(self) -> Tensor:
+        """(…, example); NaN where any logit is."""
+        return self.logits.amin(-1)
+
+    @cached_property
+    def mean(self) -> Tensor:
+        """(…, example) mean over the classes."""
+        return self.logits.mean(-1)
 
 
 COUNTED = ("errors", "loss_sum", "agreements", "nonfinite", "turned_wrong", "turned_right")
 """What `score` gives for each example, in this order; each is a field of an `Estimate`."""
 
 
-def score(logits: Tensor, labels: Tensor, intact: Tensor) -> Tensor:
+def score(ranking: Ranking, labels: Tensor, intact: Tensor) -> Tensor:
     """What every example adds to the counts of every intervention.
 
     Parameters
     ----------
-    logits : Tensor
-        (intervention, example, class).
+    ranking : Ranking
+        Of logits (intervention, example, class).
     labels, intact : Tensor
         (example,) true labels, and labels the intact network predicts.
 
@@ -122,14 +148,14 @@ def score(logits: Tensor, labels: Tensor, intact: Tensor) -> Tensor:
         (quantity, intervention, example) float32; the quantities are `COUNTED`, 0 or 1 but for
         the loss (cross-entropy, nats).
     """
-    predicted = logits.argmax(2)  # (intervention, example)
+    logits, predicted = ranking.logits, ranking.label  # (intervention, example)
     true = logits.gather(2, labels.expand(len(logits), -1).unsqueeze(2)).squeeze(2)
     wrong, was_wrong = predicted != labels, intact != labels
     parts = {
         "errors": wrong,
         "loss_sum": logits.logsumexp(2) - true,
         "agreements": predicted == intact,
-        "nonfinite": ~torch.isfinite(logits.abs().amax(2)),  # which hands NaN on; a third of all(2)
+        "nonfinite": ~(torch.isfinite(ranking.largest) & torch.isfinite(ranking.smallest)),
         "turned_wrong": wrong & ~was_wrong,
         "turned_right": ~wrong & was_wrong,
     }

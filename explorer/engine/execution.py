@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from explorer.engine.estimate import two_largest
+from explorer.engine.estimate import Ranking
 from explorer.engine.inside import Watch
 from explorer.engine.kept import Kept, KeptSlice
 from explorer.engine.memory import (
@@ -177,11 +177,11 @@ class Execution:
         prepared = [one for _, one in checks]
         found = dict(self._check_pass.run(padded, prepared, intact=False))
         logits = torch.stack([found[k] for k in range(len(checks))])[:, : len(inputs)]
-        for k in self.unsure(logits):
+        for k in self.unsure(Ranking(logits)):
             logits[k] = self.plain(inputs, checks[k][0])
         return logits
 
-    def unsure(self, logits: Tensor) -> list[int]:
+    def unsure(self, ranking: Ranking) -> list[int]:
         """Interventions under which rounding could decide a label.
 
         Two passes that differ by at most d in each logit give the same label wherever the two
@@ -189,19 +189,20 @@ class Execution:
 
         Parameters
         ----------
-        logits : Tensor
-            (intervention, example, class).
+        ranking : Ranking
+            Of logits (intervention, example, class).
         """
         if not self._difference:
             return []
-        first, second = two_largest(logits)
-        doubtful = 2 * SAFETY * self._difference * logits.abs().amax((1, 2))
-        thin = (~(first - second > doubtful.unsqueeze(1))).any(1)  # also where one is NaN
+        largest = torch.maximum(ranking.largest, -ranking.smallest).amax(1)
+        doubtful = 2 * SAFETY * self._difference * largest
+        apart = ranking.largest - ranking.second
+        thin = (~(apart > doubtful.unsqueeze(1))).any(1)  # also where one is NaN
         return [int(k) for k in thin.nonzero()]
 
     def _sure(self, logits: Tensor, inputs: Tensor) -> Tensor:
         flat = logits.flatten(0, -2).unsqueeze(0)
-        return self.plain(inputs, {}) if self.unsure(flat) else logits
+        return self.plain(inputs, {}) if self.unsure(Ranking(flat)) else logits
 
     def _most_examples(self, inputs: Tensor) -> int:
         """Examples of the first recording, which serves at once if a slice should have so many.

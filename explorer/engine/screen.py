@@ -19,7 +19,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from explorer.engine.estimate import two_largest
+from explorer.engine.estimate import Ranking
 
 Name = TypeVar("Name", bound=Hashable)
 
@@ -46,26 +46,26 @@ def low_precision(device: torch.device) -> torch.dtype | None:
     return None
 
 
-def scale(logits: Tensor) -> Tensor:
+def scale(ranking: Ranking) -> Tensor:
     """Largest distance of a logit from the mean of its example's, (…, example)."""
-    return (logits - logits.mean(-1, keepdim=True)).abs().amax(-1)
+    mean = ranking.mean
+    return torch.maximum(ranking.largest - mean, mean - ranking.smallest)
 
 
-def margins(logits: Tensor) -> Tensor:
+def margins(ranking: Ranking) -> Tensor:
     """Distance between the two largest logits, as a share of the example's `scale`.
 
     Parameters
     ----------
-    logits : Tensor
-        (…, example, class).
+    ranking : Ranking
+        Of logits (…, example, class).
 
     Returns
     -------
     Tensor
         (…, example), 0…2; −1 where a logit is not finite.
     """
-    first, second = two_largest(logits)
-    share = (first - second) / scale(logits)
+    share = (ranking.largest - ranking.second) / scale(ranking)
     return share.nan_to_num(nan=-1.0)  # also 0 / 0: all logits equal
 
 
@@ -84,7 +84,7 @@ def largest_error(low: Tensor, exact: Tensor) -> float:
         Infinite where no example is finite: nothing is known of the error then.
     """
     off = low - exact
-    share = (off.amax(1) - off.amin(1)) / scale(low)
+    share = (off.amax(1) - off.amin(1)) / scale(Ranking(low))
     finite = share[torch.isfinite(share)]
     return float(finite.max()) if len(finite) else math.inf
 

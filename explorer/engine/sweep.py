@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import xarray as xr
+from numpy.typing import NDArray
 from torch import nn
 from tqdm.auto import tqdm
 
@@ -209,8 +210,9 @@ def fill_in(
     chance_error: float,
 ) -> None:
     """Write what is known into an empty sweep, with the errors between which a cell lies."""
+    arrays = {str(name): variable.values for name, variable in result.data_vars.items()}
     for cell, intervention in cells.items():
-        _record(result, cell, outcomes.get(intervention, NOT_REACHED))
+        _record(arrays, cell, outcomes.get(intervention, NOT_REACHED))
     result.attrs.update(_ends(chance_error, outcomes))
     result.attrs["doubt"] = doubt_about(result.attrs)
 
@@ -248,13 +250,13 @@ def examples_seen(outcome: Outcome) -> int:
     return outcome.examples if isinstance(outcome, Estimate) else 0
 
 
-def _record(result: xr.Dataset, cell: Cell, outcome: Outcome) -> None:
+def _record(arrays: Mapping[str, NDArray[Any]], cell: Cell, outcome: Outcome) -> None:
     reason = outcome if isinstance(outcome, str) else outcome.failure
-    result[f"{cell.prefix}reason"].values[cell.position] = reason
+    arrays[f"{cell.prefix}reason"][cell.position] = reason
     if isinstance(outcome, str) or reason:
         return
     for quantity in QUANTITIES:
-        result[cell.prefix + quantity].values[cell.position] = getattr(outcome, quantity)
+        arrays[cell.prefix + quantity][cell.position] = getattr(outcome, quantity)
 
 
 def _ends(chance_error: float, outcomes: Mapping[Intervention, Outcome]) -> dict[str, Any]:
