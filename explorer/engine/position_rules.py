@@ -170,10 +170,6 @@ def _product(one: Operation, axis: Axis, position: Position, shapes: Shapes) -> 
     return dict.fromkeys([first, first + 1] if axis.dim < dims - 2 else [first], position)
 
 
-def _linear(one: Operation, axis: Axis, position: Position, shapes: Shapes) -> Reads | None:
-    return None if axis.dim == len(shapes[one.value]) - 1 else {0: position}
-
-
 def _softmax(one: Operation, axis: Axis, position: Position, shapes: Shapes) -> Reads | None:
     return None if axis.dim == one.arguments[1] % len(shapes[one.value]) else {0: position}
 
@@ -214,7 +210,6 @@ RULES: Mapping[str, Rule] = {
     "aten.addmm": _product,
     "aten.mm": _product,
     "aten.bmm": _product,
-    "aten.linear": _linear,
     "aten._softmax": _softmax,
     "aten.native_layer_norm": _layer_norm,
     **dict.fromkeys(PERMUTATIONS, _permuted),

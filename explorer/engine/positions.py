@@ -89,9 +89,8 @@ class _Following:
     def _reads(self, one: Operation, position: Position) -> Reads | None:
         """What an operation reads for one position of its result, or of the first of several."""
         if one.call is operator.getitem:
-            several, which = one.arguments
-            alone = which == 0 and self._readers[several.value] == 1
-            maker = self._made.get(several.value) if alone else None
+            several = one.arguments[0].value
+            maker = self._made.get(several) if self._readers[several] == 1 else None
             return {0: position} if maker and self._reads(maker, position) is not None else None
         shape = self._result.get(one.value)
         return None if shape is None else reads_of(one, shape, position, self._shapes)
