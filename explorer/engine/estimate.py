@@ -122,11 +122,6 @@ class Ranking:
         """(…, example); NaN where any logit is."""
         return self.logits.amin(-1)
 
-    @cached_property
-    def mean(self) -> Tensor:
-        """(…, example) mean over the classes."""
-        return self.logits.mean(-1)
-
 
 COUNTED = ("errors", "loss_sum", "agreements", "nonfinite", "turned_wrong", "turned_right")
 """What `score` gives for each example, in this order; each is a field of an `Estimate`."""

@@ -48,7 +48,7 @@ def low_precision(device: torch.device) -> torch.dtype | None:
 
 def scale(ranking: Ranking) -> Tensor:
     """Largest distance of a logit from the mean of its example's, (…, example)."""
-    mean = ranking.mean
+    mean = ranking.logits.mean(-1)
     return torch.maximum(ranking.largest - mean, mean - ranking.smallest)
 
 
