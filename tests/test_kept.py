@@ -146,6 +146,17 @@ def test_a_view_counts_the_memory_that_it_keeps():
     assert kept.known(0)[1].shape == (2,)
 
 
+def test_views_of_the_inputs_are_not_kept_since_they_take_no_memory(bundled):
+    """Each would count the memory of the whole test set, and push out what is worth keeping."""
+    run = Evaluator(bundled, device="cpu")
+    kept = run._counting.execution.kept
+    run.result(lx.reinitialise("layer4", 0))
+    before = {number: len(slices) for number, slices in kept._values.items()}
+    assert before
+    run.result(lx.reinitialise("layer1", 0))  # reads the images as rows
+    assert {number: len(slices) for number, slices in kept._values.items()} == before
+
+
 def test_memory_that_runs_out_lets_go_of_what_was_kept(bundled, monkeypatch):
     run = Evaluator(bundled, device="cpu")
     run.result(lx.reinitialise("layer4", 0))

@@ -15,6 +15,7 @@ from explorer.engine.passes import INTACT
 from explorer.engine.positions import without_unread
 from explorer.engine.recording import record
 from explorer.engine.replay import Replay
+from tests.test_joint_views import run
 from tests.test_replay import assert_close, assert_replays_equal_plain_passes, state_of
 
 HIDDEN, TOKENS, EXAMPLES = 8, 5, 3
@@ -204,10 +205,9 @@ def test_a_convolutional_network_is_left_as_it_is():
 def test_shapes_and_sizes_are_those_of_what_is_left():
     module = tokens(["separate", "joint"], "first")
     program = without_unread(record(module, state_of(module), inputs()))
-    values = dict(enumerate(state_of(module).values())) | dict(program.constants)
-    values[program.inputs] = inputs()
+    values = run(program, state_of(module), inputs())
     for one in program.operations:
-        value = values[one.value] = one.run(values)
+        value = values[one.value]
         if isinstance(value, torch.Tensor):
             assert tuple(value.shape) == program.shapes[one.value]
             assert program.sizes.get(one.value, value.nbytes) == value.nbytes
@@ -345,11 +345,8 @@ def test_one_position_along_any_dim_is_the_same_whatever_was_computed(step):
             module = Step(step, dim, index, sliced).eval().requires_grad_(False)
             program = record(module, state_of(module), x)
             left = without_unread(program)
-            values = dict(enumerate(state_of(module).values())) | dict(program.constants)
-            values[program.inputs] = x
-            for one in left.operations:
-                values[one.value] = one.run(values)
-            torch.testing.assert_close(values[program.output], module(x))
+            values = run(left, state_of(module), x)
+            torch.testing.assert_close(values[left.output], module(x))
             if FOLLOWED.get(step) == dim and step in IN_PART:
                 assert left.flops < program.flops
             elif FOLLOWED.get(step) == dim:

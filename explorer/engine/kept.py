@@ -74,3 +74,8 @@ def size(value: Any) -> int:
     if isinstance(value, (list, tuple)):
         return sum(map(size, value))
     return value.untyped_storage().nbytes() if isinstance(value, Tensor) else 0
+
+
+def memory_of(value: Any) -> int | None:
+    """Address of the memory in which a tensor lies; None for a list of several results."""
+    return value.untyped_storage().data_ptr() if isinstance(value, Tensor) else None

@@ -13,7 +13,7 @@ from torch import Tensor
 from explorer.engine.fused import Weights, can_fuse
 from explorer.engine.fusing import Fusing
 from explorer.engine.inplace import in_place
-from explorer.engine.kept import KeptSlice
+from explorer.engine.kept import KeptSlice, memory_of
 from explorer.engine.passes import INTACT
 from explorer.engine.positions import without_unread
 from explorer.engine.prepared import Prepared, Turn, turns
@@ -189,9 +189,10 @@ class Replay:
             yield INTACT, values[self.program.output]
 
     def _keep(self, kept: KeptSlice, names: tuple[str, ...], values: Mapping[int, Any]) -> None:
-        """Keep what a plan reads of the intact pass, but for the inputs, which are there anyway."""
+        """Keep what a plan reads of the intact pass, but for the inputs and views of them."""
         needs = self._plans[names].needs
-        kept.keep({value: values[value] for value in needs if value != self.program.inputs})
+        inputs = memory_of(values[self.program.inputs])
+        kept.keep({k: values[k] for k in needs if memory_of(values[k]) != inputs})
 
     def _images(self, inputs: Tensor) -> Tensor:
         """Lay images out as the kernels are, where there are convolutions."""
