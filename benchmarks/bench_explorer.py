@@ -46,7 +46,8 @@ TIMED_CLICK = """
 async ([errors, curve, x, y]) => {
   const find = label => [...Bokeh.index].find(view =>
     view.model.html_attributes['aria-label']?.startsWith(label)).model
-  const marks = find(errors).renderers[2].data_source, points = find(curve)
+  const marks = find(errors).renderers.find(({name}) => name === 'mark').data_source
+  const points = find(curve)
   const run = points.renderers[0].data_source
   const frame = () => new Promise(requestAnimationFrame)
   let start = 0
@@ -64,7 +65,7 @@ async ([errors, curve, x, y]) => {
       await frame()
       estimated = performance.now() - start
     }
-    if (performance.now() - start > 20000) break
+    if (performance.now() - start > 20000) throw new Error('a click without mark or estimate')
     await frame()
   }
   return [marked, estimated]

@@ -161,12 +161,12 @@ class Heatmap:
         """Draw cells and mark; return the numbers, or None if the heatmap has none."""
         _, numbers = draw_cells(self.figure, self._grid, self._cells, number_size)
         lines = (
-            (self._marker, "#111111", 4.0, "solid"),
-            (self._marker, "#ffffff", 1.5, "solid"),
-            (self._cursor, "#ffffff", 3.0, "solid"),
-            (self._cursor, "#111111", 3.0, [5, 3]),
+            ("mark", self._marker, "#111111", 4.0, "solid"),
+            ("mark", self._marker, "#ffffff", 1.5, "solid"),
+            ("cursor", self._cursor, "#ffffff", 3.0, "solid"),
+            ("cursor", self._cursor, "#111111", 3.0, [5, 3]),
         )
-        for source, colour, width, dash in lines:
+        for name, source, colour, width, dash in lines:
             frame = Rect(
                 width=1,
                 height=1,
@@ -175,7 +175,7 @@ class Heatmap:
                 line_width=width,
                 line_dash=dash,
             )
-            draw(self.figure, frame, source)
+            draw(self.figure, frame, source, name=name)
         return numbers
 
 

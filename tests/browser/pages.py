@@ -109,6 +109,12 @@ class Watched:
             label,
         )
 
+    def marked(self, label: str) -> tuple[list[float], list[float]]:
+        """Return where the mark of a heatmap is."""
+        mark = "model.renderers.find(({name}) => name === 'mark')"
+        columns = self.figure(label, f"({{...{mark}.data_source.data}})")
+        return list(columns["x"]), list(columns["y"])
+
     def numbers(self, label: str) -> dict[str, Any]:
         """Return whether the cells of a heatmap show numbers, their size, and if any is too wide.
 
@@ -161,7 +167,7 @@ class ExplorerPage(Watched):
         self.wait_for(
             "([label, x, y]) => { const {x: at, y: on} = [...Bokeh.index].find(view =>"
             "  view.model.html_attributes['aria-label']?.startsWith(label)"
-            "  ).model.renderers[4].data_source.data;"
+            "  ).model.renderers.find(({name}) => name === 'mark').data_source.data;"
             "  return `${[...at]}` === `${x}` && `${[...on]}` === `${y}` }",
             [label, x, y],
         )
@@ -174,11 +180,6 @@ class ExplorerPage(Watched):
         """Return the number that stands in a cell of the error heatmap."""
         columns = self.figure(ERRORS, "columns(0)")
         return str(columns["text"][columns["where"].index(cell)])
-
-    def marked(self, label: str) -> tuple[list[float], list[float]]:
-        """Return where the mark of a heatmap is."""
-        columns = self.figure(label, "columns(4)")
-        return list(columns["x"]), list(columns["y"])
 
 
 class Notebook(ExplorerPage):

@@ -118,7 +118,8 @@ def marked_by_the_page(notebook):
           const views = [...Bokeh.index].filter(view =>
             view.model.html_attributes['aria-label']?.startsWith(label) && view.el.isConnected)
           views.sort((a, b) => a.el.getBoundingClientRect().top - b.el.getBoundingClientRect().top)
-          const {x, y} = views[0].model.renderers[4].data_source.data
+          const mark = views[0].model.renderers.find(({name}) => name === 'mark')
+          const {x, y} = mark.data_source.data
           return [[...x], [...y]]
         }""",
         ERRORS,
