@@ -118,7 +118,7 @@ def works(quick, device):
         Work(*resnet18, *images, steps),
         Work("ViT (6 × 128)", vit, encoder, (3, 32, 32), *images, 3 * steps),
         Work(*digits, 300, tolerance=0.01),
-        Work(*resnet18, 1000 if quick else 10_000, 2, steps, tolerance=0.01),
+        Work(*resnet18, 1000 if quick else 10_000, images[1], steps, tolerance=0.01),
     ]
 
 

@@ -315,9 +315,9 @@ def test_global_settings_of_torch_are_as_before(bundled, monkeypatch):
     seen = []
     original = Execution.run
 
-    def run(self, *arguments):
+    def run(self, *arguments, **options):
         seen.append((matmul.fp32_precision, cudnn.benchmark, cudnn.deterministic))
-        return original(self, *arguments)
+        return original(self, *arguments, **options)
 
     monkeypatch.setattr(Execution, "run", run)
     try:
@@ -456,10 +456,10 @@ def test_where_memory_runs_out_the_slices_are_halved_and_the_counts_are_right(
     """Running out is acted out: a slice of more than 20 examples is refused."""
     original = Execution.run
 
-    def run(self, inputs, *rest):
+    def run(self, inputs, *rest, **options):
         if len(inputs) > 20:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: 1 bytes")
-        yield from original(self, inputs, *rest)
+        yield from original(self, inputs, *rest, **options)
 
     monkeypatch.setattr(Execution, "run", run)
     small = Evaluator(bundled, device="cpu")
@@ -470,7 +470,7 @@ def test_where_memory_runs_out_the_slices_are_halved_and_the_counts_are_right(
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory(bundled, monkeypatch):
-    def run(self, inputs, *rest):
+    def run(self, *_, **__):
         raise RuntimeError("something else")
 
     evaluator = Evaluator(bundled, device="cpu")

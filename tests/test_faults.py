@@ -392,6 +392,9 @@ run = Evaluator(stack, model=nets[1], data=data, device="cpu", memory=1_000_000_
                 batch_size=256)
 cell = lx.reinitialise("first", 0)
 before = {name: tensor.clone() for name, tensor in nets[1].state_dict().items()}
+small = [bytes(400) for _ in range(20_000)]
+held = small[::2000]  # Python keeps what lies between for its own: without room for an exception
+del small  # it would end the process
 now = int(open("/proc/self/statm").read().split()[0]) * 4096
 room = int(sys.argv[1])
 resource.setrlimit(resource.RLIMIT_AS, (now + room, resource.RLIM_INFINITY))

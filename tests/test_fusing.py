@@ -389,7 +389,7 @@ def test_what_is_known_of_the_intact_pass_has_the_same_bits_whoever_else_asks():
         assert_close(alone, torch.func.functional_call(module, replacements[k], (INPUTS,)))
     ((_, alone),) = replay.run(INPUTS, [], intact=True)
     assert torch.equal(alone, together[INTACT])
-    walks = [names(walk.operations) for walk in replay._walks.values()]
+    walks = [names(walk.operations) for walk in replay._walks[False]._planned.values()]
     assert walks[0].count("aten.convolution and 3 more") == 3
     assert "aten.convolution" in walks[0]  # once more, for the cell of the normalisation
     assert walks[-1].count("aten.convolution and 3 more") == 3

@@ -163,7 +163,7 @@ def test_memory_that_runs_out_lets_go_of_what_was_kept(bundled, monkeypatch):
     execution = run._counting.execution
     assert execution.kept._bytes > 0
 
-    def refused(*_):
+    def refused(*_, **__):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: 1 bytes")
 
     monkeypatch.setattr(execution, "run", refused)

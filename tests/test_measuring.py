@@ -13,6 +13,7 @@ from explorer.engine.counting import Counting
 from explorer.engine.estimate import Estimate
 from explorer.engine.evaluator import Evaluator
 from explorer.engine.execution import Execution
+from explorer.engine.intact_labels import IntactLabels
 from explorer.engine.interventions import reinitialise, rerandomise
 from explorer.engine.measuring import measure
 from explorer.engine.replay import Replay
@@ -115,9 +116,9 @@ def test_small_groups_give_the_same_outcomes(evaluator, monkeypatch):
 def alone(monkeypatch):
     """Starts of the slices that the intact network is run on by itself."""
     found = []
-    original = Counting._run_intact
+    original = IntactLabels.run
     monkeypatch.setattr(
-        Counting, "_run_intact", lambda self, start: found.append(start) or original(self, start)
+        IntactLabels, "run", lambda self, start: found.append(start) or original(self, start)
     )
     return found
 
@@ -147,8 +148,8 @@ def test_the_first_slice_is_known_from_the_comparison_with_the_plain_pass(bundle
     monkeypatch.setattr(
         Execution,
         "run",
-        lambda self, inputs, prepared, intact, *a: (
-            asked.append(intact) or original(self, inputs, prepared, intact, *a)
+        lambda self, inputs, prepared, intact, *a, **b: (
+            asked.append(intact) or original(self, inputs, prepared, intact, *a, **b)
         ),
     )
     known = run.result(CELLS[0])

@@ -108,12 +108,6 @@ def test_most_examples_are_settled_in_lower_precision(bundled, interventions, ch
     assert 0 < decided < 0.2 * len(interventions) * run.total
 
 
-def test_the_intact_pass_stays_in_float32(bundled, monkeypatch):
-    lowered(monkeypatch, torch.bfloat16)
-    run = Evaluator(bundled, device="cpu", screen=True)
-    assert run.result(INTACT).loss == Evaluator(bundled, device="cpu").result(INTACT).loss
-
-
 def overflowing():
     """Logits that are too large for float16 where the inputs are."""
     states = toy.switch_states()

@@ -158,7 +158,7 @@ def test_the_intact_pass_is_run_in_tiles_whoever_asks():
     ((_, alone),) = replay.run(INPUTS, [], intact=True)
     together = dict(replay.run(INPUTS, [replay.prepare(perturbed(state, ["2.bias"]))], intact=True))
     assert torch.equal(alone, together[INTACT])
-    (walk, *_) = replay._walks.values()
+    (walk, *_) = replay._walks[False]._planned.values()
     found = [kind(one.call) for one in walk.operations if "convolution" in one.name]
     assert found == 2 * ["tiles of 4, held"]
 

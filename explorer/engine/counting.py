@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,9 +13,9 @@ from torch import Tensor
 
 from explorer.engine.estimate import COUNTED, Estimate, Ranking, estimate, score
 from explorer.engine.execution import Execution, filled_up
+from explorer.engine.intact_labels import IntactLabels
 from explorer.engine.passes import INTACT
 from explorer.engine.screen import HOPELESS, Thin, Watch, in_batches, margins
-from explorer.errors import DataError
 
 CHUNK_BYTES = 64_000_000
 """Logits that are held before they are scored together, which waits for the device once."""
@@ -29,6 +30,8 @@ class _Tally:
 
     replacement: Mapping[str, Tensor]
     prepared: Any
+    low_intact: bool
+    """Whether the intact pass, which it begins with, is in lower precision as well."""
     watch: Watch | None
     """What the screen has left open; None where everything is computed in float32."""
     check: Any = None
@@ -61,7 +64,6 @@ class Counting:
     def __init__(self, execution: Execution, inputs: Tensor, labels: Tensor, dataset: str) -> None:
         self.execution = execution
         self.total = labels.numel()
-        self._dataset = dataset
         self._examples = len(labels)
         self._per_example = labels[0].numel()
         self._labels = labels.flatten()
@@ -70,8 +72,7 @@ class Counting:
         self._inputs = inputs
         if execution.fixed_size:  # the last slice is filled up, and its logits cut afterwards
             self._inputs = filled_up(inputs, self._slices * self._size)
-        self._intact = torch.empty_like(self._labels)  # labels the intact network predicts
-        self._known: set[int] = set()  # slices for which they are known
+        self._intact = IntactLabels(execution, self._inputs, labels, dataset)
 
     def count(
         self,
@@ -96,14 +97,21 @@ class Counting:
             One per replacement; an intervention's last one holds the labels of float32.
         """
         low = self.execution.low_dtype is not None and self._per_example == 1
+        sets = {frozenset(replacement) for replacement in replacements if replacement}
+        low_intact = low and self._intact.low and (len(sets) <= 1 or tolerance > 0)
         tallies = [
-            self._tally(replacement, low and bool(replacement)) for replacement in replacements
+            self._tally(replacement, low and (bool(replacement) or low_intact), low_intact)
+            for replacement in replacements
         ]
         for tally, labels in zip(tallies, predicted, strict=False):
             tally.predicted = labels
-        active, last = list(tallies), self._slices - 1
+        active, last, changes = list(tallies), self._slices - 1, self._intact.changes
         for position in range(self._slices):
             self._slice(active, position)
+            if self._intact.changes > changes:
+                changes = self._intact.changes
+                for tally in tallies:
+                    self._recount(tally)
             done = [
                 tally
                 for tally in active
@@ -115,9 +123,9 @@ class Counting:
             if not active:
                 return
 
-    def _tally(self, replacement: Mapping[str, Tensor], low: bool) -> _Tally:
+    def _tally(self, replacement: Mapping[str, Tensor], low: bool, low_intact: bool) -> _Tally:
         prepared = self.execution.prepare(replacement, low=low)
-        return _Tally(replacement, prepared, Watch() if low else None)
+        return _Tally(replacement, prepared, low_intact, Watch() if low else None)
 
     def _estimate(self, tally: _Tally) -> Estimate:
         return estimate(tally.labels, self.total, tally.sums)
@@ -127,7 +135,9 @@ class Counting:
         start = position * self._size
         stop = min(start + self._size, self._examples)
         counted = range(start * self._per_example, stop * self._per_example)
-        for some, ranking in self._rankings(tallies, start, stop):
+        walks = [[one for one in tallies if one.low_intact is low] for low in (True, False)]
+        rankings = (self._rankings(some, start, stop) for some in walks if some)
+        for some, ranking in itertools.chain.from_iterable(rankings):
             scores = self._score(ranking, slice(counted.start, counted.stop))
             screened = [k for k, tally in enumerate(some) if tally.watch is not None]
             if screened:  # float32 decides about what is not finite
@@ -146,25 +156,25 @@ class Counting:
     ) -> Iterator[tuple[list[_Tally], Ranking]]:
         """Yield logits of a slice (intervention, label, class) for some interventions at a time.
 
-        The labels of the intact network are learnt before, from the same walk unless so many logits
-        come first that they cannot be held; of the first slice by themselves, so that labels that
-        are not this network's are refused at once.
+        All of them begin with the same intact pass. The labels of the intact network are learnt
+        before, from the same walk unless so many logits come first that they cannot be held; of the
+        first slice by themselves, so that labels that are not this network's are refused at once.
         """
         inputs = self._inputs[start : start + self._size]
-        prepared = [tally.prepared for tally in tallies]
-        if not self._known and (self.execution.first_logits is not None or len(tallies) > FEW):
-            self._run_intact(start)
+        prepared, low = [tally.prepared for tally in tallies], tallies[0].low_intact
+        execution, intact = self.execution, self._intact
+        at_once = execution.first_logits is not None or len(tallies) > FEW
+        if (at_once and not len(intact)) or (low and not intact.low):
+            intact.need(start)
         found: dict[int, Tensor] = {}
-        kept = self.execution.kept.slice(start)
-        for k, logits in self.execution.run(inputs, prepared, start not in self._known, kept):
-            cut = logits[: stop - start].flatten(0, -2)  # (label, class)
+        kept = execution.kept.slice(start, low=low)
+        for k, logits in execution.run(inputs, prepared, start not in intact, kept, low=low):
             if k == INTACT:
-                self._learn(cut, start)
+                intact.learn(logits, start, low=low)
                 continue
-            found[k] = cut
-            if cut.nbytes * len(found) > CHUNK_BYTES:
-                if start not in self._known:
-                    self._run_intact(start)
+            found[k] = logits[: stop - start].flatten(0, -2)  # (label, class)
+            if found[k].nbytes * len(found) > CHUNK_BYTES:
+                intact.need(start)
                 yield self._sure(tallies, found, inputs)
                 found = {}
         if found:
@@ -183,44 +193,12 @@ class Counting:
             logits[k] = plain[: logits.shape[1]]
         return some, Ranking(logits) if unsure else ranking
 
-    def _run_intact(self, start: int) -> None:
-        """Learn the intact network's labels of a slice."""
-        rows = min(self._size, self._examples - start)
-        if start == 0 and self.execution.first_logits is not None:
-            self._learn(self.execution.first_logits[:rows].flatten(0, -2), start)
-            return
-        for _, logits in self.execution.run(self._inputs[start : start + self._size], [], True):
-            self._learn(logits[:rows].flatten(0, -2), start)
-
-    def _learn(self, logits: Tensor, start: int) -> None:
-        """Remember the intact network's labels of a slice."""
-        first = start * self._per_example
-        labels = self._labels[first : first + self._size * self._per_example]
-        if len(logits) != len(labels):
-            raise DataError(
-                f"The network gives {len(logits)} rows of logits for {len(labels)} labels.",
-                "One row per label is needed.",
-                "Use the dataset the network was trained on.",
-            )
-        highest, classes = int(self._labels.max()), logits.shape[1]
-        if highest >= classes:
-            raise DataError(
-                f"The dataset {self._dataset} has a label {highest}.",
-                f"The network has {classes} outputs: labels 0 to {classes - 1}.",
-                "Use the dataset the network was trained on.",
-            )
-        self._intact[first : first + len(labels)] = logits.argmax(1)
-        self._known.add(start)
-
     def intact(self) -> Tensor:
         """Predict with the intact network, (label,); only slices not known so far are run."""
-        for position in range(self._slices):
-            if position * self._size not in self._known:
-                self._run_intact(position * self._size)
-        return self._intact
+        return self._intact.all()
 
     def _score(self, ranking: Ranking, chosen: slice | Tensor) -> Tensor:
-        return score(ranking, self._labels[chosen], self._intact[chosen])
+        return score(ranking, self._labels[chosen], self._intact.predicted[chosen])
 
     # What the screen leaves open
 
@@ -285,6 +263,7 @@ class Counting:
         """Count in float32 from the start, and go on so."""
         seen = tally.labels // self._per_example
         tally.prepared, tally.watch = self.execution.prepare(tally.replacement), None
+        tally.low_intact = False
         tally.sums = [0.0] * len(COUNTED)
         for position in range(-(-seen // self._size)):
             self._slice([tally], position)

@@ -26,7 +26,7 @@ from explorer.engine.passes import INTACT, Pass, PlainPass
 from explorer.engine.program import Plan
 from explorer.engine.recording import RECORDING_ERRORS
 from explorer.engine.replay import Replay
-from explorer.engine.screen import low_precision
+from explorer.engine.screen import error_to_go_by, low_precision
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +78,9 @@ class Execution:
         """Logits of the plain pass for the first slice, where they have been computed."""
         self.low_dtype: torch.dtype | None = None
         self.check_size = 0
+        self.intact_error: float | None = None
+        """Error of the intact network's logits in lower precision, as the screen measures it; None
+        where they have to be computed in float32."""
         self.words = "reuses what an intervention does not change"
         wanted = low_precision(network.device) if screen else None
         # the first recording may serve for the checks, or for the slices
@@ -125,6 +128,8 @@ class Execution:
         prepared: Sequence[Any],
         intact: bool,
         kept: KeptSlice | None = None,
+        *,
+        low: bool = False,
     ) -> Iterator[tuple[int, Tensor]]:
         """Yield (position, logits) of one slice for every intervention, in any order.
 
@@ -138,6 +143,9 @@ class Execution:
             Yield the intact network's logits as well, last, at position `INTACT`.
         kept : KeptSlice, optional
             What is known already of these inputs, and where to keep what will be needed again.
+        low : bool
+            Run the intact network in lower precision as well; all interventions have to be
+            prepared for it.
 
         Yields
         ------
@@ -145,8 +153,8 @@ class Execution:
             Position, and logits (example, …, class). What `unsure` names among those computed in
             float32 is to be replaced by what `plain` gives.
         """
-        for k, logits in self._pass.run(inputs, prepared, intact, kept):
-            yield k, self._sure(logits, inputs) if k == INTACT else logits
+        for k, logits in self._pass.run(inputs, prepared, intact, kept, low=low):
+            yield k, self._sure(logits, inputs) if k == INTACT and not low else logits
 
     def plain(self, inputs: Tensor, replacement: Mapping[str, Tensor]) -> Tensor:
         """Logits of the plain pass."""
@@ -256,7 +264,8 @@ class Execution:
             return
         examples = filled_up(inputs, self.batch_size)
         try:
-            ((_, low),) = replay.run(examples, [replay.prepare(changed, low=True)], intact=False)
+            prepared = [replay.prepare(changed, low=True)]
+            (_, low), (_, intact) = replay.run(examples, prepared, intact=True, low=True)
         except RECORDING_ERRORS as error:
             self._no_screen(f"the network does not run in it ({first_line(error)})")
             return
@@ -273,6 +282,8 @@ class Execution:
             return
         self._difference = max(self._difference, found)
         self.low_dtype = replay.low_dtype
+        assert self.first_logits is not None  # only those of whole sequences are not kept
+        self.intact_error = error_to_go_by(intact, self.first_logits)
         name = str(self.low_dtype).removeprefix("torch.")
         self.words += f"; {name} first, float32 where a margin is thin"
 

@@ -16,34 +16,39 @@ from torch import Tensor
 
 @dataclass
 class Kept:
-    """Values by number and slice, up to a number of bytes; those longest unused go first."""
+    """Values of slices in a precision, up to a number of bytes; those longest unused go first."""
 
     most: int
     """Bytes that they may take together."""
-    _values: OrderedDict[int, dict[int, Any]] = field(default_factory=OrderedDict)
+    _values: OrderedDict[tuple[bool, int], dict[int, Any]] = field(default_factory=OrderedDict)
     _bytes: int = 0
 
-    def slice(self, start: int) -> KeptSlice:
-        """What is kept of one slice of the examples, by the number of its first."""
-        return KeptSlice(self, start)
+    def slice(self, start: int, *, low: bool = False) -> KeptSlice:
+        """What is kept of one slice of the examples, by the number of its first, in a precision."""
+        return KeptSlice(self, start, low)
 
-    def known(self, start: int) -> dict[int, Any]:
+    def known(self, start: int, *, low: bool = False) -> dict[int, Any]:
         """Value → what it is for the slice that begins there."""
-        return {value: found[start] for value, found in self._values.items() if start in found}
+        return {
+            value: found[start]
+            for (is_low, value), found in self._values.items()
+            if is_low == low and start in found
+        }
 
-    def keep(self, start: int, values: Mapping[int, Any]) -> None:
+    def keep(self, start: int, values: Mapping[int, Any], *, low: bool = False) -> None:
         """Keep values of a slice, where they fit."""
+        named = {(low, value): tensors for value, tensors in values.items()}
         wanted = 0
-        for value, tensors in values.items():
-            found = self._values.setdefault(value, {})
-            self._values.move_to_end(value)
+        for name, tensors in named.items():
+            found = self._values.setdefault(name, {})
+            self._values.move_to_end(name)
             wanted += 0 if start in found else size(tensors)
-        while self._bytes + wanted > self.most and next(iter(self._values)) not in values:
+        while self._bytes + wanted > self.most and next(iter(self._values)) not in named:
             _, gone = self._values.popitem(last=False)
             self._bytes -= sum(map(size, gone.values()))
         if self._bytes + wanted <= self.most:
-            for value, tensors in values.items():
-                self._values[value][start] = tensors
+            for name, tensors in named.items():
+                self._values[name][start] = tensors
             self._bytes += wanted
 
     def forget(self) -> None:
@@ -54,19 +59,20 @@ class Kept:
 
 @dataclass(frozen=True)
 class KeptSlice:
-    """What is kept of one slice of the examples."""
+    """What is kept of one slice of the examples in one precision."""
 
     _kept: Kept
     _start: int
+    _low: bool
 
     @property
     def known(self) -> dict[int, Any]:
         """Value → what it is."""
-        return self._kept.known(self._start)
+        return self._kept.known(self._start, low=self._low)
 
     def keep(self, values: Mapping[int, Any]) -> None:
         """Keep values for the next intervention, where they fit."""
-        self._kept.keep(self._start, values)
+        self._kept.keep(self._start, values, low=self._low)
 
 
 def size(value: Any) -> int:

@@ -27,10 +27,13 @@ class Pass(Protocol):
         prepared: Sequence[Any],
         intact: bool,
         kept: KeptSlice | None = None,
+        *,
+        low: bool = False,
     ) -> Iterator[tuple[int, Tensor]]:
         """Yield (position in `prepared`, logits) in any order, and with `intact` `INTACT` too.
 
         `kept`: what is known already of these inputs, and where to keep what will be needed again.
+        `low`: to run the intact network in lower precision; all in `prepared` are, too.
         """
         ...
 
@@ -54,6 +57,8 @@ class PlainPass:
         prepared: Sequence[Mapping[str, Tensor]],
         intact: bool,
         kept: KeptSlice | None = None,
+        *,
+        low: bool = False,
     ) -> Iterator[tuple[int, Tensor]]:
         """Yield the logits of one intervention after the other; nothing is kept."""
         for position, replacement in enumerate(prepared):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakValueDictionary
@@ -20,10 +20,7 @@ from explorer.engine.prepared import Prepared, Turn, turns
 from explorer.engine.program import Operation, Plan, Program, fixed_values, make_plan
 from explorer.engine.rounding import Rounded, Rounding
 from explorer.engine.views import with_joint_views
-from explorer.engine.walk import Walk, last_reads, make_walk, wanted
-
-MOST_WALKS = 1000
-"""Walks that are remembered: there is one for every choice of values that are kept."""
+from explorer.engine.walk import Walk, Walks, last_reads
 
 
 @dataclass
@@ -40,8 +37,8 @@ class Replay:
     follows them, in an intact pass in the same way whoever asks: what depends on it has the same
     bits beside whatever else is run.
 
-    The intact pass is always computed in float32. What depends on an intervention can be computed
-    in a lower precision instead, from values of the intact pass that are rounded once.
+    What depends on an intervention can be computed in a lower precision, from values of the intact
+    pass that are rounded once, or that are computed in it, too.
     """
 
     recorded: Program
@@ -57,13 +54,11 @@ class Replay:
     _fixed: dict[int, Any] = field(init=False)
     _low: Rounded = field(init=False)
     _fusing: Fusing | None = field(init=False)
-    _intact: Program = field(init=False)
-    _folds: tuple[Operation, ...] = field(init=False)
     _weights: WeakValueDictionary[tuple[int, ...], Weights] = field(
         init=False, default_factory=WeakValueDictionary
     )
     _plans: dict[tuple[str, ...], Plan] = field(init=False, default_factory=dict)
-    _walks: dict[Any, Walk] = field(init=False, default_factory=dict)
+    _walks: dict[bool, Walks] = field(init=False, default_factory=dict)
     _reruns: dict[tuple[tuple[str, ...], bool], _Rerun] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -92,11 +87,10 @@ class Replay:
         # beside a lower precision there is little left to be won in float32
         hold = self.low_dtype is None
         self._fusing = Fusing(program, self._fixed, hold=hold) if fuses else None
-        self._intact, self._folds = program, ()
-        if self._fusing:
-            left = [one for one in program.operations if one.value not in fixed]
-            fused, self._folds = self._fusing.fuse(left)
-            self._intact = program.with_operations(fused)
+        left = [one for one in program.operations if one.value not in fixed]
+        for is_low in {False, self.low_dtype is not None}:
+            operations, folds = self._fused(left, is_low)
+            self._walks[is_low] = Walks(program.with_operations(operations), folds, fixed)
 
     @property
     def examples(self) -> int:
@@ -154,28 +148,32 @@ class Replay:
         prepared: Sequence[Prepared],
         intact: bool,
         kept: KeptSlice | None = None,
+        *,
+        low: bool = False,
     ) -> Iterator[tuple[int, Tensor]]:
         """Yield the logits of each intervention as soon as they are known.
 
         What the interventions read of the intact pass is kept where all replace the same tensors;
-        a walk that serves several layers comes by everything once in any case.
+        a walk that serves several layers comes by everything once in any case. With `low` the
+        intact pass is computed in the lower precision, as all the interventions have to be.
         """
         waiting = _by_tensors(prepared)
         known = kept.known if kept else {}
-        walk = self._walk(tuple(waiting), intact, frozenset(known))
+        walk = self._walk(tuple(waiting), intact, known, low)
         values: dict[int, Any] = {
             **self._fixed,
             **known,
             self.program.inputs: self._images(inputs),
         }
         rounded = Rounded(values, self._low.rounding, self._low)
+        clean = rounded if low else values
         for step in range(len(walk.operations) + 1):
             if step:
                 operation = walk.operations[step - 1]
-                values[operation.value] = operation.run(values)
+                values[operation.value] = operation.run(clean)
             if kept and len(waiting) == 1:
                 for names in walk.ready[step]:
-                    self._keep(kept, names, values)
+                    self._keep(kept, names, clean)
             ready = [position for names in walk.ready[step] for position in waiting[names]]
             shelf: dict[int, Any] = {}
             for turn in turns(prepared, ready, self.program.output):
@@ -186,7 +184,7 @@ class Replay:
                 del values[value]
                 rounded.forget(value)
         if intact:
-            yield INTACT, values[self.program.output]
+            yield INTACT, clean[self.program.output].float()
 
     def _keep(self, kept: KeptSlice, names: tuple[str, ...], values: Mapping[int, Any]) -> None:
         """Keep what a plan reads of the intact pass, but for the inputs and views of them."""
@@ -208,14 +206,10 @@ class Replay:
 
     def _rerun_of(self, plan: Plan, low: bool) -> _Rerun:
         """Say how a plan is run in a precision; what it needs of the final network is made."""
-        steps, folds = plan.rerun, tuple[Operation, ...]()
         own = {*map(self.program.number, plan.names), *(one.value for one in plan.prepare)}
-        if self._fusing and (not low or self.low_dtype is torch.bfloat16):
-            steps, folds = self._fusing.fuse(plan.rerun, replaced=own, low=low)
+        steps, folds = self._fused(plan.rerun, low, own)
         made = [*plan.prepare, *(fold for fold in folds if not own.isdisjoint(fold.reads))]
         self._make_fixed([fold for fold in folds if own.isdisjoint(fold.reads)])
-        if low:
-            steps = tuple(one.in_precision(self._low.rounding.dtype) for one in steps)
         return _Rerun(
             tuple(made),
             in_place(steps, self.program.shapes),
@@ -223,6 +217,17 @@ class Replay:
             last_reads(steps, keep={self.program.output}),
             frozenset(value for one in steps for value in one.reads),
         )
+
+    def _fused(
+        self, operations: Sequence[Operation], low: bool, replaced: Collection[int] = ()
+    ) -> tuple[tuple[Operation, ...], tuple[Operation, ...]]:
+        """Operations as they are run in a precision, and what makes weights for them."""
+        steps, folds = tuple(operations), tuple[Operation, ...]()
+        if self._fusing and (not low or self.low_dtype is torch.bfloat16):
+            steps, folds = self._fusing.fuse(operations, replaced=replaced, low=low)
+        if low:
+            steps = tuple(one.in_precision(self._low.rounding.dtype) for one in steps)
+        return steps, folds
 
     def _make_fixed(self, folds: Sequence[Operation]) -> None:
         """Make the final network's weights as fused operations read them."""
@@ -252,20 +257,15 @@ class Replay:
         return logits
 
     def _walk(
-        self, groups: tuple[tuple[str, ...], ...], intact: bool, known: frozenset[int]
+        self,
+        groups: Sequence[tuple[str, ...]],
+        intact: bool,
+        known: Collection[int],
+        low: bool = False,
     ) -> Walk:
-        key = (groups, intact, known)
-        if key not in self._walks:
-            if len(self._walks) == MOST_WALKS:
-                self._walks.clear()
-            plans = [self._plans[names] for names in groups]
-            targets = wanted(self.program, plans, intact)
-            folds = {fold.value: fold for fold in self._folds}
-            operations = self._intact.ancestors(targets, {*known, *self._fixed, *folds})
-            read = {value for one in operations for value in one.reads}
-            self._make_fixed([fold for value, fold in folds.items() if value in read])
-            self._walks[key] = make_walk(operations, plans, self.program.output)
-        return self._walks[key]
+        walk = self._walks[low].find([self._plans[names] for names in groups], intact, known)
+        self._make_fixed(walk.folds)
+        return walk
 
 
 @dataclass(frozen=True)

@@ -89,6 +89,19 @@ def largest_error(low: Tensor, exact: Tensor) -> float:
     return float(finite.max()) if len(finite) else math.inf
 
 
+def error_to_go_by(low: Tensor, exact: Tensor) -> float | None:
+    """Return the `largest_error`, or None where it leaves too many labels open.
+
+    Parameters
+    ----------
+    low, exact : Tensor
+        (example, class) logits of the same examples in lower precision and in float32.
+    """
+    error = largest_error(low, exact)
+    open_to = margins(Ranking(low)) <= SAFETY * error
+    return error if float(open_to.float().mean()) <= HOPELESS else None
+
+
 Thin = tuple[Tensor, Tensor]
 """Examples (example,) that float32 has to decide, and their logits in lower precision."""
 
@@ -104,6 +117,11 @@ class Watch:
     _examples: list[Tensor] = field(default_factory=list)
     _margins: list[Tensor] = field(default_factory=list)
     _logits: list[Tensor] = field(default_factory=list)
+
+    @classmethod
+    def knowing(cls, error: float) -> Watch:
+        """Return one that has seen an error already."""
+        return cls(error, SAFETY * KEPT * error)
 
     @property
     def doubtful(self) -> float:

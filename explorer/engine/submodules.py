@@ -77,6 +77,8 @@ class SubmodulePass:
         prepared: Sequence[Mapping[str, Tensor]],
         intact: bool,
         kept: KeptSlice | None = None,
+        *,
+        low: bool = False,
     ) -> Iterator[tuple[int, Tensor]]:
         """Run the intact network once, then each intervention with what it left behind."""
         with self._lock, torch.inference_mode(False), torch.no_grad():

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
 
 from explorer.engine.program import Operation, Plan, Program
+
+MOST_WALKS = 1000
+"""Walks that are remembered: there is one for every choice of values that are kept."""
 
 
 @dataclass(frozen=True)
@@ -14,6 +17,8 @@ class Walk:
 
     operations: tuple[Operation, ...]
     """What of the intact pass is needed at all."""
+    folds: tuple[Operation, ...]
+    """What makes the weights that some of them read."""
     ready: tuple[tuple[tuple[str, ...], ...], ...]
     """Per step, the plans that can run after it."""
     release: tuple[tuple[int, ...], ...]
@@ -29,13 +34,63 @@ def wanted(program: Program, plans: Sequence[Plan], intact: bool) -> set[int]:
     return found
 
 
-def make_walk(operations: Sequence[Operation], plans: Sequence[Plan], output: int) -> Walk:
+@dataclass
+class Walks:
+    """Walks along the intact pass in one precision, each planned when it is first asked for."""
+
+    program: Program
+    """Its operations are run as they stand there."""
+    folds: Sequence[Operation]
+    """What makes weights for some of them."""
+    fixed: Collection[int]
+    """Values that do not depend on the examples, which are there already."""
+    _planned: dict[tuple[tuple[tuple[str, ...], ...], bool, frozenset[int]], Walk] = field(
+        init=False, default_factory=dict
+    )
+
+    def find(self, plans: Sequence[Plan], intact: bool, known: Collection[int]) -> Walk:
+        """Return the walk for these plans, and with `intact` for the logits of the intact pass.
+
+        Parameters
+        ----------
+        plans : sequence of Plan
+            Whom it serves.
+        intact : bool
+            Whether the intact network's logits are wanted as well.
+        known : collection of int
+            Values that need not be computed.
+
+        Returns
+        -------
+        Walk
+        """
+        key = (tuple(plan.names for plan in plans), intact, frozenset(known))
+        if key not in self._planned:
+            if len(self._planned) == MOST_WALKS:
+                self._planned.clear()
+            folds = {fold.value: fold for fold in self.folds}
+            targets = wanted(self.program, plans, intact)
+            operations = self.program.ancestors(targets, {*known, *self.fixed, *folds})
+            read = {value for one in operations for value in one.reads}
+            made = [fold for value, fold in folds.items() if value in read]
+            self._planned[key] = make_walk(operations, made, plans, self.program.output)
+        return self._planned[key]
+
+
+def make_walk(
+    operations: Sequence[Operation],
+    folds: Sequence[Operation],
+    plans: Sequence[Plan],
+    output: int,
+) -> Walk:
     """Plan a walk.
 
     Parameters
     ----------
     operations : sequence of Operation
         What computes all that is `wanted`, in order.
+    folds : sequence of Operation
+        What makes the weights that they read.
     plans : sequence of Plan
         Whom it serves.
     output : int
@@ -59,7 +114,9 @@ def make_walk(operations: Sequence[Operation], plans: Sequence[Plan], output: in
     for value, step in last_read.items():
         if value != output:
             release[step].append(value)
-    return Walk(tuple(operations), tuple(map(tuple, ready)), tuple(map(tuple, release)))
+    return Walk(
+        tuple(operations), tuple(folds), tuple(map(tuple, ready)), tuple(map(tuple, release))
+    )
 
 
 def last_reads(operations: Sequence[Operation], keep: set[int]) -> tuple[tuple[int, ...], ...]:
