@@ -28,7 +28,7 @@ def bfloat16(monkeypatch):
 
 @pytest.fixture
 def walks(monkeypatch):
-    """Per walk along the intact pass whether it is in lower precision, and in what it ends."""
+    """Per walk along the intact pass whether it is in lower precision, and goes on to the end."""
     found = []
     run = Replay.run
 
@@ -295,4 +295,9 @@ def test_giving_up_in_the_middle_gives_the_counts_of_float32(bundled, monkeypatc
     assert counts(found) == counts(expected)
     assert not run._counting._intact.low
     assert (False, True) in walks  # the labels come from float32 now
+    walks.clear()  # but cells do not: a resumed sweep would not know that they should
+    assert counts(run.result(lx.reinitialise("layer3", 0))) == counts(
+        exact.result(lx.reinitialise("layer3", 0))
+    )
+    assert {low for low, _ in walks} == {True}
     assert torch.equal(run._counting.intact(), exact._counting.intact())

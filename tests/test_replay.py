@@ -186,7 +186,7 @@ def test_values_are_let_go_when_nobody_will_read_them():
         state = state_of(module)
         replay = Replay(record(module, state, torch.randn(4, 8)), state)
         prepared = [replay.prepare(perturbed(state, [f"{k}.weight"])) for k in range(depth)]
-        walk = replay._walk(tuple(p.plan.names for p in prepared), True, frozenset())
+        walk = replay._walks[False].find([p.plan for p in prepared], True, ())
         live, most = 0, 0
         for step in range(len(walk.operations) + 1):
             live += step > 0

@@ -98,7 +98,9 @@ class Counting:
         """
         low = self.execution.low_dtype is not None and self._per_example == 1
         sets = {frozenset(replacement) for replacement in replacements if replacement}
-        low_intact = low and self._intact.low and (len(sets) <= 1 or tolerance > 0)
+        # beside the cells of many layers float32 costs little, and fewer margins are doubtful
+        few = len(sets) <= 1 or tolerance > 0
+        low_intact = low and few and self.execution.intact_error is not None
         tallies = [
             self._tally(replacement, low and (bool(replacement) or low_intact), low_intact)
             for replacement in replacements

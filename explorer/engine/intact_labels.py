@@ -43,8 +43,7 @@ class IntactLabels:
         self._size = execution.batch_size
         self.predicted = torch.empty_like(self._labels)
         self.changes = 0
-        self._known: set[int] = set()
-        self._screened: set[int] = set()  # known slices that rest on the lower precision
+        self._known: dict[int, bool] = {}  # slice → whether it rests on the lower precision
         error = execution.intact_error
         self._watch = None if error is None else Watch.knowing(error)
         self._check = execution.prepare_check({}) if self._watch else None
@@ -93,7 +92,7 @@ class IntactLabels:
         start : int
             Its first example.
         low : bool
-            Whether they were computed in lower precision.
+            Whether they were computed in lower precision, which takes a label per example.
 
         Raises
         ------
@@ -107,9 +106,8 @@ class IntactLabels:
         ranking = Ranking(logits[: len(examples)].flatten(0, -2))
         self._refuse(self._labels[chosen], ranking.logits)
         self.predicted[chosen] = ranking.label
-        self._known.add(start)
+        self._known[start] = low
         if low:
-            self._screened.add(start)
             self._settle(ranking, examples)
 
     def _refuse(self, labels: Tensor, logits: Tensor) -> None:
@@ -146,9 +144,9 @@ class IntactLabels:
     def _give_up(self, current: int) -> None:
         """Run in float32 what has been screened, and screen no more."""
         self._watch = None
-        for start in sorted(self._screened):
+        for start in [start for start, low in self._known.items() if low]:
             chosen = slice(start, start + self._size)
             before = self.predicted[chosen].clone()
-            self._known.remove(start)
+            del self._known[start]
             self.run(start)
             self.changes += start != current and not torch.equal(before, self.predicted[chosen])

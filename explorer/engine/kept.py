@@ -16,7 +16,7 @@ from torch import Tensor
 
 @dataclass
 class Kept:
-    """Values of slices in a precision, up to a number of bytes; those longest unused go first."""
+    """Values by precision, number and slice, up to so many bytes; the longest unused go first."""
 
     most: int
     """Bytes that they may take together."""

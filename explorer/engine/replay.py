@@ -20,7 +20,7 @@ from explorer.engine.prepared import Prepared, Turn, turns
 from explorer.engine.program import Operation, Plan, Program, fixed_values, make_plan
 from explorer.engine.rounding import Rounded, Rounding
 from explorer.engine.views import with_joint_views
-from explorer.engine.walk import Walk, Walks, last_reads
+from explorer.engine.walk import Walks, last_reads
 
 
 @dataclass
@@ -159,7 +159,8 @@ class Replay:
         """
         waiting = _by_tensors(prepared)
         known = kept.known if kept else {}
-        walk = self._walk(tuple(waiting), intact, known, low)
+        walk = self._walks[low].find([self._plans[names] for names in waiting], intact, known)
+        self._make_fixed(walk.folds)
         values: dict[int, Any] = {
             **self._fixed,
             **known,
@@ -255,17 +256,6 @@ class Replay:
                 values.pop(value, None)
         logits: Tensor = known[self.program.output]
         return logits
-
-    def _walk(
-        self,
-        groups: Sequence[tuple[str, ...]],
-        intact: bool,
-        known: Collection[int],
-        low: bool = False,
-    ) -> Walk:
-        walk = self._walks[low].find([self._plans[names] for names in groups], intact, known)
-        self._make_fixed(walk.folds)
-        return walk
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,9 @@ PATIENCE = 60_000
 ERRORS, DISTANCES, CURVE = "Heatmap of the test error", "Heatmap of the distance", "Curve"
 """How the aria-labels of the figures begin."""
 
+MARK = ".renderers.find(({name}) => name === 'mark').data_source.data"
+"""Where the mark of a heatmap is, behind its model."""
+
 
 @dataclass
 class Watched:
@@ -111,8 +114,7 @@ class Watched:
 
     def marked(self, label: str) -> tuple[list[float], list[float]]:
         """Return where the mark of a heatmap is."""
-        mark = "model.renderers.find(({name}) => name === 'mark')"
-        columns = self.figure(label, f"({{...{mark}.data_source.data}})")
+        columns = self.figure(label, f"({{...model{MARK}}})")
         return list(columns["x"]), list(columns["y"])
 
     def numbers(self, label: str) -> dict[str, Any]:
@@ -167,7 +169,7 @@ class ExplorerPage(Watched):
         self.wait_for(
             "([label, x, y]) => { const {x: at, y: on} = [...Bokeh.index].find(view =>"
             "  view.model.html_attributes['aria-label']?.startsWith(label)"
-            "  ).model.renderers.find(({name}) => name === 'mark').data_source.data;"
+            f"  ).model{MARK};"
             "  return `${[...at]}` === `${x}` && `${[...on]}` === `${y}` }",
             [label, x, y],
         )

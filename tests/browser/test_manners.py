@@ -7,7 +7,7 @@ import inspect
 import nbformat
 import pytest
 
-from tests.browser.pages import ERRORS
+from tests.browser.pages import ERRORS, MARK
 from tests.conftest import copy_bundled
 
 pytestmark = pytest.mark.browser
@@ -118,8 +118,9 @@ def marked_by_the_page(notebook):
           const views = [...Bokeh.index].filter(view =>
             view.model.html_attributes['aria-label']?.startsWith(label) && view.el.isConnected)
           views.sort((a, b) => a.el.getBoundingClientRect().top - b.el.getBoundingClientRect().top)
-          const mark = views[0].model.renderers.find(({name}) => name === 'mark')
-          const {x, y} = mark.data_source.data
+          const {x, y} = views[0].model"""
+        + MARK
+        + """
           return [[...x], [...y]]
         }""",
         ERRORS,
