@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -195,6 +196,26 @@ class Notebook(ExplorerPage):
             " await notebook.context.ready; await notebook.sessionContext.ready;"
             " await jupyterapp.commands.execute('notebook:run-all-cells') }"
         )
+
+    def in_kernel(self, code: str, *, wait: bool = True) -> str:
+        """Run code in the kernel beside the notebook's cells; return what it prints."""
+        said: str = self.page.evaluate(
+            """async ([code, wait]) => {
+              const {kernel} = jupyterapp.shell.currentWidget.sessionContext.session
+              const future = kernel.requestExecute({code, store_history: false})
+              let said = ''
+              future.onIOPub = ({header, content}) => {
+                if (header.msg_type === 'stream') said += content.text
+                if (header.msg_type === 'error') said += content.evalue
+              }
+              window.runs = true
+              const done = future.done.then(() => { window.runs = false })
+              if (wait) await done
+              return said.trim()
+            }""",
+            [dedent(code), wait],
+        )
+        return said
 
     def use_theme(self, name: str) -> None:
         """Choose "JupyterLab Light" or "JupyterLab Dark", and wait until it is there."""

@@ -56,6 +56,10 @@ EXPECTED = (
 )
 """Parts of complaints that an explorer shows with good reason."""
 
+REFUSED = re.compile("_handle_control_comm_msg.*changed (size )?during iteration", re.DOTALL)
+"""How ipywidgets says that it gave up answering a page for all widgets at once, since a thread made
+one meanwhile; the page then asks for them one by one (test_reload.py)."""
+
 PATIENCE = 2_000
 """Milliseconds after which an action is given up: what it wanted is not on the page just now."""
 
@@ -353,7 +357,8 @@ class Storm:
         while self._too_late():
             self.notebook.complaints = [t for t in self.notebook.complaints if LATE not in t]
             self.do("reload", 0)
-        logged = [text for text in found["complaints"] if not _expected(text)]
+        complaints = [text for text in found["complaints"] if not REFUSED.search(text)]
+        logged = [text for text in complaints if not _expected(text)]
         assert logged == [], logged
         self._note_closed()
         assert self.notebook.complaints == [], (self.notebook.complaints, self.notebook.stacks[-3:])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-
 import nbformat
 import pytest
 
@@ -51,30 +49,10 @@ def wait_for_status(notebook, at, *parts):
     )
 
 
-def in_kernel(notebook, code, wait=True):
-    """Run code in the kernel beside the notebook's cells; return what it prints."""
-    return notebook.page.evaluate(
-        """async ([code, wait]) => {
-          const {kernel} = jupyterapp.shell.currentWidget.sessionContext.session
-          const future = kernel.requestExecute({code, store_history: false})
-          let said = ''
-          future.onIOPub = ({header, content}) => {
-            if (header.msg_type === 'stream') said += content.text
-            if (header.msg_type === 'error') said += content.evalue
-          }
-          window.runs = true
-          const done = future.done.then(() => { window.runs = false })
-          if (wait) await done
-          return said.trim()
-        }""",
-        [code, wait],
-    )
-
-
 def wait_in_kernel(notebook, code, wanted):
     """Wait, ten seconds at most, until code prints what is wanted."""
     for _ in range(20):
-        said = in_kernel(notebook, code)
+        said = notebook.in_kernel(code)
         if said == wanted:
             return
         notebook.page.wait_for_timeout(500)
@@ -143,7 +121,7 @@ def test_a_click_while_another_cell_runs_is_not_lost(notebook, tmp_path):
         while not pathlib.Path({str(done)!r}).exists() and time.monotonic() < end:
             time.sleep(0.05)
     """
-    in_kernel(notebook, inspect.cleandoc(waiting), wait=False)
+    notebook.in_kernel(waiting, wait=False)
     click(notebook, 0, 3, 1)
     seen = marked_by_the_page(notebook)
     done.touch()
@@ -178,7 +156,7 @@ def test_a_key_where_the_cursor_is_on_no_cell_does_not_hold_the_page_up(notebook
     cells = notebook.page.locator(".layer-explorer").first.locator("[role=gridcell]")
     cells.first.focus()
     gap = "[4, 0]"  # all layers, put back to fresh draws
-    in_kernel(notebook, f"first._exploration.pictures.cells.active = {gap}")
+    notebook.in_kernel(f"first._exploration.pictures.cells.active = {gap}")
     cells.first.and_(notebook.page.locator("[tabindex='-1']")).wait_for(state="attached")
     notebook.page.keyboard.press("ArrowLeft")
     assert notebook.page.evaluate("() => document.activeElement.getAttribute('role')") == "gridcell"
@@ -188,21 +166,21 @@ def test_a_key_where_the_cursor_is_on_no_cell_does_not_hold_the_page_up(notebook
 
 
 def test_a_stack_that_is_taken_away_is_an_error_in_its_cell_and_nothing_more(notebook):
-    in_kernel(notebook, "shutil.move('copy', 'taken-away')")
+    notebook.in_kernel("shutil.move('copy', 'taken-away')")
     click(notebook, 1, 4, 0)
     wait_for_status(notebook, 1, "layer1 ← epoch 8 could not be measured")
     alert = notebook.page.locator(".layer-explorer").nth(1).locator("[role=alert]").first
     assert "epoch-0008.safetensors" in alert.text_content()
-    in_kernel(notebook, "shutil.move('taken-away', 'copy')")
+    notebook.in_kernel("shutil.move('taken-away', 'copy')")
     click(notebook, 1, 4, 0)
     wait_for_status(notebook, 1, "layer1 ← epoch 8: test error", "1,800 of 1,800")
     wait_for_status(notebook, 0, "layer2 ← epoch 3: test error")
 
 
 def test_running_the_cell_again_lets_the_earlier_explorer_rest(notebook):
-    in_kernel(notebook, "earlier = first._exploration.session")
+    notebook.in_kernel("earlier = first._exploration.session")
     run_first_cell(notebook)
-    assert in_kernel(notebook, "print(first._exploration.session is earlier)") == "False"
+    assert notebook.in_kernel("print(first._exploration.session is earlier)") == "False"
     wait_in_kernel(notebook, "print(earlier.alive, earlier.networks.evaluator)", "False None")
     click(notebook, 0, 0, 2)
     wait_for_status(notebook, 0, "layer3 ← epoch 0: test error", "1,800 of 1,800")
@@ -211,7 +189,7 @@ def test_running_the_cell_again_lets_the_earlier_explorer_rest(notebook):
 def test_earlier_explorers_of_a_cell_leave_nothing_that_a_reloaded_page_would_ask_for(notebook):
     """One has about 150 widgets."""
     few = "from ipywidgets.widgets.widget import _instances; print(len(_instances) < 500)"
-    assert in_kernel(notebook, few.replace("500", "300")) == "False"  # two are shown
+    assert notebook.in_kernel(few.replace("500", "300")) == "False"  # two are shown
     for _ in range(2):
         run_first_cell(notebook)
     wait_in_kernel(notebook, few, "True")

@@ -10,7 +10,7 @@ from tests.browser.pages import CURVE, DISTANCES, ERRORS
 pytestmark = pytest.mark.browser
 
 CELLS = (
-    'import ipywidgets\n\nipywidgets.IntSlider(description="a neighbour")',
+    'import ipywidgets\n\nneighbour = ipywidgets.IntSlider(description="a neighbour")\nneighbour',
     'import explorer as lx\n\nexplorer = lx.Explorer("fcn3x256-digits")\nexplorer',
 )
 PROFILE = "Test error of the selected layer"
@@ -100,3 +100,20 @@ def test_after_another_stack_a_reloaded_page_has_all_pictures_and_answers(notebo
     page.get_by_role("tab", name="Measured").click()
     assert page.locator(".layer-explorer td, .layer-explorer li").count() > 0
     notebook.screenshot("lab-reloaded-stack")
+
+
+def test_widgets_made_while_a_page_is_answered_delay_it_and_take_nothing_from_it(notebook):
+    """As a thread of ours may make them: ipywidgets gives up the answer for all at once."""
+    said = notebook.in_kernel(
+        """
+        def making_others(*names, **options):
+            made.append(ipywidgets.HTML())
+            return ipywidgets.IntSlider.get_state(neighbour, *names, **options)
+
+        made = []
+        neighbour.get_state = making_others
+        """
+    )
+    assert said == ""
+    reload(notebook)
+    assert notebook.in_kernel("print(len(made) > 0)") == "True"
