@@ -31,6 +31,7 @@ from explorer.ui.selection import Choice
 from explorer.ui.sending import SendingLock
 from explorer.ui.settings import Settings
 from explorer.ui.studies import Kind, Study
+from explorer.ui.thread_pools import give_back_threads
 from explorer.ui.wording import complaint, counted
 from explorer.ui.worker import Worker
 from explorer.weights.stack import epoch_numbers, epochs_here, layer_names
@@ -88,6 +89,7 @@ class Session:
     def start(self) -> None:
         """Load the network and measure the distances in the background, after the first picture."""
         _open_sessions.add(self)
+        give_back_threads()
         self._warm_up.start()
 
     def hurry(self) -> None:
@@ -107,6 +109,7 @@ class Session:
         elif isinstance(job, Study):
             self._studies.replace(job)
         self._now = job
+        give_back_threads()  # a cell of the notebook may have used torch since
         self._worker.submit(job)
         self.hurry()
 
