@@ -26,7 +26,7 @@ def give_back_threads() -> bool:
 
     References
     ----------
-    OpenMP API 5.0, section 3.2.44, ``omp_pause_resource_all``.
+    OpenMP API 5.0, ``omp_pause_resource_all``.
     """
     torch = sys.modules.get("torch")
     if torch is None or sys.platform != "linux":
