@@ -14,6 +14,7 @@ from explorer.engine import convolving, winograd
 from explorer.engine.estimate import Ranking
 from explorer.engine.evaluator import Evaluator
 from explorer.engine.fused import ACTIVATIONS, Convolve, Weights, can_fuse
+from explorer.engine.inplace import IN_PLACE
 from explorer.engine.passes import INTACT
 from explorer.engine.recording import record
 from explorer.engine.replay import Replay
@@ -54,7 +55,7 @@ def test_tiles_give_what_a_convolution_gives_with_what_follows_it(
     other = images(*expected.shape, seed=3) if adds else None
     expected = expected + sum(t.double() for t in (bias_of(bias), other) if t is not None)
     expected = expected if activation is None else activation(expected)
-    call = ConvolveTiles(side, padding, held, activation)
+    call = ConvolveTiles(side, padding, held, activation and IN_PLACE[activation])
     with torch.inference_mode(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(winograd, "CHUNK", chunk)
         weights = Weights(weight, bias)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from explorer.engine.fused import Convolve, pitch_of
+from explorer.engine.inplace import IN_PLACE
 from explorer.engine.program import Operation
 from explorer.engine.winograd import ConvolveTiles, best_side, transformed_bytes
 
@@ -63,7 +64,7 @@ class Convolving:
         held = as_trained and convolution.value in self._held
         side = self._held[convolution.value] if held else self._side(convolution, held=False)
         if side and not low:
-            return ConvolveTiles(side, tuple(padding), held, activation)
+            return ConvolveTiles(side, tuple(padding), held, activation and IN_PLACE[activation])
         how = (tuple(stride), tuple(padding), tuple(dilation), groups)
         return Convolve(*how, activation, self._per_row(convolution))
 

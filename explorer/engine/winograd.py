@@ -59,6 +59,7 @@ class ConvolveTiles(Fused):
     held: bool
     """Whether the transformed weight is kept; else it is made anew for every slice."""
     activation: Any = None
+    """An elementwise operation that writes over its argument, or None."""
 
     def __call__(self, images: Tensor, weights: Weights, other: Tensor | None = None) -> Tensor:
         """Convolve images (image, channel, row, column); add `other`, of the result's shape."""
@@ -83,7 +84,7 @@ class ConvolveTiles(Fused):
             if other is not None:
                 part += other[start : start + size].permute(0, 2, 3, 1)
             if self.activation is not None:
-                part.copy_(self.activation(part))
+                self.activation(part)
         return found.permute(0, 3, 1, 2)
 
     def _convolve(
