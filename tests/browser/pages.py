@@ -205,13 +205,15 @@ class Notebook(ExplorerPage):
               const future = kernel.requestExecute({code, store_history: false})
               let said = ''
               future.onIOPub = ({header, content}) => {
-                if (header.msg_type === 'stream') said += content.text
-                if (header.msg_type === 'error') said += content.evalue
+                if (header.msg_type === 'stream' && content.name === 'stdout') said += content.text
+                if (header.msg_type === 'error') said += content.traceback.join('\\n')
               }
               window.runs = true
               const done = future.done.then(() => { window.runs = false })
-              if (wait) await done
-              return said.trim()
+              if (!wait) return ''
+              const late = new Promise(done => setTimeout(done, 90000, 'late'))
+              const first = await Promise.race([done, late])
+              return first === 'late' ? 'the kernel does not answer' : said.trim()
             }""",
             [dedent(code), wait],
         )

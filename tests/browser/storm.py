@@ -480,21 +480,7 @@ class Storm:
 
     def _in_kernel(self, call: str) -> str:
         """Call a function of `storm_kernel` in the kernel, beside the notebook's cells."""
-        said: str = self.notebook.page.evaluate(
-            """async code => {
-              const {kernel} = jupyterapp.shell.currentWidget.sessionContext.session
-              const future = kernel.requestExecute({code, store_history: false})
-              let said = ''
-              future.onIOPub = ({header, content}) => {
-                if (header.msg_type === 'stream' && content.name === 'stdout') said += content.text
-                if (header.msg_type === 'error') said += content.traceback.join('\\n')
-              }
-              const late = new Promise(done => setTimeout(done, 90000, 'late'))
-              const first = await Promise.race([future.done, late])
-              return first === 'late' ? 'the kernel does not answer' : said
-            }""",
-            f"print(storm_kernel.{call})",
-        )
+        said = self.notebook.in_kernel(f"print(storm_kernel.{call})")
         assert said.startswith(("{", "[")), said
         return said
 
