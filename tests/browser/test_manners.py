@@ -127,6 +127,7 @@ def test_a_click_while_another_cell_runs_is_not_lost(notebook, tmp_path):
     done.touch()
     assert seen == [[3], [1]]  # the kernel had not answered yet
     wait_for_status(notebook, 0, "layer2 ← epoch 3: test error", "1,800 of 1,800")
+    notebook.wait_for("() => !window.runs")  # what is answered while it breaks would be lost
 
 
 def test_a_connection_that_breaks_and_comes_back_leaves_an_explorer_that_answers(notebook):
