@@ -17,6 +17,7 @@ import pytest
 import torch
 import xarray as xr
 from distributed import Client, LocalCluster
+from distributed.comm import CommClosedError
 from distributed.utils import get_mp_context
 from safetensors.torch import save_file
 from torch import nn
@@ -238,6 +239,35 @@ def test_a_cluster_that_loses_all_its_workers_gets_the_parcel_again(
     )  # a busy machine takes its time to start new ones
     found = sweep(stack, epochs=[0, 3], client=client)
     xr.testing.assert_equal(found.loss, local.loss.sel(epoch=[0, 3]))
+
+
+def test_a_worker_that_dies_while_the_parcel_is_given_to_it_is_not_the_end(
+    stack, local, client, monkeypatch
+):
+    given, original = [], client.scatter
+
+    def scatter(*data, **options):
+        given.append(data)
+        if len(given) == 1:
+            raise CommClosedError("Stream is closed")
+        return original(*data, **options)
+
+    monkeypatch.setattr(client, "scatter", scatter)
+    found = sweep(stack, epochs=[0], client=client)
+    assert len(given) == 2
+    xr.testing.assert_equal(found.loss, local.loss.sel(epoch=[0]))
+
+
+def test_a_parcel_that_no_worker_takes_is_an_error_and_no_endless_wait(stack, client, monkeypatch):
+    def scatter(*_data, timeout, **_options):
+        time.sleep(timeout)
+        raise TimeoutError("No valid workers found")
+
+    sent = RemoteEvaluator(client, stack, **OWN, device="cpu", batch_size=None)._sender
+    monkeypatch.setattr(client, "scatter", scatter)
+    monkeypatch.setattr(cluster_module, "WAIT", 0.1)
+    with pytest.raises(ClusterError, match="lost all its workers"):
+        sent._scattered(b"")
 
 
 @pytest.mark.usefixtures("killed_at_the_start")

@@ -177,7 +177,7 @@ class Sender:
         if self._parcel.status != "finished" and not self._gone:
             try:
                 self._parcel = self._scattered(packed(self._contents))
-            except (OSError, TimeoutError):
+            except ClusterError:
                 self._gone = True
         return not self._gone
 
@@ -204,8 +204,19 @@ class Sender:
         self._in_memory = True
 
     def _scattered(self, parcel: bytes) -> Future[Any]:
-        sent: Future[Any] = self._client.scatter(parcel, broadcast=True, hash=False, timeout=WAIT)
-        return sent
+        """Give the parcel to every worker; once more where one dies while it is given to it."""
+        deadline = time.monotonic() + WAIT
+        while True:
+            try:
+                sent: Future[Any] = self._client.scatter(
+                    parcel, broadcast=True, hash=False, timeout=WAIT
+                )
+            except OSError as error:  # which a TimeoutError is: no worker has come
+                if time.monotonic() >= deadline or self._client.status != "running":
+                    raise _lost() from error
+                time.sleep(LOOK)
+            else:
+                return sent
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # no types in the package
