@@ -280,8 +280,8 @@ class Storm:
             self.done["reload again"] += 1
             self.notebook.page.reload()
         self.replaced_before += self._replaced()
-        gone = [text for text in self.notebook.complaints[before:] if NOT_FOUND in text]
-        del self.notebook.complaints[before : before + len(gone)]
+        kept = [text for text in self.notebook.complaints[before:] if NOT_FOUND not in text]
+        self.notebook.complaints[before:] = kept
 
     def _restart(self, _explorer: Any) -> None:
         self.notebook.page.evaluate(
