@@ -14,6 +14,7 @@ import explorer as lx
 from explorer.api import save_netcdf
 from explorer.data.datasets import load_test_set
 from explorer.engine.effective import find_effective
+from explorer.engine.effective_parameters import effective_parts
 from explorer.engine.estimate import Estimate
 from explorer.engine.evaluator import Evaluator
 from explorer.engine.interventions import Epoch
@@ -21,7 +22,7 @@ from explorer.errors import UnknownNameError, UsageError
 from explorer.weights.families.known import build_network
 from explorer.weights.stack import layer_sizes, read_epoch
 from tests import naive, toy
-from tests.test_joint import Three, three_states
+from tests.test_joint import Three, never_right, three_states
 
 LAYERS = ("layer1", "layer2", "layer3", "layer4")
 
@@ -185,6 +186,17 @@ def test_fresh_draws_are_searched_each_by_itself(bundled):
         expected = evaluator.result(lx.rerandomise("layer4", draw, 3)).error
         cell = found["alone_error"].sel(source=f"fresh draw {draw}", layer="layer4")
         assert cell.item() == expected
+
+
+def test_a_network_worse_than_chance_is_allowed_its_own_error():
+    """There is no way from it to chance; its own error is within from the first part on."""
+    stack = lx.open_stack(three_states(), model=Three(), layers="fine")
+    parts = effective_parts(Evaluator(stack, model=Three(), data=never_right(), device="cpu"))
+    found = [part.dataset() for part in parts]
+    assert found[-1].attrs["final_error"] == 1 > found[-1].attrs["chance_error"]
+    assert found[-1].attrs["margin"] == 0
+    assert all(one["within"].all() for one in found)
+    assert found[-1].attrs["complete"] == 1
 
 
 def test_a_stack_of_one_checkpoint_needs_draws():

@@ -73,6 +73,14 @@ def test_the_threshold_is_a_share_of_the_way_from_the_final_error_to_chance(bund
         assert found["within"].values[0] == within
 
 
+def test_of_a_network_worse_than_chance_its_own_error_counts():
+    stack = lx.open_stack(three_states(), model=Three(), layers="fine")
+    options = {"model": Three(), "data": never_right(), "device": "cpu"}
+    found = lx.reset_order(stack, **options, progress=False)
+    assert found.attrs["final_error"] == 1 > found.attrs["chance_error"]
+    assert found["within"].values.tolist() == [True] * 3
+
+
 def test_ctrl_c_keeps_the_steps_that_were_found(bundled, order, monkeypatch):
     assert order.attrs["complete"] == 1
     original, groups = Evaluator.count, []
@@ -168,6 +176,12 @@ def three_states():
         }
 
     return [state(5.0), state(0.0)]
+
+
+def never_right():
+    """Examples of which the final network gets none right, nor with `first` put back."""
+    inputs, truth = toy.one_hot_examples()
+    return inputs, torch.tensor([1, 2, 1])[truth]
 
 
 def toy_order(states, **options):

@@ -221,9 +221,22 @@ def test_a_cell_that_was_not_measured_to_the_end_is_not_tested():
     found = judge(sweep)
     assert found["state"].values.tolist() == [["within", "not measured", "trained"]]
     assert found["verdict"].item() == "not known"
-    unfinished = judge(sweep_of([NEAR, NEAR]).assign_attrs(final_error=math.nan))
-    assert unfinished["verdict"].item() == "not known"
-    assert unfinished.attrs["tests"] == 0
+
+
+@pytest.mark.parametrize(
+    ("final", "because"),
+    [
+        (math.nan, "The error of the trained network is not known"),
+        (0.95, "The trained network is worse than chance"),
+    ],
+)
+def test_without_a_way_to_chance_nothing_is_tested_and_every_layer_says_so(final, because):
+    sweep = sweep_of([NEAR, NEAR], [FAR, NEAR]).assign_attrs(final_error=final)
+    found = judge(sweep)
+    assert found["verdict"].values.tolist() == ["not known"] * 2
+    assert all(text.startswith(because) for text in found["because"].values)
+    assert found.attrs["tests"] == 0
+    assert judge(sweep, margin=0.05)["verdict"].values.tolist() == ["robust", "critical"]
 
 
 def test_more_cells_make_a_verdict_harder():

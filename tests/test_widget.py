@@ -679,6 +679,24 @@ def test_an_order_keeps_the_column_and_the_limit_that_it_was_asked_for(on_bench,
     assert bench.status == "1 layer can be put back together to epoch 0."
 
 
+@pytest.mark.parametrize(("final", "allowed"), [(0.1, 0.18), (0.95, 0.95)])
+def test_an_order_may_go_a_tenth_of_the_way_to_chance_where_there_is_one(
+    on_bench, monkeypatch, final, allowed
+):
+    asked = []
+
+    def found(_evaluator, _sources, allowed_error):
+        asked.append(allowed_error)
+        return fakes.find_order(_evaluator, _sources, allowed_error)
+
+    bench = on_bench()
+    monkeypatch.setattr(background, "find_order", found)
+    bench.session.results.attrs["final_error"] = final
+    bench.shown.order.find.click()
+    bench.wait()
+    assert asked == [pytest.approx(allowed)]
+
+
 def test_an_order_that_is_given_up_before_the_trained_network_is_measured_is_no_failure(
     on_bench, caplog
 ):

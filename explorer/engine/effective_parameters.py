@@ -17,7 +17,7 @@ from explorer.engine.effective import (
 )
 from explorer.engine.evaluator import Evaluator
 from explorer.engine.interventions import BatchNormPolicy, Epoch, FreshDraw, Intervention
-from explorer.engine.margins import check_margin, margin_of
+from explorer.engine.margins import check_margin, margin_of_resets
 from explorer.engine.parts import Part, Parts, last_dataset
 from explorer.engine.provenance import provenance_of
 from explorer.engine.verdicts import DEFAULT_THRESHOLD
@@ -63,7 +63,8 @@ def effective_parameters(
     seed : int
         Seed of the draws, as in `explorer.sweep`.
     threshold : float
-        Share of the way from the final error to chance that is allowed; in 0…1.
+        Share of the way from the final error to chance that is allowed; in 0…1. A network worse
+        than chance is allowed its own error.
     margin : float, optional
         Allowed increase of the error, 0…1, instead of a threshold.
     layers : sequence of str, optional
@@ -139,7 +140,7 @@ def effective_parts(
     chosen = layer_names(stack) if layers is None else list(layers)
     sources = _sources(stack, epoch, draws, seed)
     final, chance = evaluator.result(Intervention(())).error, evaluator.chance_error
-    allowed = margin_of(threshold, margin, final, chance)
+    allowed = margin_of_resets(threshold, margin, final, chance)
     total = len(sources) * most_measured(chosen)
     attrs = {
         **provenance_of(evaluator),

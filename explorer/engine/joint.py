@@ -15,6 +15,7 @@ from explorer.engine.effective import Search
 from explorer.engine.evaluator import Evaluator
 from explorer.engine.intact import doubt_about, not_measured, warn_of
 from explorer.engine.interventions import BatchNormPolicy, Epoch, Intervention, Source
+from explorer.engine.margins import margin_of_resets
 from explorer.engine.parts import last_of
 from explorer.engine.provenance import provenance_of
 from explorer.engine.verdicts import DEFAULT_THRESHOLD
@@ -137,7 +138,8 @@ def reset_order(
     epoch : int, optional
         Epoch to which the layers are reset; default the first of the stack.
     threshold : float
-        Share of the way from the final error to chance up to which a step counts; in 0…1.
+        Share of the way from the final error to chance up to which a step counts; in 0…1. Of a
+        network worse than chance its own error counts.
     layers : sequence of str, optional
         Layers that may be reset; default all.
     model, data, device, batch_size, batchnorm
@@ -184,7 +186,7 @@ def reset_order(
         batchnorm=batchnorm,
     )
     final, chance = _final_error(evaluator), evaluator.chance_error
-    allowed = final + threshold * (chance - final)
+    allowed = final + margin_of_resets(threshold, None, final, chance)
     sources = dict.fromkeys(chosen, Epoch(epoch))
     orders, counts = find_order(evaluator, sources, allowed), attrgetter("tried", "to_try")
     found = last_of(orders, counts, "joint resets", " interventions", progress)

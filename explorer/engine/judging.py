@@ -126,7 +126,7 @@ def judge(
     allowed = margin_of(threshold, margin, final, float(sweep.attrs["chance_error"]))
     whole = _measured(sweep)
     trained = sweep["epoch"].values == sweep.attrs.get("final_epoch")
-    tested = whole & ~trained & (allowed >= 0)  # no margin where the ends are not known
+    tested = whole & ~trained & (allowed >= 0)
     p = _tests(sweep, tested, allowed)
     states = np.where(trained, "trained", np.where(tested, "open", "not measured")).astype(object)
     states[p["p_within_holm"] <= level] = "within"
@@ -137,6 +137,7 @@ def judge(
         Profile(epochs, list(states[row]), {name: found[row] for name, found in p.items()}, unit)
         for row in range(len(states))
     ]
+    because = [one.because if allowed >= 0 else _no_margin(final) for one in profiles]
     rises = np.logical_or(_rises(sweep, whole, level), [one.sinks for one in profiles])
     cells = {**p, "state": states}
     return xr.Dataset(
@@ -146,7 +147,7 @@ def judge(
             "verdict": ("layer", np.array([one.verdict for one in profiles], object)),
             "recovery": ("layer", np.array([one.recovery for one in profiles], float)),
             "not_monotone": ("layer", rises),
-            "because": ("layer", np.array([one.because for one in profiles], object)),
+            "because": ("layer", np.array(because, object)),
         },
         {"layer": sweep["layer"].values, "epoch": epochs},
         {
@@ -158,6 +159,13 @@ def judge(
             "correction": "Holm over both one-sided tests of every cell of the run",
         },
     )
+
+
+def _no_margin(final: float) -> str:
+    """Why nothing can be tested."""
+    if np.isnan(final):
+        return "The error of the trained network is not known."
+    return "The trained network is worse than chance: there is no way from it to chance."
 
 
 def _measured(sweep: xr.Dataset) -> NDArray[np.bool_]:

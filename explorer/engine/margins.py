@@ -35,5 +35,13 @@ def check_fraction(name: str, value: float, example: str) -> None:
 
 
 def margin_of(threshold: float, margin: float | None, final: float, chance: float) -> float:
-    """Allowed increase of the error: the margin, or the share of the way from final to chance."""
+    """Allowed increase of the error: the margin, or the share of the way from final to chance.
+
+    Negative where a network is worse than chance.
+    """
     return threshold * (chance - final) if margin is None else margin
+
+
+def margin_of_resets(threshold: float, margin: float | None, final: float, chance: float) -> float:
+    """Return the same, 0 for a network worse than chance: its own error is always allowed."""
+    return max(0.0, margin_of(threshold, margin, final, chance))

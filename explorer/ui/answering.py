@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from explorer.engine.intact import not_measured
 from explorer.engine.interventions import Intervention
+from explorer.engine.margins import margin_of_resets
 from explorer.errors import InterventionError, UsageError
 from explorer.ui import background
 from explorer.ui.background import Evaluates
@@ -129,7 +130,7 @@ def find_order(desk: Desk, number: int, job: FindOrder, evaluator: Evaluates) ->
             "Choose a stack whose trained network can be measured.",
         )
     source = source_of(job.epoch, None, 0, desk.seed)
-    allowed = final + job.threshold * (chance - final)
+    allowed = final + margin_of_resets(job.threshold, None, final, chance)
     pace = Pace(1)
     found = background.find_order(evaluator, dict.fromkeys(desk.grid.layers, source), allowed)
     for order in found:
