@@ -246,8 +246,28 @@ def test_the_hover_text_of_an_error_has_its_loss_and_distance():
 def test_the_scale_spans_everything_while_the_final_error_is_unknown():
     scale = error_scale(math.nan, math.nan)
     assert (scale.low, scale.high) == (0.0, 1.0)
-    backwards = error_scale(0.95, 0.9)
-    assert backwards.low < backwards.high
+    assert [label for _, label in scale.ticks][-1] == "100\u00a0%"
+
+
+@pytest.mark.parametrize(
+    ("final", "ticks", "differences"),
+    [
+        (
+            0.95,
+            ["trained 95\u00a0%", "100\u00a0%"],
+            ["better −5.0", "trained 95\u00a0%", "worse +5.0"],
+        ),
+        (1.0, ["trained 100\u00a0%"], ["better −10", "trained 100\u00a0%"]),
+    ],
+)
+def test_of_a_network_worse_than_chance_no_end_of_the_scale_is_called_chance(
+    final, ticks, differences
+):
+    scale, between = error_scale(final, 0.9), difference_scale(final, 0.9, lowest=0.9)
+    assert [label for _, label in scale.ticks] == ticks
+    assert [label for _, label in between.ticks] == differences
+    assert scale.colour(final) == between.colour(final) == "#ffffff"
+    assert between.colour(0.9) == "#145296"
 
 
 @pytest.mark.parametrize("ramp", [REDS, BLUES])

@@ -34,7 +34,8 @@ HATCHES = {"measured": "blank", "estimated": "blank", "missing": "/", "failed": 
 """Bokeh's hatch pattern for each state of a cell."""
 
 LEAST_BETTER = 0.005
-"""Half a point: how much better the darkest blue is at least, so that noise stays pale."""
+"""Half a point: how much better the darkest blue is at least, so that noise stays pale; and how
+much worse the darkest red where no error is larger than the trained network's."""
 
 
 @dataclass(frozen=True)
@@ -71,14 +72,16 @@ class Scale:
 
 
 def error_scale(final_error: float, chance_error: float) -> Scale:
-    """Return the paper's scale: white at the final error, dark red at chance."""
+    """Return the paper's scale: white at the final error, dark red at chance.
+
+    Of a network worse than chance dark red is 100 %, and all is white where nothing can be worse.
+    """
     low, high = _ends(final_error, chance_error)
-    ends = {low: f"trained {tick(low)}", high: f"chance {tick(high)}"}
-    if not math.isfinite(final_error):
-        ends[low] = tick(low)
+    ends = {final_error: f"trained {tick(low)}", chance_error: f"chance {tick(high)}"}
     room = 0.17 * (high - low)
     between = [at for at in (0.2, 0.4, 0.6, 0.8) if low + room < at < high - room]
-    ticks = tuple((at, ends.get(at) or tick(at)) for at in (low, *between, high))
+    places = [at for at in (low, *between, high) if at <= 1]
+    ticks = tuple((at, ends.get(at) or tick(at)) for at in places)
     return Scale(low, high, ticks, REDS)
 
 
@@ -95,17 +98,20 @@ def difference_scale(final_error: float, chance_error: float, lowest: float) -> 
     """
     zero, high = _ends(final_error, chance_error)
     low = min(lowest if math.isfinite(lowest) else zero, zero - LEAST_BETTER)
-    ticks = (
+    last = "chance" if high == chance_error else "worse"
+    ticks = [
         (low, f"better {short_difference(low - zero)}"),
         (zero, f"trained {tick(zero)}"),
-        (high, f"chance {short_difference(high - zero)}"),
-    )
-    return Scale(low, high, ticks, BLUE_TO_RED, zero)
+        (high, f"{last} {short_difference(high - zero)}"),
+    ]
+    return Scale(low, high, tuple(ticks if high <= 1 else ticks[:2]), BLUE_TO_RED, zero)
 
 
 def _ends(final_error: float, chance_error: float) -> tuple[float, float]:
     low = final_error if math.isfinite(final_error) else 0.0
-    return low, chance_error if math.isfinite(chance_error) and chance_error > low else 1.0
+    if math.isfinite(chance_error) and chance_error > low:
+        return low, chance_error
+    return low, 1.0 if low < 1 else 1 + LEAST_BETTER
 
 
 def distance_scale(values: Sequence[float]) -> Scale:
