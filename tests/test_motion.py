@@ -133,6 +133,19 @@ def test_a_checkpoint_that_cannot_be_read_marks_its_column_and_the_step_after_it
         assert np.flatnonzero(np.isnan(found["step"].values[layer])).tolist() == [0, at, at + 1]
 
 
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+def test_weights_that_are_not_finite_mark_their_checkpoint_and_the_step_after_it(wrong):
+    start = [[3.0, 0], [0, 4]]
+    found = motion_of(start, [[wrong, 0], [0, 4]], [[3.0, 0], [0, 5]], [[3.0, 0], [0, 7]])
+    assert found["reason"].values.tolist() == [["", "NaN or infinite weights", "", ""]]
+    np.testing.assert_allclose(found["step"].values, [[np.nan, np.nan, np.nan, 2]])
+    assert np.isnan(found["rotation"].values).tolist() == [[False, True, False, False]]
+    assert np.isnan(found["spectral_norm"].values).tolist() == [[False, True, False, False]]
+    no_start = motion_of([[wrong, 0], [0, 4]], start, [[3.0, 0], [0, 5]])
+    assert np.isnan(no_start["rotation"].values).all()
+    assert no_start["step"].values[0, 2] == 1
+
+
 def test_small_parameters_are_read_at_all_checkpoints_in_one_call(bundled, moved, monkeypatch):
     """What fits is: of a large one, two checkpoints are in memory and no more."""
     calls, read = [], xr.Variable.__getitem__

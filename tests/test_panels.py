@@ -49,10 +49,10 @@ ONE_STACK = KINDS[:-1]
 
 
 class Panels:
-    """An explorer of the tiny network, and its tab beyond the paper."""
+    """An explorer of a tiny network, and its tab beyond the paper."""
 
-    def __init__(self, states, data, **options):
-        self.net = Switch()
+    def __init__(self, states, data, network=Switch, **options):
+        self.net = network()
         self.stack = lx.open_stack(states, model=self.net)
         self.data = data
         options = {"device": "cpu", "draws": 2} | options

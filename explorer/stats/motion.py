@@ -42,7 +42,7 @@ small tensors the calls cost as much as the reading."""
 Vector = NDArray[np.float64]
 
 Measured = tuple[dict[str, Vector], dict[str, dict[str, Vector]], list[str]]
-"""One layer's rows, those of its matrices, and why checkpoints could not be read."""
+"""One layer's rows, those of its matrices, and why checkpoints have no numbers."""
 
 
 def motion(
@@ -67,7 +67,7 @@ def motion(
     xarray.Dataset
         float64. Over (layer, epoch): rotation (1 − cos to the first checkpoint, 0…2), step (length
         of the way from the checkpoint before, weight units; NaN at the first), step_per_epoch,
-        sign_flips (share), reason (why a checkpoint could not be read). Over (matrix, epoch), one
+        sign_flips (share), reason (why a checkpoint has no numbers). Over (matrix, epoch), one
         matrix for each parameter of two or more dimensions: spectral_norm, spectral_error,
         stable_rank, dead_in, dead_out; the coordinate ``of_layer`` says whose it is. With `sweep`
         over ``quantity``: rank_correlation, rank_low, rank_high, layers_compared (see
@@ -137,7 +137,7 @@ class _Start:
 
 
 def _layer(node: xr.DataTree, epochs: Sequence[int]) -> Measured:
-    """One layer's rows, those of its matrices, and why checkpoints could not be read."""
+    """One layer's rows, those of its matrices, and why checkpoints have no numbers."""
     rows = {name: np.full(len(epochs), np.nan) for name in OF_LAYERS}
     matrices: dict[str, dict[str, Vector]] = {}
     reasons = [""] * len(epochs)
@@ -146,7 +146,11 @@ def _layer(node: xr.DataTree, epochs: Sequence[int]) -> Measured:
     for k, weights in enumerate(_times(node, reasons)):
         if weights is None:
             continue
+        _add_spectra(matrices, weights, k, len(epochs))
         now = np.concatenate([np.ravel(one) for one in weights.values()], dtype=np.float64)
+        if not np.isfinite(now).all():
+            reasons[k] = "NaN or infinite weights"
+            continue
         if k == 0:
             start = _Start.of(now)
         if start is not None:
@@ -156,7 +160,6 @@ def _layer(node: xr.DataTree, epochs: Sequence[int]) -> Measured:
             rows["step"][k] = float(np.linalg.norm(now - before[1]))
             rows["step_per_epoch"][k] = rows["step"][k] / (epochs[k] - epochs[k - 1])
         before = k, now
-        _add_spectra(matrices, weights, k, len(epochs))
     return rows, matrices, reasons
 
 
