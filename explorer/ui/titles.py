@@ -14,6 +14,7 @@ _UNSEEN = "\u2060"
 """Where a line may end within a word; a line that ends with it or a blank goes on in the next."""
 
 _WRAP = """
+if (plot.properties.inner_width.is_unset) return  // not laid out yet: the new width brings us back
 const draw = document.createElement("canvas").getContext("2d")
 draw.font = `bold 13px ${font}`
 const fits = text => draw.measureText(text.trimEnd()).width <= plot.inner_width

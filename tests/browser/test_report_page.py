@@ -135,5 +135,17 @@ def test_a_title_has_as_many_lines_as_the_page_needs_and_no_more(chromium, tmp_p
         assert seen.setdefault(width, len(lines)) == len(lines)
         watched.screenshot(f"title-{width}-pixels")
     assert seen[1180] == 2 < seen[360]
+    changed = watched.page.evaluate(
+        """async () => {
+          const {textContent} = document.querySelector("script[type='application/json']")
+          const unescaped = new DOMParser().parseFromString(textContent, "text/html")
+          const [json] = Object.values(JSON.parse(unescaped.documentElement.textContent))
+          const [plot] = Bokeh.documents[0].constructor.from_json(json).roots()
+          plot.title.text = "before it has been laid out"
+          await new Promise(done => setTimeout(done, 100))
+          return plot.title.text
+        }"""
+    )
+    assert changed == "before it has been laid out"
     assert watched.complaints == []
     context.close()
