@@ -72,7 +72,7 @@ def test_the_tree_has_the_documented_form(bundled):
 def test_indexing_a_lazy_tensor_is_indexing_the_loaded_one(bundled, key):
     lazy = bundled["layer4"]["weight"]
     indexers = dict(zip(lazy.dims, key, strict=True))
-    np.testing.assert_array_equal(lazy.isel(indexers), lazy.load().isel(indexers))
+    np.testing.assert_array_equal(lazy.isel(indexers), lazy.compute().isel(indexers))
 
 
 def test_a_subset_of_epochs_is_a_stack_too(bundled):
