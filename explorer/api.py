@@ -16,10 +16,11 @@ from explorer.inventory.hdf5 import full_disk_told
 from explorer.inventory.placing import placed
 from explorer.stats.distances import stack_distances, state_distances
 from explorer.weights.families.known import FAMILIES, build_network
-from explorer.weights.fresh import fresh_layer
+from explorer.weights.fresh import fresh_layer, values_of
 from explorer.weights.layers import LayerScheme, fan_in, group_layers, is_buffer
 from explorer.weights.lazy import tensor_opener
 from explorer.weights.stack import epoch_numbers, layer_names, layer_variables
+from explorer.weights.unwrapped import with_values
 
 NO_YARDSTICK = "none"
 """How the attribute ``yardstick`` begins where there are no fresh draws."""
@@ -124,7 +125,7 @@ def _distances_of_stack(
         layer: [n for n, a in layer_variables(stack, layer).items() if not a.attrs["buffer"]]
         for layer in layer_names(stack)
     }
-    network = model
+    network = with_values(model)
     if network is None and family in FAMILIES:
         network = build_network(family, stack.attrs["sizes"])
     fresh = _FreshDraws(network, family, members, draws, seed)
@@ -161,7 +162,7 @@ def _distances_of_states(
     inputs = {
         layer: {name: fan_in(name, shapes) for name in members} for layer, members in groups.items()
     }
-    fresh = _FreshDraws(model, "", groups, draws, seed)
+    fresh = _FreshDraws(with_values(model), "", groups, draws, seed)
     result = state_distances(start, enumerate(chain([start], coming)), inputs, fresh=fresh)
     return result.assign_attrs(reference_epoch=0, yardstick=fresh.yardstick, seed=seed)
 
@@ -201,7 +202,7 @@ class _FreshDraws(Mapping[str, Sequence[Mapping[str, Any]]]):
             self._draws = 0
             self.yardstick = f"{NO_YARDSTICK}: {error.came}"
             return []
-        return [{n: t.cpu().numpy() for n, t in one.items()} for one in drawn]
+        return [{n: values_of(t) for n, t in one.items()} for one in drawn]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._members)

@@ -31,7 +31,7 @@ from explorer.doctor.patient import Patient
 from explorer.errors import ExplorerError
 from explorer.weights.checkpoints import Array
 from explorer.weights.families.known import FAMILIES, build_network
-from explorer.weights.fresh import fresh_layer
+from explorer.weights.fresh import fresh_layer, values_of
 
 LARGEST = 6.0
 """Deviation, in standard errors, that is still put down to chance."""
@@ -152,7 +152,7 @@ class Beginning:
         drawn: list[Array] = []
         while len(drawn) < MOST_DRAWS:
             state = fresh_layer(self._network, self._family, layer, (name,), len(drawn), self._seed)
-            drawn.append(state[name].detach().cpu().numpy().reshape(-1))
+            drawn.append(values_of(state[name]).reshape(-1))
             size = drawn[0].size
             if size * len(drawn) >= DRAWN or (size > 1 and _constant(drawn[0])):
                 break

@@ -26,6 +26,7 @@ from explorer.doctor.order import order_findings
 from explorer.doctor.passage import examine
 from explorer.doctor.patient import open_patient
 from explorer.weights.layers import LayerScheme
+from explorer.weights.unwrapped import unwrapped
 
 
 def check(
@@ -70,6 +71,7 @@ def check(
     StackError
         There are no checkpoints.
     """
+    model = unwrapped(model)
     patient = open_patient(stack, model, layers, reader)
     beginning = Beginning(patient, model, seed)
     chart = examine(patient, beginning, progress=progress)

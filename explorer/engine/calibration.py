@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from explorer.engine.calling import call_with
 
 STATISTICS = ("running_mean", "running_var")
 """Buffers of batch normalisation that are taken anew."""
@@ -65,7 +66,7 @@ class Calibration:
         kept = {n: t for n, t in replacement.items() if n.rpartition(".")[2] not in STATISTICS}
         with torch.inference_mode(False):
             for inputs in self._batches:
-                functional_call(twin, kept, (inputs,))
+                call_with(twin, kept, inputs)
         return {
             f"{name}.{part}": getattr(module, part).clone()
             for name, module in normalising.items()

@@ -13,6 +13,7 @@ import xarray as xr
 from torch import Tensor, nn
 
 from explorer.engine.calibration import Calibration
+from explorer.engine.calling import call_with, first_names
 from explorer.engine.finite import nonfinite_weights, refuse_nonfinite
 from explorer.engine.interventions import (
     BatchNormPolicy,
@@ -31,6 +32,7 @@ from explorer.weights.device import float32_products, pick_device, switched
 from explorer.weights.families.known import FAMILIES, build_network
 from explorer.weights.families.language import giving_logits
 from explorer.weights.stack import epoch_numbers, layer_names, layer_variables, read_epoch
+from explorer.weights.unwrapped import with_values
 
 CALIBRATION_BATCH = 128
 """Examples over which batch normalisation takes one mean and variance, as in training."""
@@ -42,8 +44,8 @@ class FinalNetwork:
     """The network at the end of training, which no intervention ever changes.
 
     Replaced layers are handed to the forward pass beside the network
-    (`torch.func.functional_call`), so there is nothing to undo: success, cancellation and
-    exceptions all leave every tensor as it was. The user's own module is copied first.
+    (`explorer.engine.calling`), so there is nothing to undo: success, cancellation and exceptions
+    all leave every tensor as it was. The user's own module is copied first.
 
     Parameters
     ----------
@@ -64,7 +66,7 @@ class FinalNetwork:
     StackError
         There is no model, or it does not have the stack's tensors.
     UsageError
-        An unknown device or policy.
+        An unknown device or policy, or the model is none.
     """
 
     def __init__(
@@ -89,7 +91,7 @@ class FinalNetwork:
         self.epochs = epoch_numbers(stack)
         self._module = _final_module(stack, model).to(self.device)
         self._buffers = {name for name, _ in self._module.named_buffers(remove_duplicate=False)}
-        self._tied = _tied_names(self._module)
+        self._first = first_names(self._module)
         tensors = {**dict(self._module.named_parameters()), **dict(self._module.named_buffers())}
         self._state = {name: tensor.detach() for name, tensor in tensors.items()}
         self._staging = Staging(self.device)
@@ -142,14 +144,14 @@ class FinalNetwork:
         changes = self.canonical(intervention).changes
         fixed = set() if self.batchnorm == "with_layer" else self._buffers
         new = {
-            (change, name): tensor
+            (change, self._first[name]): tensor
             for change in changes
             if change not in known
             for name, tensor in source_tensors(self.stack, self._module, *change).items()
             if name not in fixed
         }
         for (change, name), tensor in self._moved(new).items():
-            known.setdefault(change, {})[self._tied.get(name, name)] = tensor
+            known.setdefault(change, {})[name] = tensor.to(self._state[name].dtype)
         moved = {n: t for change in changes for n, t in known.get(change, {}).items()}
         left = {name: n for name, n in self._nonfinite.items() if name not in moved}
         refuse_nonfinite({**left, **nonfinite_weights(moved, self._buffers)})
@@ -182,21 +184,22 @@ class FinalNetwork:
             positions, as language models do.
         """
         with torch.inference_mode(), plain_float32():
-            output = torch.func.functional_call(self._module, dict(replacement), (inputs,))
+            output = call_with(self._module, replacement, inputs)
         return _as_logits(output)
 
     @property
     def tied(self) -> str:
-        """Tensors that are one and are replaced together, as ``"a = b"``; empty for none."""
-        return ", ".join(f"{a} = {b}" for b, a in self._tied.items() if a != b)
+        """Parameters that are one and are replaced together, as ``"a = b"``; empty for none."""
+        pairs = ((a, b) for b, a in self._first.items() if b not in self._buffers)
+        return ", ".join(f"{a} = {b}" for a, b in pairs if a != b)
 
     def trained_sizes(self) -> dict[str, dict[str, int]]:
         """Layer → trained tensor → numbers in it; one that layers share has one name."""
         return {
             layer: {
-                self._tied[name]: self._state[self._tied[name]].numel()
+                self._first[name]: self._state[self._first[name]].numel()
                 for name in layer_variables(self.stack, layer)
-                if name in self._tied  # buffers are not
+                if name not in self._buffers
             }
             for layer in self.layers
         }
@@ -236,7 +239,7 @@ class FinalNetwork:
         twin = copy.deepcopy(self._module, shared)
         owned = {
             path: frozenset(
-                self._tied.get(f"{path}.{name}", f"{path}.{name}")
+                self._first[f"{path}.{name}" if path else name]
                 for name in (*dict(part.named_parameters()), *dict(part.named_buffers()))
             )
             for path, part in twin.named_modules()
@@ -254,13 +257,6 @@ def _as_logits(output: Any) -> Tensor:
             "Wrap the model in a module that returns the logits.",
         )
     return output
-
-
-def _tied_names(module: nn.Module) -> dict[str, str]:
-    """Names of shared parameters → the one name under which the parameter is replaced."""
-    first: dict[int, str] = {}
-    pairs = module.named_parameters(remove_duplicate=False)
-    return {name: first.setdefault(id(parameter), name) for name, parameter in pairs}
 
 
 FLOAT32_SETTINGS = "TF32 off, cuDNN deterministic"
@@ -288,7 +284,7 @@ def _final_module(stack: xr.DataTree, model: nn.Module | None) -> nn.Module:
     if model is None:
         module = build_network(family, stack.attrs["sizes"])
     else:
-        module = giving_logits(copy.deepcopy(model))
+        module = _in_float32(giving_logits(copy.deepcopy(with_values(model))))
     arrays = read_epoch(stack, epoch_numbers(stack)[-1])
     state = OrderedDict((name, torch.from_numpy(array)) for name, array in arrays.items())
     # the versions of the modules' formats, which some modules insist on (torchvision's MNASNet)
@@ -302,3 +298,12 @@ def _final_module(stack: xr.DataTree, model: nn.Module | None) -> nn.Module:
             "Pass the network that was trained.",
         ) from error
     return module.eval().requires_grad_(False)
+
+
+def _in_float32(module: nn.Module) -> nn.Module:
+    """Give a network without float32 that precision, in which labels are those of a plain pass.
+
+    One that has other precisions beside it brings its values from one to the other itself.
+    """
+    found = {t.dtype for t in module.parameters() if t.is_floating_point()}
+    return module if torch.float32 in found else module.float()

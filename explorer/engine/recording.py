@@ -13,10 +13,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.func import functional_call, functionalize
+from torch.func import functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.flop_counter import flop_registry
 
+from explorer.engine.calling import call_with
 from explorer.engine.program import Operation, Program, Ref, fixed_values
 
 aten = torch.ops.aten
@@ -78,7 +79,7 @@ def record(module: nn.Module, state: Mapping[str, Tensor], example: Tensor) -> P
     """
 
     def forward(tensors: list[Tensor], inputs: Tensor) -> Any:
-        return functional_call(module, dict(zip(state, tensors, strict=True)), (inputs,))
+        return call_with(module, dict(zip(state, tensors, strict=True)), inputs)
 
     plain = functionalize(forward, remove="mutations_and_views")
     with _recording, torch.no_grad():

@@ -21,6 +21,7 @@ from explorer.engine.measuring import Outcome
 from explorer.engine.shares import assign_devices, share_out
 from explorer.errors import ClusterError, ExplorerError
 from explorer.weights.stack import content_hash, epoch_numbers, layer_names, layers_hash
+from explorer.weights.unwrapped import unwrapped
 
 
 class RemoteEvaluator:
@@ -71,7 +72,7 @@ class RemoteEvaluator:
     ) -> None:
         named = data is None or isinstance(data, str)
         own = {
-            "model": model,
+            "model": unwrapped(model),
             "data": data if named else examples_for(stack, data),
             "calibration": calibration,
         }
@@ -194,7 +195,7 @@ def for_each_layer(
     ExplorerError
         As from the function; a ClusterError where it failed otherwise.
     """
-    sender = Sender(client, {"stack": stack, "model": model})
+    sender = Sender(client, {"stack": stack, "model": unwrapped(model)})
     pieces = [(layer,) for layer in layer_names(stack)]
     found = {}
     with contextlib.closing(

@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
+from explorer.engine.calling import call_with
 from explorer.engine.kept import KeptSlice
 from explorer.engine.passes import INTACT
 
@@ -96,7 +96,7 @@ class SubmodulePass:
         yield from found
 
     def _forward(self, inputs: Tensor, replacement: Mapping[str, Tensor]) -> Tensor:
-        return self.check(functional_call(self.module, dict(replacement), (inputs,)))
+        return self.check(call_with(self.module, replacement, inputs))
 
     def _watched(self, name: str, forward: Callable[..., Any]) -> Callable[..., Any]:
         def watched(*arguments: Any, **options: Any) -> Any:

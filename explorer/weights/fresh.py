@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import hashlib
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from explorer.errors import InterventionError
@@ -53,6 +55,13 @@ def fresh_layer(
         for path in dict.fromkeys(name.rpartition(".")[0] for name in names):
             fresh.update(_reset(network.get_submodule(path), path))
     return {name: fresh[name] for name in names}
+
+
+def values_of(drawn: Tensor) -> NDArray[Any]:
+    """Values of a tensor as an array; of bfloat16, which numpy does not have, in float32."""
+    wider = drawn.float() if drawn.dtype == torch.bfloat16 else drawn
+    array: NDArray[Any] = wider.detach().cpu().numpy()
+    return array
 
 
 def layer_seed(seed: int, layer: str, draw: int) -> int:

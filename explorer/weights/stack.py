@@ -26,6 +26,7 @@ from explorer.weights.parts import collected_parts, manifest_entry, manifest_par
 from explorer.weights.pretrained import is_pretrained_name, pretrained_parts
 from explorer.weights.readers.finding import Asked
 from explorer.weights.sources import Wanted, collect_checkpoints
+from explorer.weights.unwrapped import unwrapped
 
 StackSource = str | Path | Sequence[str | Path] | Iterable[Mapping[str, Any]] | xr.DataTree
 
@@ -115,7 +116,10 @@ def open_stack(
     CheckpointError
         A file does not exist, or no checkpoint is usable. One that is damaged among others
         leaves them usable: whoever reads it gets this error.
+    UsageError
+        The model is none, see `explorer.weights.unwrapped`.
     """
+    model = unwrapped(model)
     if isinstance(source, xr.DataTree):
         return _part_of(source, every, only)
     if isinstance(source, (str, Path)):
