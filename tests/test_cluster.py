@@ -132,6 +132,16 @@ def test_a_bundled_stack_travels_by_its_path_and_its_dataset_by_name(bundled, cl
     )
 
 
+def test_of_a_compiled_network_what_was_compiled_travels(stack, client):
+    """Work on it has the same name each time, so that a worker keeps its evaluator."""
+    compiled = torch.compile(OWN["model"])
+    options = {**OWN, "model": compiled, "device": "cpu", "batch_size": None}
+    sender = RemoteEvaluator(client, stack, **options)._sender
+    assert sender._contents["model"] is OWN["model"]
+    found = lx.distances(stack, client=client, model=compiled, draws=1)
+    xr.testing.assert_identical(found, lx.distances(stack, model=OWN["model"], draws=1))
+
+
 def test_a_folder_named_from_here_is_found_by_workers_that_stand_elsewhere(
     folder, local, client, monkeypatch
 ):
