@@ -6,9 +6,11 @@ import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
-from torch.utils.data import IterableDataset, TensorDataset
+import xarray as xr
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from explorer.data import digits
 from explorer.data.datasets import (
@@ -176,7 +178,9 @@ def test_arrays_tensors_and_datasets_give_the_same_examples():
     pair = as_examples((inputs, labels))
     tensors = as_examples((torch.from_numpy(inputs), torch.from_numpy(labels)))
     dataset = as_examples(TensorDataset(torch.from_numpy(inputs), torch.from_numpy(labels)))
-    for other in (tensors, dataset):
+    learnt = as_examples((torch.from_numpy(inputs).requires_grad_(), labels.tolist()))
+    named = as_examples((xr.DataArray(inputs), pd.Series(labels)))
+    for other in (tensors, dataset, learnt, named):
         assert torch.equal(pair.inputs, other.inputs)
         assert pair.content_hash == other.content_hash
     assert as_examples(pair) is pair
@@ -221,6 +225,12 @@ def test_labels_may_belong_to_positions():
         ([(torch.zeros(2), 0), (torch.zeros(3), 1)], r"inputs .* do not stack: Tensor \(2,\), "),
         ([("picture", 0)], r"inputs of the dataset list do not stack: str"),
         ([(torch.zeros(2), "cat")], r"labels of the dataset list do not stack: str"),
+        (
+            (np.zeros((2, 2)), np.array(["cat", "dog"])),
+            r"labels are a ndarray that makes no tensor",
+        ),
+        (([[1.0, 2.0], [3.0]], [0, 1]), r"inputs are a list that makes no tensor"),
+        (DataLoader(TensorDataset(torch.zeros(2, 2))), r"is a DataLoader(.|\n)*loader\.dataset"),
     ],
 )
 def test_what_is_not_labelled_examples_is_refused(data, match):

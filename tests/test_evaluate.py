@@ -22,6 +22,7 @@ from explorer.engine.estimate import COUNTED, Ranking, score, wilson_interval
 from explorer.engine.evaluator import Evaluator
 from explorer.engine.execution import Execution
 from explorer.engine.interventions import Epoch, FreshDraw, Intervention, Noise
+from explorer.engine.passes import check_that_it_runs
 from explorer.engine.provenance import provenance_of
 from explorer.errors import (
     CheckpointError,
@@ -581,6 +582,28 @@ def test_a_network_that_gives_no_logits_is_refused(switch):
     run = Evaluator(switch, model=Two(), data=toy.one_hot_examples(), device="cpu")
     with pytest.raises(InterventionError, match=r"output is tuple(.|\n)*\(example, class\)"):
         run.result(INTACT)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "match"),
+    [
+        (torch.zeros(12, 4), r"shape \(4,\), float32: (.|\n)*shape and kind"),
+        (torch.zeros(12, 3, dtype=torch.uint8), r"shape \(3,\), uint8: (.|\n)*images as floats"),
+        (torch.zeros(12, 3, dtype=torch.complex64), r"complex64: (.|\n)*shape and kind"),
+    ],
+)
+def test_examples_that_the_network_does_not_run_on_are_refused(switch, inputs, match):
+    data = inputs, torch.arange(12) % 3
+    with pytest.raises(DataError, match=match):
+        Evaluator(switch, model=toy.Switch(), data=data, device="cpu")
+
+
+def test_a_network_that_lacks_memory_for_a_trial_is_not_taken_for_one_that_does_not_fit():
+    def logits(*_arguments):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        check_that_it_runs(logits, torch.zeros(2, 3))
 
 
 def test_a_device_that_is_not_there_is_refused(bundled):

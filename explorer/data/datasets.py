@@ -26,8 +26,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch.utils.data import Dataset
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from explorer.data.digits import FORMS, digits_test, digits_training
 from explorer.data.examples import LabelledExamples, TrainingSet, from_arrays, from_dataset
@@ -223,14 +225,32 @@ def as_examples(data: str | LabelledExamples | Dataset[Any] | tuple[Any, Any]) -
     if isinstance(data, str):
         return load_test_set(data)
     if isinstance(data, tuple) and len(data) == 2:
-        return from_arrays(torch.as_tensor(data[0]), torch.as_tensor(data[1]), "arrays")
+        return from_arrays(_numbers(data[0], "inputs"), _numbers(data[1], "labels"), "arrays")
     if hasattr(data, "__getitem__") and (hasattr(data, "__len__") or hasattr(data, "__iter__")):
         return from_dataset(data)
     raise DataError(
         f"The test data is a {type(data).__name__}.",
         "A dataset's name, a torch Dataset of (input, label), or a pair (inputs, labels) will do.",
-        "Pass data=(inputs, labels) with one integer label per input.",
+        "Pass data=loader.dataset, what it loads."
+        if isinstance(data, DataLoader)
+        else "Pass data=(inputs, labels) with one integer label per input.",
     )
+
+
+def _numbers(values: Any, what: str) -> Tensor:
+    """Turn what holds numbers, such as an array, lists or a table, into a tensor."""
+    if isinstance(values, Tensor):
+        return values.detach()
+    try:
+        if hasattr(values, "__array__"):  # torch warns of one that may only be read
+            values = np.require(values, requirements="W")
+        return torch.as_tensor(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(
+            f"The {what} are a {type(values).__name__} that makes no tensor: {error}",
+            "An array or tensor of numbers is needed, or what turns into one.",
+            "Give examples one shape, and classes numbers from 0 on.",
+        ) from error
 
 
 # --- names with a path -----------------------------------------------------------------------

@@ -22,7 +22,7 @@ from explorer.engine.memory import (
     memory_budget,
 )
 from explorer.engine.network import FinalNetwork
-from explorer.engine.passes import INTACT, Pass, PlainPass
+from explorer.engine.passes import INTACT, Pass, PlainPass, check_that_it_runs
 from explorer.engine.program import Plan
 from explorer.engine.recording import RECORDING_ERRORS
 from explorer.engine.replay import Replay
@@ -95,6 +95,7 @@ class Execution:
         except RECORDING_ERRORS as error:
             if is_out_of_memory(error):
                 raise
+            check_that_it_runs(network.logits, filled_up(inputs, FEW))
             self.batch_size, self.first_logits = batch_size or TRIAL_BATCH, None
             self._reuse_submodules(f"it could not be recorded ({first_line(error)})", inputs)
             return
