@@ -96,9 +96,11 @@ class ChangedStackWarning(UserWarning):
 
 def unknown_name(kind: str, name: object, known: Iterable[object]) -> UnknownNameError:
     """Build the error for a name that is not among the known ones, nearest names first."""
-    names = [str(entry) for entry in known]
+    by_name = {str(entry): entry for entry in known}
+    names = list(by_name)
     near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
-    hint = f"Did you mean {' or '.join(repr(n) for n in near)}?" if near else "Use one of these."
+    meant = " or ".join(repr(by_name[n]) for n in near)
+    hint = f"Did you mean {meant}?" if near else "Use one of these."
     return UnknownNameError(
         f"There is no {kind} {name!r}.", f"Known: {', '.join(names) or '(none)'}.", hint
     )

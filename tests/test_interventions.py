@@ -6,7 +6,7 @@ import pytest
 
 import explorer as lx
 from explorer.engine.interventions import Epoch, FreshDraw, Intervention
-from explorer.errors import InterventionError
+from explorer.errors import InterventionError, UsageError
 
 
 def test_an_intervention_says_what_it_does():
@@ -31,3 +31,9 @@ def test_layers_can_come_from_different_sources():
 def test_no_layer_or_one_twice_is_refused(layers):
     with pytest.raises(InterventionError, match=r"layers of an intervention were \["):
         lx.reinitialise(layers, 0)
+
+
+@pytest.mark.parametrize("given", ["layer1", None, ("layer1", Epoch(0))])
+def test_what_is_no_intervention_is_refused_with_how_to_make_one(bundled, given):
+    with pytest.raises(UsageError, match=r"intervention is (.|\n)*reinitialise\('layer1', 0\)"):
+        next(lx.evaluate(bundled, given))

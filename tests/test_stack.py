@@ -219,7 +219,18 @@ def test_an_empty_folder_is_refused(tmp_path):
         lx.open_stack(tmp_path)
 
 
-@pytest.mark.parametrize(("source", "match"), [([], "no checkpoints"), (3, "source is a int")])
+STATE = {"net.weight": torch.zeros(2, 2)}
+
+
+@pytest.mark.parametrize(
+    ("source", "match"),
+    [
+        ([], "no checkpoints"),
+        (3, "source is a int"),
+        (STATE, r"source is one state dict(.|\n)*Pass \[state_dict\]"),
+        ({0: STATE, 5: STATE}, r"source is a mapping(.|\n)*epochs=list\(states\)"),
+    ],
+)
 def test_what_is_no_stack_is_refused(source, match):
     with pytest.raises(StackError, match=match):
         lx.open_stack(source)
@@ -252,3 +263,27 @@ def test_opening_a_bundled_stack_does_not_import_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize(
+    ("given", "hint"),
+    [
+        ("fcn3x256-digits", r"This str is no stack(.|\n)*open_stack\('fcn3x256-digits'\)"),
+        ([STATE], r"This list is no stack(.|\n)*what explorer.open_stack returns"),
+        (None, r"This NoneType is no stack"),
+    ],
+)
+def test_what_could_be_opened_is_not_measured_unopened(given, hint):
+    cells = lx.reinitialise("layer1", 0)
+    for measure in (
+        lambda: lx.sweep(given, progress=False),
+        lambda: [*lx.evaluate(given, cells)],
+        lambda: lx.predictions(given, cells),
+        lambda: lx.reset_order(given, progress=False),
+        lambda: lx.effective_parameters(given, progress=False),
+        lambda: lx.paths(given, progress=False),
+        lambda: lx.criticality(given, progress=False),
+        lambda: lx.outputs(given, progress=False),
+    ):
+        with pytest.raises(StackError, match=hint):
+            measure()

@@ -26,6 +26,7 @@ from explorer.engine.network import FinalNetwork, plain_float32
 from explorer.engine.predictions import Order, Predictions, Remembered
 from explorer.engine.program import Plan
 from explorer.errors import InterventionError, UsageError
+from explorer.weights.stack import check_is_stack
 
 logger = logging.getLogger(__name__)
 
@@ -94,6 +95,7 @@ class Evaluator:
                 "At least 1 example per forward pass is needed.",
                 "Leave batch_size out to get the default.",
             )
+        check_is_stack(stack)
         examples = examples_for(stack, data)
         self.network = FinalNetwork(
             stack,

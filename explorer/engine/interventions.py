@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from explorer.errors import InterventionError, unknown_name
+from explorer.errors import InterventionError, UsageError, unknown_name
 
 BatchNormPolicy = Literal["with_layer", "weights_only", "recalibrate"]
 """What happens to a layer's buffers (running statistics) when the layer is replaced."""
@@ -236,7 +236,15 @@ def canonical(
     ------
     UnknownNameError
         There is no such layer or epoch.
+    UsageError
+        It is no intervention.
     """
+    if not isinstance(intervention, Intervention):
+        raise UsageError(
+            f"The intervention is {intervention!r}.",
+            "What reinitialise or rerandomise returns is needed.",
+            f"Pass explorer.reinitialise({layers[0]!r}, {epochs[0]}), for example.",
+        )
     check_layers(intervention, layers, epochs)
     kept = (c for c in intervention.changes if not changes_nothing(c[1], epochs[-1]))
     return Intervention(tuple(kept))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -286,13 +286,16 @@ def chosen(kind: str, wanted: Sequence[Any] | None, available: Sequence[Any]) ->
     """
     if wanted is None:
         return list(available)
-    for name in wanted:
+    names = [] if isinstance(wanted, str) or not isinstance(wanted, Iterable) else list(wanted)
+    for name in names:
         if name not in available:
             raise unknown_name(kind, name, available)
-    if isinstance(wanted, str) or not len(wanted) or len(set(wanted)) < len(wanted):
+    if not names or len(set(names)) < len(names):
         raise UsageError(
             f"{kind}s is {wanted!r}.",
             f"A sequence of at least one {kind}, each once, is needed.",
-            f"Leave it out to take every {kind}.",
+            f"Pass [{wanted!r}], or leave it out to take every {kind}."
+            if isinstance(wanted, (str, int))
+            else f"Leave it out to take every {kind}.",
         )
-    return list(wanted)
+    return names

@@ -22,7 +22,13 @@ from explorer.weights.labelled import (
     write_netcdf,
     write_zarr,
 )
-from explorer.weights.stack import epoch_numbers, is_stack, layer_names, layer_variables, read_epoch
+from explorer.weights.stack import (
+    check_is_stack,
+    epoch_numbers,
+    layer_names,
+    layer_variables,
+    read_epoch,
+)
 
 FORMS = ("folder", "zarr", "netcdf")
 
@@ -94,12 +100,7 @@ def _form(path: Path) -> str:
 
 
 def _check(stack: xr.DataTree) -> None:
-    if not isinstance(stack, xr.DataTree) or not is_stack(stack):
-        raise StackError(
-            f"This {type(stack).__name__} is no stack.",
-            "A stack has a coordinate epoch, and a node for each layer of its attribute 'layers'.",
-            "Pass what explorer.open_stack returns, or a selection of its epochs.",
-        )
+    check_is_stack(stack)
     epochs = epoch_numbers(stack)
     if not epochs or any(a >= b for a, b in itertools.pairwise(epochs)):
         raise StackError(

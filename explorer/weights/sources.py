@@ -90,6 +90,15 @@ def collect_checkpoints(source: Any, wanted: Wanted) -> Collected:
             "A name, a folder, a pattern, files, or an iterable of state dicts will do.",
             "Call explorer.catalog() for the names.",
         )
+    if isinstance(source, Mapping):
+        one = any(hasattr(value, "shape") for value in source.values())
+        raise StackError(
+            "The stack's source is one state dict." if one else "The stack's source is a mapping.",
+            "State dicts in the order of training are needed, the trained network's last.",
+            "Pass [state_dict], or those of all checkpoints."
+            if one
+            else "Pass list(states.values()), and the numbers as epochs=list(states).",
+        )
     if isinstance(source, (list, tuple)):
         if source and all(isinstance(item, (str, Path)) for item in source):
             listed = [(Path(item), reader_of(Path(item), wanted.reader)) for item in source]

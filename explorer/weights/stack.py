@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from explorer.errors import CheckpointError, unknown_name
+from explorer.errors import CheckpointError, StackError, unknown_name
 from explorer.inventory.hdf5 import DAMAGE
 from explorer.inventory.placing import put_back
 from explorer.weights.checkpoints import Array, ArraySpec, Checkpoint, reads_parts
@@ -148,13 +148,39 @@ def is_stack(tree: xr.DataTree) -> bool:
     return whole and "epoch" in tree.coords and tree.coords["epoch"].ndim == 1
 
 
+def check_is_stack(stack: Any) -> None:
+    """Refuse what is no stack.
+
+    Raises
+    ------
+    StackError
+        It is none, be it that it once was, or could be opened as one.
+    """
+    if not isinstance(stack, xr.DataTree) or not is_stack(stack):
+        raise StackError(
+            f"This {type(stack).__name__} is no stack.",
+            "A stack has a coordinate epoch, and a node for each layer of its attribute 'layers'.",
+            f"Open it first: explorer.open_stack({str(stack)!r})."
+            if isinstance(stack, (str, Path))
+            else "Pass what explorer.open_stack returns, or a selection of its epochs.",
+        )
+
+
+def _check_kind(stack: Any) -> None:
+    """Refuse what is nothing like a stack, which takes no time."""
+    if not isinstance(stack, xr.DataTree):
+        check_is_stack(stack)
+
+
 def layer_names(stack: xr.DataTree) -> list[str]:
     """Layers of a stack, in forward order."""
+    _check_kind(stack)
     return [str(name) for name in stack.attrs["layers"]]
 
 
 def epoch_numbers(stack: xr.DataTree) -> list[int]:
     """Epochs of a stack, rising."""
+    _check_kind(stack)
     return [int(epoch) for epoch in stack.coords["epoch"].values]
 
 
