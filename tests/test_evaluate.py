@@ -602,7 +602,7 @@ def test_a_network_that_lacks_memory_for_a_trial_is_not_taken_for_one_that_does_
     def logits(*_arguments):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(torch.OutOfMemoryError, match="CUDA out of memory"):
         check_that_it_runs(logits, torch.zeros(2, 3))
 
 
