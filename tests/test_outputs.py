@@ -19,7 +19,7 @@ import explorer as lx
 from explorer.data.datasets import load_test_set
 from explorer.engine.evaluator import Evaluator
 from explorer.engine.similarity import Comparison, Gram, Moments, Slice, _spread, jensen_shannon
-from explorer.errors import UnknownNameError
+from explorer.errors import UnknownNameError, UsageError
 from explorer.weights.families.known import build_network
 from explorer.weights.stack import read_epoch
 from tests import toy
@@ -525,3 +525,5 @@ def test_ctrl_c_keeps_the_layers_that_are_finished(bundled, monkeypatch):
 def test_what_is_not_there_is_refused(bundled, kind, name):
     with pytest.raises(UnknownNameError, match=str(name)):
         lx.outputs(bundled, **{kind: [name]}, device="cpu")
+    with pytest.raises(UsageError, match=rf"{kind} is {name!r}(.|\n)*Pass \[{name!r}\]"):
+        lx.outputs(bundled, **{kind: name}, device="cpu")

@@ -11,11 +11,11 @@ import numpy as np
 import xarray as xr
 from torch import nn
 
+from explorer.engine.choosing import chosen
 from explorer.engine.evaluator import Evaluator
 from explorer.engine.interventions import BatchNormPolicy, Intervention
 from explorer.engine.parts import Part, Parts, last_dataset
 from explorer.engine.provenance import journal_of, provenance_of
-from explorer.engine.sweep import chosen
 from explorer.engine.valley import LayerSearch, Quantity, Valley, search
 from explorer.engine.valley_dataset import valleys_dataset
 from explorer.errors import UsageError

@@ -11,6 +11,7 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
+from explorer.engine.choosing import chosen
 from explorer.engine.compared import INTACT, compare
 from explorer.engine.evaluator import Evaluator
 from explorer.engine.interventions import BatchNormPolicy
@@ -20,7 +21,6 @@ from explorer.engine.results import DIMS
 from explorer.engine.similarity import BINS, Compared, Comparison
 from explorer.engine.sweep import NOT_REACHED, Cell, plan_sweep
 from explorer.engine.units import NEVER_ACTIVE, with_units
-from explorer.errors import unknown_name
 from explorer.weights.stack import epoch_numbers, layer_names
 
 QUANTITIES: Mapping[str, dict[str, Any]] = {
@@ -112,8 +112,8 @@ def outputs(
     >>> round(found.softmax_cosine.item(), 2)
     0.96
     """
-    chosen = _chosen("layer", layers, layer_names(stack))
-    taken = _chosen("epoch", epochs, epoch_numbers(stack))
+    names = chosen("layer", layers, layer_names(stack))
+    taken = chosen("epoch", epochs, epoch_numbers(stack))
     labelled = not without_labels(data)
     evaluator = Evaluator(
         stack,
@@ -124,7 +124,7 @@ def outputs(
         batchnorm=batchnorm,
     )
     parts = outputs_parts(
-        evaluator, layers=chosen, epochs=taken, draws=draws, seed=seed, labelled=labelled
+        evaluator, layers=names, epochs=taken, draws=draws, seed=seed, labelled=labelled
     )
     return last_dataset(parts, "outputs", " cells", progress)
 
@@ -145,10 +145,10 @@ def outputs_parts(
 ) -> Parts:
     """Do what `outputs` does, part by part, with a network that is loaded already."""
     stack = evaluator.network.stack
-    chosen = _chosen("layer", layers, layer_names(stack))
-    taken = _chosen("epoch", epochs, epoch_numbers(stack))
+    names = chosen("layer", layers, layer_names(stack))
+    taken = chosen("epoch", epochs, epoch_numbers(stack))
     watch = evaluator.watch()
-    cells = [c for c in plan_sweep(chosen, chosen, taken, draws, seed) if c.prefix != "fullmodel_"]
+    cells = [c for c in plan_sweep(names, names, taken, draws, seed) if c.prefix != "fullmodel_"]
     attrs = {
         **provenance_of(evaluator),
         "seed": seed,
@@ -162,7 +162,7 @@ def outputs_parts(
 
     def dataset() -> xr.Dataset:
         said = attrs | {"complete": int(len(found) == total)}
-        result = _dataset(evaluator, cells, found, (chosen, taken, draws), said)
+        result = _dataset(evaluator, cells, found, (names, taken, draws), said)
         if watch is None:
             return result
         trained = found.get(INTACT, NOT_REACHED)
@@ -245,10 +245,3 @@ def _record(result: xr.Dataset, cell: Cell, one: Compared, intact: Comparison | 
 def _share(counts: Any, totals: Any) -> Any:
     """Counts over totals; NaN for a class without examples."""
     return np.where(totals > 0, counts / np.maximum(totals, 1), math.nan)
-
-
-def _chosen(kind: str, wanted: Sequence[Any] | None, available: Sequence[Any]) -> list[Any]:
-    for name in wanted or ():
-        if name not in available:
-            raise unknown_name(kind, name, available)
-    return list(available if wanted is None else wanted)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import xarray as xr
 
 from explorer.engine.barriers import PATHS
+from explorer.engine.choosing import chosen
 from explorer.engine.interventions import Epoch, Intervention, Mixture, Source
-from explorer.engine.sweep import chosen
 from explorer.errors import UsageError
 from explorer.weights.stack import epoch_numbers, layer_names
 

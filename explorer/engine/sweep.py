@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 from tqdm.auto import tqdm
 
+from explorer.engine.choosing import chosen
 from explorer.engine.estimate import Estimate
 from explorer.engine.evaluator import Evaluator
 from explorer.engine.intact import doubt_about, not_measured, warn_of
@@ -27,7 +28,7 @@ from explorer.engine.interventions import (
 from explorer.engine.measuring import Outcome, measure
 from explorer.engine.provenance import journal_of, provenance_of
 from explorer.engine.results import QUANTITIES, empty_results
-from explorer.errors import UsageError, unknown_name
+from explorer.errors import UsageError
 from explorer.weights.stack import epoch_numbers, layer_names
 
 if TYPE_CHECKING:
@@ -274,28 +275,3 @@ def progress_bar(total: int, progress: bool) -> Any:
     """Progress over so many predictions, or one that does not show."""
     unit = " predictions"
     return tqdm(total=total, desc="sweep", unit=unit, unit_scale=True, disable=not progress)
-
-
-def chosen(kind: str, wanted: Sequence[Any] | None, available: Sequence[Any]) -> list[Any]:
-    """What is wanted of what there is; all of it by default.
-
-    Raises
-    ------
-    UnknownNameError, UsageError
-        Something is not there, is named twice, or nothing is wanted.
-    """
-    if wanted is None:
-        return list(available)
-    names = [] if isinstance(wanted, str) or not isinstance(wanted, Iterable) else list(wanted)
-    for name in names:
-        if name not in available:
-            raise unknown_name(kind, name, available)
-    if not names or len(set(names)) < len(names):
-        raise UsageError(
-            f"{kind}s is {wanted!r}.",
-            f"A sequence of at least one {kind}, each once, is needed.",
-            f"Pass [{wanted!r}], or leave it out to take every {kind}."
-            if isinstance(wanted, (str, int))
-            else f"Leave it out to take every {kind}.",
-        )
-    return names

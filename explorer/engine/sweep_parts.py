@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from explorer.engine.choosing import chosen
 from explorer.engine.evaluator import Evaluator
 from explorer.engine.interventions import Intervention, canonical
 from explorer.engine.journal import Journal
@@ -11,7 +12,7 @@ from explorer.engine.measuring import Outcome, measure
 from explorer.engine.parts import Part, Parts
 from explorer.engine.provenance import provenance_of
 from explorer.engine.results import Sweep, empty_results
-from explorer.engine.sweep import NOT_REACHED, chosen, examples_seen, fill_in, plan_sweep
+from explorer.engine.sweep import NOT_REACHED, examples_seen, fill_in, plan_sweep
 from explorer.weights.stack import epoch_numbers, layer_names
 
 
