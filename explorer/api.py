@@ -11,6 +11,7 @@ from typing import Any
 import xarray as xr
 from torch import Tensor, nn
 
+from explorer.arguments import draws_and_seed
 from explorer.errors import ExplorerError, StackError, UsageError
 from explorer.inventory.hdf5 import full_disk_told
 from explorer.inventory.placing import placed
@@ -94,6 +95,7 @@ def distances(
         )
     if reference == 0 and len(epoch_numbers(stack)) == 1:  # whatever the only one is called
         reference = epoch_numbers(stack)[0]
+    draws, seed = draws_and_seed(draws, seed)
     settings = {"reference": reference, "draws": draws, "seed": seed}
     if client is None:
         return _distances_of_stack(stack, model=model, **settings)

@@ -20,6 +20,7 @@ AT_LEAST_IMPORTS = 450
 
 BELOW_UI = {
     "errors",
+    "arguments",
     "colours",
     "tables",
     "inventory",
@@ -33,15 +34,16 @@ BELOW_UI = {
 }
 PARTS = {
     "errors": set(),
+    "arguments": {"errors"},
     "colours": set(),
     "tables": {"colours", "errors"},
     "inventory": {"errors"},
-    "weights": {"errors", "colours", "tables", "inventory"},
+    "weights": {"errors", "arguments", "colours", "tables", "inventory"},
     "data": {"errors", "inventory"},
-    "training": {"errors", "weights", "data"},
-    "engine": {"errors", "tables", "inventory", "weights", "data"},
+    "training": {"errors", "arguments", "weights", "data"},
+    "engine": {"errors", "arguments", "tables", "inventory", "weights", "data"},
     "stats": {"errors", "colours", "tables"},
-    "doctor": {"errors", "colours", "tables", "inventory", "weights", "stats"},
+    "doctor": {"errors", "arguments", "colours", "tables", "inventory", "weights", "stats"},
     "api": BELOW_UI - {"api", "doctor"},
     "ui": BELOW_UI,
     "course": BELOW_UI - {"tables", "colours"},

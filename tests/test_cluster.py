@@ -410,7 +410,7 @@ def test_a_tolerance_stops_the_same_cells_at_the_same_examples(stack, client):
 @pytest.mark.parametrize(
     ("options", "error", "match"),
     [
-        ({"batch_size": 0}, UsageError, "The batch size is 0"),
+        ({"batch_size": 0}, UsageError, "batch_size is 0"),
         ({"data": "nothing"}, UnknownNameError, "no dataset 'nothing'"),
     ],
 )

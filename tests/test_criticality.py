@@ -282,11 +282,11 @@ def test_a_criticality_can_be_saved_and_read_back(searched, tmp_path):
 @pytest.mark.parametrize(
     ("options", "error", "match"),
     [
-        ({"alphas": [0, 1.5]}, UsageError, r"alphas are \[0.0, 1.5\](.|\n)*fraction"),
-        ({"alphas": 1}, UsageError, r"alphas are \[\](.|\n)*Leave alphas out"),
-        ({"sigmas": [0]}, UsageError, r"sigmas are \[0.0\](.|\n)*above 0"),
-        ({"sigmas": [-1, 1]}, UsageError, r"sigmas are(.|\n)*Leave sigmas out"),
-        ({"draws": 0}, UsageError, r"draws is 0(.|\n)*default is 10"),
+        ({"alphas": [0, 1.5]}, UsageError, r"alphas is \[0, 1.5\](.|\n)*Fractions"),
+        ({"alphas": 1}, UsageError, r"alphas is 1(.|\n)*Leave it out"),
+        ({"sigmas": [0]}, UsageError, r"sigmas is \[0\](.|\n)*above 0"),
+        ({"sigmas": [-1, 1]}, UsageError, r"sigmas is(.|\n)*Leave it out"),
+        ({"draws": 0}, UsageError, r"draws is 0(.|\n)*from 1 on"),
         ({"factor": 0}, UsageError, r"factor is 0(.|\n)*1.01 allows"),
         ({"quantity": "accuracy"}, UsageError, r"quantity is 'accuracy'(.|\n)*loss, error"),
         ({"layers": ["layre1"]}, UnknownNameError, "Did you mean 'layer1'"),

@@ -488,7 +488,7 @@ def test_a_smaller_memory_budget_makes_smaller_slices(bundled, memory, expected)
 
 
 def test_a_memory_budget_of_nothing_is_refused(bundled):
-    with pytest.raises(UsageError, match="memory budget is 0 bytes"):
+    with pytest.raises(UsageError, match="memory is 0"):
         Evaluator(bundled, device="cpu", memory=0)
 
 
@@ -612,7 +612,7 @@ def test_a_device_that_is_not_there_is_refused(bundled):
 
 
 def test_a_batch_of_nothing_is_refused(bundled):
-    with pytest.raises(UsageError, match="batch size is 0"):
+    with pytest.raises(UsageError, match="batch_size is 0"):
         Evaluator(bundled, batch_size=0)
 
 

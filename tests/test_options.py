@@ -34,7 +34,7 @@ def measured(stack, name, option):
     ("option", "match"),
     [
         ({"device": "abacus"}, "The device 'abacus' cannot be used"),
-        ({"batch_size": 0}, "The batch size is 0"),
+        ({"batch_size": 0}, "batch_size is 0"),
         ({"batchnorm": "as usual"}, "The BatchNorm policy is 'as usual'"),
     ],
 )

@@ -295,8 +295,8 @@ def test_values_that_are_not_finite_have_a_reason_and_no_barrier():
     ("options", "error", "match"),
     [
         ({"start": "same"}, UsageError, r"'same' was given without(.|\n)*Pass other="),
-        ({"shares": [0.5, 2]}, UsageError, r"shares are \[0.5, 2.0\](.|\n)*from 0"),
-        ({"shares": 1}, UsageError, r"shares are \[\](.|\n)*Leave shares out"),
+        ({"shares": [0.5, 2]}, UsageError, r"shares is \[0.5, 2\](.|\n)*from 0"),
+        ({"shares": 1}, UsageError, r"shares is 1(.|\n)*Leave it out"),
         ({"layers": ["layre1"]}, UnknownNameError, "Did you mean 'layer1'"),
         ({"epochs": [7]}, UnknownNameError, "no epoch 7"),
         ({"start": 7}, UnknownNameError, "no epoch 7"),

@@ -144,7 +144,7 @@ def test_the_command_prints_verdicts_and_writes_what_is_asked_for(tmp_path, caps
 
 def test_the_command_explains_a_level_that_is_none(capsys):
     assert main(["verdicts", "fcn3x256-digits", "--level", "5"]) == 2
-    assert "The level is 5" in capsys.readouterr().err
+    assert "level is 5" in capsys.readouterr().err
 
 
 def test_a_picture_of_several_runs_is_that_of_the_first():

@@ -9,6 +9,7 @@ from typing import Any
 import xarray as xr
 from torch import nn
 
+from explorer.arguments import whole_number
 from explorer.doctor.beginning import Beginning
 from explorer.doctor.faults import (
     duplicate_findings,
@@ -71,7 +72,7 @@ def check(
     StackError
         There are no checkpoints.
     """
-    model = unwrapped(model)
+    model, seed = unwrapped(model), whole_number("seed", seed, "Use 0, 1, 2, …")
     patient = open_patient(stack, model, layers, reader)
     beginning = Beginning(patient, model, seed)
     chart = examine(patient, beginning, progress=progress)

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
+from explorer.arguments import draws_and_seed, fraction
 from explorer.engine.across_parts import Wanted, cells_of, node_parts, of_label
 from explorer.engine.across_summary import summary_of
 from explorer.engine.contenders import Contender, Member, labelled, opened
 from explorer.engine.judging import LEVEL
-from explorer.engine.margins import check_fraction, check_margin
+from explorer.engine.margins import check_margin
 from explorer.engine.parts import Part, last_dataset
 from explorer.engine.verdicts import DEFAULT_THRESHOLD
 from explorer.errors import unknown_name
@@ -198,7 +199,8 @@ def compare_parts(
     229 229 2
     """
     check_margin(threshold, margin)
-    check_fraction("level", level, "0.05 is the usual one")
+    draws, seed = draws_and_seed(draws, seed)
+    fraction("level", level, "0.05 is the usual one")
     settings = {"epochs": epochs, "draws": draws, "seed": seed, "batchnorm": batchnorm}
     named = labelled(stacks)
     for kind, own in (("model", model), ("data", data)):

@@ -11,6 +11,7 @@ import numpy as np
 import xarray as xr
 from torch import nn
 
+from explorer.arguments import draws_and_seed, fractions, number, numbers
 from explorer.engine.choosing import chosen
 from explorer.engine.evaluator import Evaluator
 from explorer.engine.interventions import BatchNormPolicy, Intervention
@@ -149,8 +150,9 @@ def valley_of(
 ) -> Valley:
     """Check the points that are asked for, and list them; arguments as in `criticality`."""
     (first,) = chosen("epoch", None if epoch is None else [epoch], epoch_numbers(stack))[:1]
-    shares, deviations = _shares(alphas), _deviations(sigmas)
-    return Valley(first, shares, deviations, _draws(draws), seed, quantity, every_cell)
+    shares, deviations = fractions("alphas", alphas), _deviations(sigmas)
+    draws, seed = draws_and_seed(draws, seed, least=1)
+    return Valley(first, shares, deviations, draws, seed, quantity, every_cell)
 
 
 def criticality_parts(
@@ -208,45 +210,24 @@ def squared_distance(stack: xr.DataTree, layer: str, epoch: int) -> float:
     )
 
 
-def _shares(alphas: int | Sequence[float]) -> tuple[float, ...]:
-    if isinstance(alphas, int):
-        alphas = [k / (alphas - 1) for k in range(alphas)] if alphas > 1 else []
-    values = tuple(sorted({float(alpha) for alpha in alphas}))
-    if not values or not all(0 <= alpha <= 1 for alpha in values):
-        raise UsageError(
-            f"The shares alphas are {list(values)}.",
-            "At least one fraction from 0 (the start) to 1 (the final layer) is needed.",
-            "Leave alphas out to take 0, 0.1, …, 1.",
-        )
-    return values
-
-
 def _deviations(sigmas: Sequence[float]) -> tuple[float, ...]:
-    values = tuple(sorted({float(sigma) for sigma in sigmas}))
-    if not values or not (values[0] >= 0 and 0 < values[-1] < math.inf):
-        raise UsageError(
-            f"The deviations sigmas are {list(values)}.",
-            "Numbers of 0 or more, one of them above 0, are needed.",
-            "Leave sigmas out to take 0 and ten numbers from 0.001 to 1.",
-        )
-    return values
-
-
-def _draws(draws: int) -> int:
-    if draws < 1:
-        raise UsageError(
-            f"draws is {draws}.", "At least 1 draw of the noise is needed.", "The default is 10."
-        )
-    return draws
+    return numbers(
+        "sigmas",
+        sigmas,
+        lambda every: every[0] >= 0 and 0 < every[-1] < math.inf,
+        "Finite numbers of 0 or more, one of them above 0, are needed.",
+        "Leave it out to take 0 and ten numbers from 0.001 to 1.",
+    )
 
 
 def _check_limit(factor: float, quantity: str) -> None:
-    if not 0 < factor < math.inf:
-        raise UsageError(
-            f"factor is {factor}.",
-            "A number above 0 is needed: 1.01 allows 1 % more than the final network.",
-            "Leave factor out to take 1.01.",
-        )
+    number(
+        "factor",
+        factor,
+        lambda value: 0 < value < math.inf,
+        "A number above 0 is needed: 1.01 allows 1 % more than the final network.",
+        "Leave it out to take 1.01.",
+    )
     if quantity not in get_args(Quantity):
         raise UsageError(
             f"quantity is {quantity!r}.",

@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 from torch import nn
 
+from explorer.arguments import draws_and_seed, whole_number
 from explorer.engine.effective import (
     Effective,
     find_effective,
@@ -138,6 +139,7 @@ def effective_parts(
     """Do what `effective_parameters` does, part by part, with a network that is loaded already."""
     stack = evaluator.network.stack
     chosen = layer_names(stack) if layers is None else list(layers)
+    draws, seed = draws_and_seed(draws, seed)
     sources = _sources(stack, epoch, draws, seed)
     final, chance = evaluator.result(Intervention(())).error, evaluator.chance_error
     allowed = margin_of_resets(threshold, margin, final, chance)
@@ -176,7 +178,8 @@ def _sources(
     epochs = epoch_numbers(stack)
     wanted: list[Epoch | FreshDraw] = []
     if epoch is not None or len(epochs) > 1:
-        wanted.append(Epoch(epochs[0] if epoch is None else int(epoch)))
+        first = epochs[0] if epoch is None else epoch
+        wanted.append(Epoch(whole_number("epoch", first, "Name an epoch of the stack.")))
     wanted += [FreshDraw(draw, seed) for draw in range(draws)]
     if not wanted:
         raise UsageError(

@@ -13,6 +13,7 @@ import xarray as xr
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from explorer.arguments import whole_number
 from explorer.engine.answers import Answers, answers_of
 from explorer.engine.counting import Counting
 from explorer.engine.estimate import Estimate
@@ -25,7 +26,7 @@ from explorer.engine.memory import TRIAL_BATCH, is_out_of_memory, no_room
 from explorer.engine.network import FinalNetwork, plain_float32
 from explorer.engine.predictions import Order, Predictions, Remembered
 from explorer.engine.program import Plan
-from explorer.errors import InterventionError, UsageError
+from explorer.errors import InterventionError
 from explorer.weights.stack import check_is_stack
 
 logger = logging.getLogger(__name__)
@@ -89,12 +90,8 @@ class Evaluator:
         memory: int | None = None,
         calibration: Any = None,
     ) -> None:
-        if batch_size is not None and batch_size < 1:
-            raise UsageError(
-                f"The batch size is {batch_size}.",
-                "At least 1 example per forward pass is needed.",
-                "Leave batch_size out to get the default.",
-            )
+        if batch_size is not None:
+            batch_size = whole_number("batch_size", batch_size, "Leave it out for the default.", 1)
         check_is_stack(stack)
         examples = examples_for(stack, data)
         self.network = FinalNetwork(

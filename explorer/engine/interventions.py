@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from explorer.arguments import whole_number
 from explorer.errors import InterventionError, UsageError, unknown_name
 
 BatchNormPolicy = Literal["with_layer", "weights_only", "recalibrate"]
@@ -190,7 +191,8 @@ def reinitialise(layers: str | Iterable[str], epoch: int) -> Intervention:
     Zhang, Bengio, Singer, *Are All Layers Created Equal?*, JMLR 23(67), 2022:
     θ_d^T ← θ_d^τ, no training afterwards.
     """
-    return _same_source(layers, Epoch(int(epoch)))
+    number = whole_number("epoch", epoch, "Name an epoch of the stack.")
+    return _same_source(layers, Epoch(number))
 
 
 def rerandomise(layers: str | Iterable[str], draw: int = 0, seed: int = 0) -> Intervention:
@@ -214,7 +216,8 @@ def rerandomise(layers: str | Iterable[str], draw: int = 0, seed: int = 0) -> In
     InterventionError
         No layer, or one layer twice.
     """
-    return _same_source(layers, FreshDraw(int(draw), int(seed)))
+    number = whole_number("draw", draw, "Draws count from 0.", least=0)
+    return _same_source(layers, FreshDraw(number, whole_number("seed", seed, "Use 0, 1, 2, …")))
 
 
 def check_layers(intervention: Intervention, known: Sequence[str], epochs: Sequence[int]) -> None:

@@ -15,11 +15,11 @@ from explorer.engine.effective import Search
 from explorer.engine.evaluator import Evaluator
 from explorer.engine.intact import doubt_about, not_measured, warn_of
 from explorer.engine.interventions import BatchNormPolicy, Epoch, Intervention, Source
-from explorer.engine.margins import margin_of_resets
+from explorer.engine.margins import check_margin, margin_of_resets
 from explorer.engine.parts import last_of
 from explorer.engine.provenance import provenance_of
 from explorer.engine.verdicts import DEFAULT_THRESHOLD
-from explorer.errors import InterventionError, UsageError
+from explorer.errors import InterventionError
 from explorer.weights.stack import epoch_numbers, layer_names
 
 
@@ -169,12 +169,7 @@ def reset_order(
     >>> order["layer"].values[0].item()
     'layer3'
     """
-    if not 0 <= threshold <= 1:
-        raise UsageError(
-            f"The threshold is {threshold}.",
-            "A fraction from 0 to 1 is needed: 0.1 is a tenth of the way to chance.",
-            "Divide a percentage by 100.",
-        )
+    check_margin(threshold, None)
     epoch = epoch_numbers(stack)[0] if epoch is None else epoch
     chosen = layer_names(stack) if layers is None else list(layers)
     evaluator = Evaluator(

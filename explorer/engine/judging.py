@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,8 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from explorer.engine.margins import check_fraction, check_margin, margin_of
+from explorer.arguments import fraction
+from explorer.engine.margins import check_margin, margin_of
 from explorer.engine.paired import exact_interval, holm, mcnemar, p_beyond, p_within
 from explorer.engine.profiles import Profile
 from explorer.engine.results import open_sweep
@@ -106,7 +107,7 @@ def verdicts(
     ['critical', 'undecided', 'robust', 'undecided']
     """
     check_margin(threshold, margin)
-    check_fraction("level", level, "0.05 is the usual one")
+    fraction("level", level, "0.05 is the usual one")
     named = _named(runs)
     judged = {
         name: judge(_swept(one, measuring), threshold, margin, level) for name, one in named.items()
@@ -215,7 +216,7 @@ def _rises(sweep: xr.Dataset, whole: NDArray[np.bool_], level: float) -> NDArray
 
 def _named(runs: Any) -> dict[str, Run]:
     """Runs by name; a single one has none."""
-    if isinstance(runs, (xr.Dataset, xr.DataTree, str, Path)):
+    if isinstance(runs, (xr.Dataset, xr.DataTree, str, Path)) or not isinstance(runs, Iterable):
         return {ONLY: runs}
     if isinstance(runs, Mapping):
         return {str(name): one for name, one in runs.items()}
@@ -228,6 +229,12 @@ def _swept(run: Run, measuring: Mapping[str, Any]) -> xr.Dataset:
 
         return sweep(run, **{"draws": 0, **measuring})
     found = open_sweep(run) if isinstance(run, str | Path) else run
+    if not isinstance(found, xr.Dataset):
+        raise UsageError(
+            f"What is to be judged is {found!r}.",
+            "A sweep, a stack, the name of one, or several of these are needed.",
+            "Pass what explorer.sweep or explorer.open_stack returns.",
+        )
     if not {"error", *_COUNTS} <= set(found):
         raise UsageError(
             f"{found.attrs.get('stack', 'This dataset')} has no counts of answers that turned.",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from explorer.errors import UsageError
+from explorer.arguments import fraction
 
 
 def check_margin(threshold: float, margin: float | None) -> None:
@@ -13,25 +13,9 @@ def check_margin(threshold: float, margin: float | None) -> None:
     UsageError
         The threshold or the margin is outside 0…1.
     """
-    check_fraction("threshold", threshold, "0.1 is a tenth of the way to chance")
+    fraction("threshold", threshold, "0.1 is a tenth of the way to chance")
     if margin is not None:
-        check_fraction("margin", margin, "0.01 is one percentage point")
-
-
-def check_fraction(name: str, value: float, example: str) -> None:
-    """Refuse what is outside 0…1.
-
-    Raises
-    ------
-    UsageError
-        It is.
-    """
-    if not 0 <= value <= 1:
-        raise UsageError(
-            f"The {name} is {value}.",
-            f"A fraction from 0 to 1 is needed: {example}.",
-            "Divide a percentage by 100.",
-        )
+        fraction("margin", margin, "0.01 is one percentage point")
 
 
 def margin_of(threshold: float, margin: float | None, final: float, chance: float) -> float:

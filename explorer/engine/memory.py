@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from explorer.errors import OutOfMemoryError, UsageError
+from explorer.arguments import whole_number
+from explorer.errors import OutOfMemoryError
 
 TRIAL_BATCH = 64
 """Batch of a pass of which it is not known how large its values are."""
@@ -54,12 +55,7 @@ def memory_budget(device: torch.device, wanted: int | None) -> int:
         Less than one byte is wanted.
     """
     if wanted is not None:
-        if wanted < 1:
-            raise UsageError(
-                f"The memory budget is {wanted} bytes.",
-                "A positive number of bytes is needed.",
-                "Leave memory out to get the default.",
-            )
+        wanted = whole_number("memory", wanted, "Give it in bytes, or leave it out.", 1)
         return wanted
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0] * FREE_SHARE)

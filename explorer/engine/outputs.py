@@ -11,6 +11,7 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
+from explorer.arguments import draws_and_seed
 from explorer.engine.choosing import chosen
 from explorer.engine.compared import INTACT, compare
 from explorer.engine.evaluator import Evaluator
@@ -144,6 +145,7 @@ def outputs_parts(
     labelled: bool = True,
 ) -> Parts:
     """Do what `outputs` does, part by part, with a network that is loaded already."""
+    draws, seed = draws_and_seed(draws, seed)
     stack = evaluator.network.stack
     names = chosen("layer", layers, layer_names(stack))
     taken = chosen("epoch", epochs, epoch_numbers(stack))

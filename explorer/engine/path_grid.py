@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import xarray as xr
 
+from explorer.arguments import fractions
 from explorer.engine.barriers import PATHS
 from explorer.engine.choosing import chosen
 from explorer.engine.interventions import Epoch, Intervention, Mixture, Source
@@ -114,19 +115,5 @@ def path_grid(
         (begin,) = chosen("epoch", None if start is None else [start], own)[-1:]
         starts = ((begin, ends),)
     moved = tuple(chosen("layer", layers, every))
-    return PathGrid(
-        tuple(every), moved, ends, _points(shares), cumulative, starts, own=other is None
-    )
-
-
-def _points(shares: int | Sequence[float]) -> tuple[float, ...]:
-    if isinstance(shares, int):
-        shares = [k / (shares - 1) for k in range(shares)] if shares > 1 else []
-    values = sorted({float(share) for share in shares})
-    if not values or not all(0 <= share <= 1 for share in values):
-        raise UsageError(
-            f"The shares are {values}.",
-            "Fractions from 0 (A) to 1 (B), at least one, are needed.",
-            "Leave shares out to take 0, 0.1, …, 1.",
-        )
-    return tuple(sorted({0.0, *values, 1.0}))
+    points = tuple(sorted({0.0, *fractions("shares", shares), 1.0}))
+    return PathGrid(tuple(every), moved, ends, points, cumulative, starts, own=other is None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 import xarray as xr
 
 from explorer.engine.overview import is_sweep, sweep_page
-from explorer.errors import ChangedStackWarning, CheckpointError, unknown_name
+from explorer.errors import ChangedStackWarning, CheckpointError, UsageError, unknown_name
 from explorer.inventory.hdf5 import DAMAGE, check_hdf5
 from explorer.inventory.manifest import bundled_sweep, load_manifest
 from explorer.weights.stack import content_hash
@@ -140,6 +141,8 @@ def open_sweep(source: str | Path, stack: xr.DataTree | None = None) -> Sweep:
     ------
     UnknownNameError
         There is neither a stack of this name with a sweep nor such a file.
+    UsageError
+        The source is neither a name nor a path.
     CheckpointError
         The file is damaged or leads elsewhere; a bundled one is missing or altered.
 
@@ -148,6 +151,12 @@ def open_sweep(source: str | Path, stack: xr.DataTree | None = None) -> Sweep:
     ChangedStackWarning
         It was computed from other checkpoints than those of `stack` or of the catalog.
     """
+    if not isinstance(source, (str, os.PathLike)):
+        raise UsageError(
+            f"The sweep to open is {type(source).__name__} {source!r}.",
+            "The name of a stack with a sweep, or the path of a file, is needed.",
+            "What explorer.sweep returns is open already.",
+        )
     path = bundled_sweep(str(source)) or Path(source)
     if not path.is_file():
         stacks = load_manifest().stacks.values()

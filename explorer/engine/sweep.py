@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 from tqdm.auto import tqdm
 
+from explorer.arguments import draws_and_seed, number
 from explorer.engine.choosing import chosen
 from explorer.engine.estimate import Estimate
 from explorer.engine.evaluator import Evaluator
@@ -28,7 +29,6 @@ from explorer.engine.interventions import (
 from explorer.engine.measuring import Outcome, measure
 from explorer.engine.provenance import journal_of, provenance_of
 from explorer.engine.results import QUANTITIES, empty_results
-from explorer.errors import UsageError
 from explorer.weights.stack import epoch_numbers, layer_names
 
 if TYPE_CHECKING:
@@ -169,16 +169,14 @@ def sweep(
     every, available = layer_names(stack), epoch_numbers(stack)
     layers = chosen("layer", layers, every)
     epochs = chosen("epoch", epochs, available)
-    if not 0 <= tolerance < 1:
-        raise UsageError(
-            f"tolerance is {tolerance}.",
-            "A fraction from 0 (exact) to below 1 is needed: 0.01 is ± 1 %.",
-            "Divide a percentage by 100.",
-        )
-    if draws < 0:
-        raise UsageError(
-            f"draws is {draws}.", "0 or more fresh draws per layer will do.", "The default is 3."
-        )
+    tolerance = number(
+        "tolerance",
+        tolerance,
+        lambda value: 0 <= value < 1,
+        "A fraction from 0 (exact) to below 1 is needed: 0.01 is ± 1 %.",
+        "Divide a percentage by 100.",
+    )
+    draws, seed = draws_and_seed(draws, seed)
     settings = {
         "model": model,
         "data": data,

@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from explorer.errors import UsageError
+from explorer.engine.margins import check_margin
 
 DEFAULT_THRESHOLD = 0.1
 """A tenth of the way from the final error to chance. The paper gives no number; this is ours."""
@@ -145,12 +145,7 @@ def _by_epoch(
     UsageError
         The threshold is no fraction.
     """
-    if not 0 <= threshold <= 1:
-        raise UsageError(
-            f"The threshold is {threshold}.",
-            "A fraction from 0 to 1 is needed: 0.1 is a tenth of the way to chance.",
-            "Divide a percentage by 100.",
-        )
+    check_margin(threshold, None)
     order = np.argsort(sweep["epoch"].values)
     share = _share_of_way(sweep, sweep["error"].transpose("layer", "epoch").values)
     return sweep["epoch"].values[order], share[:, order]

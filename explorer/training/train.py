@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
+from explorer.arguments import whole_number
 from explorer.errors import TrainingError, UsageError
 from explorer.training.device import check_precision, threads
 from explorer.training.loop import Trainer
@@ -209,9 +210,8 @@ def _settled(
     settled = with_settings(experiment, settings)
     if seed is None:
         return settled
-    if seed < 0:
-        raise UsageError(f"The seed is {seed}.", "Seeds count from 0.", "Use 0, 1, 2, …")
-    return dataclasses.replace(settled, seed=seed)
+    number = whole_number("seed", seed, "Use 0, 1, 2, …", least=0)
+    return dataclasses.replace(settled, seed=number)
 
 
 def _number(experiment: Experiment, epoch: int, steps: int) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 import ipywidgets as widgets
 import xarray as xr
 
+from explorer.arguments import draws_and_seed
 from explorer.engine.interventions import BatchNormPolicy
 from explorer.inventory.manifest import load_manifest
 from explorer.ui import displaced
@@ -88,6 +89,7 @@ class Explorer(widgets.VBox):
         client: Any = None,
     ) -> None:
         stack = os.environ.get(STACK_VARIABLE, FIRST_STACK) if stack is None else stack
+        draws, seed = draws_and_seed(draws, seed)
         settings = Settings(
             model, data, device, batch_size, batchnorm, draws, seed, screen, client=client
         )

@@ -11,6 +11,8 @@ import torch
 
 from explorer.errors import UsageError
 
+_DEVICES = "'auto', 'cpu', 'cuda', 'cuda:1', 'mps' are understood, where the machine has them."
+
 
 def pick_device(device: str) -> torch.device:
     """Turn ``"auto"`` into CUDA, MPS or CPU, whichever is there first.
@@ -20,6 +22,10 @@ def pick_device(device: str) -> torch.device:
     UsageError
         torch does not know the device, or it is not there.
     """
+    if not isinstance(device, (str, int, torch.device)):
+        raise UsageError(
+            f"device is {device!r}.", _DEVICES, "Use device='auto' to take what is there."
+        )
     if device == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda", torch.cuda.current_device())
@@ -30,7 +36,7 @@ def pick_device(device: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise UsageError(
             f"The device {device!r} cannot be used: {str(error).splitlines()[0]}",
-            "'auto', 'cpu', 'cuda', 'cuda:1', 'mps' are understood, where the machine has them.",
+            _DEVICES,
             "Use device='auto' to take what is there.",
         ) from error
     return chosen

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
+from explorer.arguments import whole_number
 from explorer.errors import StackError, UsageError, unknown_name
 from explorer.weights.readers.when import MOST, When
 
@@ -64,6 +65,8 @@ def numbered(
 
 def check_epochs(epochs: Sequence[int], labels: Sequence[str]) -> list[int]:
     """Refuse epochs that are not one per checkpoint, rising."""
+    advice = "Pass one whole number per checkpoint, rising."
+    epochs = [whole_number("One of epochs", epoch, advice) for epoch in epochs]
     if max(epochs, default=0) > MOST:
         label = labels[list(epochs).index(max(epochs))] if len(epochs) == len(labels) else "One"
         raise StackError(
@@ -81,7 +84,7 @@ def check_epochs(epochs: Sequence[int], labels: Sequence[str]) -> list[int]:
             "One epoch per checkpoint is needed, rising, without duplicates.",
             "Leave duplicates out, or pass epochs=[…] in the order of the checkpoints.",
         )
-    return list(epochs)
+    return epochs
 
 
 def kept_positions(numbers: Sequence[int], every: int, only: Choice | None) -> list[int]:
@@ -94,12 +97,8 @@ def kept_positions(numbers: Sequence[int], every: int, only: Choice | None) -> l
     UnknownNameError, StackError
         A number that is asked for does not exist, or none of a range does.
     """
-    if isinstance(every, bool) or not isinstance(every, int) or every < 1:
-        raise UsageError(
-            f"every is {every!r}.",
-            "A whole number from 1 on is understood: every=10 keeps each tenth checkpoint.",
-            "Leave it out to keep all of them.",
-        )
+    advice = "every=10 keeps each tenth checkpoint; leave it out to keep all of them."
+    every = whole_number("every", every, advice, least=1)
     within = _within(numbers, only)
     kept = [k for k, number in enumerate(numbers) if number in within]
     if numbers and not kept:
