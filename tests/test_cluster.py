@@ -459,6 +459,37 @@ def test_a_worker_that_does_not_answer_is_an_error_and_no_endless_wait(stack, cl
     assert len(workers_pids(client)) == 2
 
 
+@pytest.mark.skipif(os.name != "posix", reason="how a process ends is POSIX's")
+def test_a_worker_that_dies_while_it_is_asked_is_left_out(client):
+    client.wait_for_workers(2, timeout=PATIENCE)
+    before = workers_pids(client)
+    gone, stays = before
+
+    def die_there(pid):
+        return os._exit(1) if os.getpid() == pid else os.getpid()
+
+    def fail(_pid):
+        raise KeyError("in the function itself")
+
+    assert cluster_module._answers(client, die_there, before[gone]) == {stays: before[stays]}
+    client.wait_for_workers(2, timeout=PATIENCE)
+    with pytest.raises(KeyError, match="in the function itself"):
+        cluster_module._answers(client, fail, 0)
+    assert cluster_module._answers(client, fail, 0, on_error="ignore") == {}
+
+
+def test_when_all_workers_die_while_they_are_asked_it_is_said(client, monkeypatch):
+    here = os.getpid()
+
+    def die_there():
+        return {} if os.getpid() == here else os._exit(1)
+
+    monkeypatch.setattr(cluster_module, "asks_versions", lambda: die_there)
+    with pytest.raises(ClusterError, match=r"lost all its workers"):
+        cluster_module._check_workers(client)
+    client.wait_for_workers(2, timeout=PATIENCE)
+
+
 def test_a_cluster_without_workers_is_refused(stack, monkeypatch):
     monkeypatch.setattr(cluster_module, "WAIT", 0.1)
     with (

@@ -268,7 +268,7 @@ def _answers(
     *arguments: Any,
     on_error: Literal["raise", "ignore"] = "raise",
 ) -> dict[str, Any]:
-    """What a function returns on each worker, beside its tasks.
+    """What a function returns on each worker, beside its tasks; who dies meanwhile is left out.
 
     Raises
     ------
@@ -277,7 +277,7 @@ def _answers(
     """
     try:
         found: dict[str, Any] = client.run(
-            function, *arguments, on_error=on_error, callback_timeout=WAIT
+            function, *arguments, on_error="return", callback_timeout=WAIT
         )
     except TimeoutError as error:
         raise ClusterError(
@@ -285,7 +285,11 @@ def _answers(
             f"An answer from each within {WAIT:g} seconds is needed.",
             "End the worker that hangs (the dashboard shows which), or start the cluster anew.",
         ) from error
-    return found
+    failed = [answer for answer in found.values() if isinstance(answer, Exception)]
+    for error in failed:
+        if on_error == "raise" and not isinstance(error, OSError):  # which is a broken connection
+            raise error
+    return {worker: answer for worker, answer in found.items() if answer not in failed}
 
 
 def _check_client(client: Any) -> None:
@@ -323,6 +327,8 @@ def _check_workers(client: Client) -> int:
         ) from error
     here = asks_versions()()
     there = _answers(client, asks_versions())
+    if not there:  # all of them died meanwhile
+        raise _lost()
     for worker, found in sorted(there.items()):
         different = [name for name in here if found.get(name) != here[name]]
         if different:
