@@ -43,7 +43,7 @@ class Fusing:
     """
 
     def __init__(self, program: Program, fixed: Mapping[int, Any], *, hold: bool) -> None:
-        self._shapes, self._fixed = program.shapes, fixed
+        self._shapes, self._dtypes, self._fixed = program.shapes, program.dtypes, fixed
         self._numbers: dict[tuple[int, ...], int] = {}
         self._first = 1 + max(program.inputs, *fixed, *(one.value for one in program.operations))
         convolutions = [one for one in program.operations if self._is_convolution(one)]
@@ -212,6 +212,7 @@ class Fusing:
             len(others) == 1
             and isinstance(others[0], Ref)
             and self._shapes.get(others[0].value) == self._shapes.get(value)
+            and self._dtypes.get(others[0].value) == self._dtypes.get(value)
         )
 
 

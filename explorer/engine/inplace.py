@@ -59,6 +59,7 @@ FRESH = frozenset(
 def in_place(
     operations: Sequence[Operation],
     shapes: Mapping[int, tuple[int, ...]],
+    dtypes: Mapping[int, torch.dtype],
 ) -> tuple[Operation, ...]:
     """Have operations write over their inputs where nobody will notice.
 
@@ -68,6 +69,8 @@ def in_place(
         What an intervention runs again, in order.
     shapes : mapping
         Value → its shape.
+    dtypes : mapping
+        Value → its type: a sum of two types cannot be written over the smaller of them.
 
     Returns
     -------
@@ -77,10 +80,11 @@ def in_place(
     made = {operation.value: operation for operation in operations}
     readers = Counter(value for operation in operations for value in operation.reads)
     spare = {v for v, one in made.items() if readers[v] == 1 and _is_fresh(one, made)}
-    return tuple(_over(one, spare, shapes) for one in operations)
+    known = {v: (shapes[v], dtypes[v]) for v in shapes if v in dtypes}
+    return tuple(_over(one, spare, known) for one in operations)
 
 
-def _over(one: Operation, spare: set[int], shapes: Mapping[int, tuple[int, ...]]) -> Operation:
+def _over(one: Operation, spare: set[int], known: Mapping[int, Any]) -> Operation:
     """Return an operation that writes over one of the spare values, if it can."""
     if one.call not in IN_PLACE:
         return one
@@ -91,7 +95,8 @@ def _over(one: Operation, spare: set[int], shapes: Mapping[int, tuple[int, ...]]
         if (
             isinstance(target, Ref)
             and target.value in spare
-            and shapes.get(target.value) == shapes.get(one.value)
+            and target.value in known
+            and known[target.value] == known.get(one.value)
             and arguments.count(target) == 1
         ):
             return dataclasses.replace(one, call=IN_PLACE[one.call], arguments=arguments)

@@ -103,6 +103,7 @@ class _Writing:
         self._recorded, self._left = program, left
         self._operations: list[Operation] = []
         self._shapes, self._sizes = dict(program.shapes), dict(program.sizes)
+        self._dtypes = dict(program.dtypes)
         self._taken: dict[tuple[int, Position], Ref] = {}
         results = (one.value for one in program.operations)
         self._next = 1 + max(program.inputs, *program.constants, *results)
@@ -110,7 +111,9 @@ class _Writing:
     def program(self) -> Program:
         """What has been written."""
         written, shapes, sizes = tuple(self._operations), self._shapes, self._sizes
-        return dataclasses.replace(self._recorded, operations=written, shapes=shapes, sizes=sizes)
+        return dataclasses.replace(
+            self._recorded, operations=written, shapes=shapes, sizes=sizes, dtypes=self._dtypes
+        )
 
     def add(self, one: Operation, reads: Reads) -> None:
         """Write an operation down, for the position that is left of its result or for all."""
@@ -165,6 +168,7 @@ class _Writing:
         if shape is not None and axis is not None:
             outer, inner = shape[: axis.dim], shape[axis.dim + 1 :]
             self._shapes[value] = (*outer, axis.before * axis.after, *inner)
+            self._dtypes[value] = self._recorded.dtypes[whole]
         if whole in self._sizes:
             self._sizes[value] = self._recorded.sizes[whole] // position.size
 

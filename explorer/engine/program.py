@@ -96,6 +96,8 @@ class Program:
     """Value → its bytes, for values that depend on the examples."""
     shapes: Mapping[int, tuple[int, ...]]
     """Value → its shape, for single tensors."""
+    dtypes: Mapping[int, torch.dtype]
+    """Value → its type, for single tensors."""
 
     @property
     def largest(self) -> int:

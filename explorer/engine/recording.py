@@ -81,13 +81,42 @@ def record(module: nn.Module, state: Mapping[str, Tensor], example: Tensor) -> P
     def forward(tensors: list[Tensor], inputs: Tensor) -> Any:
         return call_with(module, dict(zip(state, tensors, strict=True)), inputs)
 
-    plain = functionalize(forward, remove="mutations_and_views")
     with _recording, torch.no_grad():
-        graph = make_fx(plain, tracing_mode="fake", _allow_non_fake_inputs=True)(
-            list(state.values()), example
-        )
+        graph = _traced(forward, list(state.values()), example)
+        if any(map(_writes, graph.graph.nodes)):  # inside an operator, such as that of GRUCell
+            graph = _traced(graph, list(state.values()), example)
+    _leave_out_what_is_written_back(graph)
     graph.graph.eliminate_dead_code()
     return _program(graph, tuple(state))
+
+
+def _traced(forward: Callable[..., Any], tensors: list[Tensor], example: Tensor) -> fx.GraphModule:
+    """Functionalise and record. What an operator writes inside itself takes doing it again."""
+    plain = functionalize(forward, remove="mutations_and_views")
+    traced = make_fx(plain, tracing_mode="fake", _allow_non_fake_inputs=True)
+    graph: fx.GraphModule = traced(tensors, example)
+    return graph
+
+
+def _writes(node: fx.Node) -> bool:
+    """Whether a node writes over one of its arguments."""
+    schema = getattr(node.target, "_schema", None)
+    return node.op == "call_function" and schema is not None and schema.is_mutable
+
+
+def _leave_out_what_is_written_back(graph: fx.GraphModule) -> None:
+    """Leave out what a forward pass keeps for the next one, in its tensors or inputs.
+
+    Raises
+    ------
+    TypeError
+        It writes over anything else.
+    """
+    for node in [node for node in graph.graph.nodes if _writes(node)]:
+        written: Any = node.args[0]
+        if node.target is not aten.copy_.default or written.op != "placeholder" or node.users:
+            raise TypeError(f"{node.target} writes over a value")
+        graph.graph.erase_node(node)
 
 
 def _program(graph: fx.GraphModule, names: tuple[str, ...]) -> Program:
@@ -108,12 +137,13 @@ def _program(graph: fx.GraphModule, names: tuple[str, ...]) -> Program:
         output = output[0]
     if not isinstance(output, fx.Node):
         raise TypeError("the network's output is not one tensor")
-    program = Program(names, len(names), constants, tuple(operations), numbers[output], {}, {})
+    program = Program(names, len(names), constants, tuple(operations), numbers[output], {}, {}, {})
     fixed = fixed_values(program)
     sizes = {k: _bytes(node.meta.get("val")) for node, k in numbers.items() if k not in fixed}
     values = {k: node.meta.get("val") for node, k in numbers.items()}
     shapes = {k: tuple(v.shape) for k, v in values.items() if isinstance(v, Tensor)}
-    return dataclasses.replace(program, sizes=sizes, shapes=shapes)
+    dtypes = {k: v.dtype for k, v in values.items() if isinstance(v, Tensor)}
+    return dataclasses.replace(program, sizes=sizes, shapes=shapes, dtypes=dtypes)
 
 
 def _operation(node: fx.Node, numbers: Mapping[fx.Node, int]) -> Operation:

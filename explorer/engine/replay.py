@@ -213,7 +213,7 @@ class Replay:
         self._make_fixed([fold for fold in folds if own.isdisjoint(fold.reads)])
         return _Rerun(
             tuple(made),
-            in_place(steps, self.program.shapes),
+            in_place(steps, self.program.shapes, self.program.dtypes),
             steps,
             last_reads(steps, keep={self.program.output}),
             frozenset(value for one in steps for value in one.reads),
