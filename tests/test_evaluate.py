@@ -21,8 +21,8 @@ from explorer.data.datasets import as_examples, load_test_set
 from explorer.engine.estimate import COUNTED, Ranking, score, wilson_interval
 from explorer.engine.evaluator import Evaluator
 from explorer.engine.execution import Execution
+from explorer.engine.forward import Forward
 from explorer.engine.interventions import Epoch, FreshDraw, Intervention, Noise
-from explorer.engine.passes import check_that_it_runs
 from explorer.engine.provenance import provenance_of
 from explorer.errors import (
     CheckpointError,
@@ -599,11 +599,12 @@ def test_examples_that_the_network_does_not_run_on_are_refused(switch, inputs, m
 
 
 def test_a_network_that_lacks_memory_for_a_trial_is_not_taken_for_one_that_does_not_fit():
-    def logits(*_arguments):
-        raise torch.OutOfMemoryError("CUDA out of memory")
+    class Large(nn.Module):
+        def forward(self, inputs):
+            raise torch.OutOfMemoryError("CUDA out of memory")
 
     with pytest.raises(torch.OutOfMemoryError, match="CUDA out of memory"):
-        check_that_it_runs(logits, torch.zeros(2, 3))
+        Forward(Large(), {}).learn(torch.zeros(2, 3))
 
 
 def test_a_device_that_is_not_there_is_refused(bundled):

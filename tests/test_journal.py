@@ -9,13 +9,15 @@ import sys
 import time
 
 import pytest
+import torch
 import xarray as xr
+from torch import nn
 
 import explorer as lx
 from explorer.engine.estimate import Estimate
 from explorer.engine.evaluator import Evaluator
 from explorer.engine.interventions import Intervention
-from explorer.engine.journal import Journal
+from explorer.engine.journal import Journal, _agree
 from explorer.errors import CheckpointError, UsageError
 from tests.test_sweep import interrupt_count
 
@@ -158,3 +160,64 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match=r"cells.jsonl cannot be used(.|\n)*may write to"):
         Journal(tmp_path / "file" / "cells.jsonl", ORIGIN)
+
+
+# --- what a file of counts is of ------------------------------------------------------------------
+
+
+@pytest.fixture
+def store(tmp_path):
+    return tmp_path / "cells.jsonl"
+
+
+def small(activation):
+    return nn.Sequential(nn.Linear(4, 8), activation, nn.BatchNorm1d(8), nn.Linear(8, 3))
+
+
+def small_sweep(network, states, store, **options):
+    stack = lx.open_stack(states, model=network)
+    data = (torch.eye(4).repeat(5, 1), torch.arange(20) % 3)
+    measuring = {"model": network, "data": data, "draws": 0, "progress": False, "device": "cpu"}
+    return lx.sweep(stack, store=store, **measuring, **options)
+
+
+def small_states():
+    network = small(nn.ReLU())
+    return [{n: t + k * 0.1 for n, t in network.state_dict().items()} for k in range(3)]
+
+
+@pytest.mark.filterwarnings("ignore::explorer.errors.NumbersWarning")
+def test_counts_of_another_forward_pass_are_not_taken_for_this_ones(store):
+    states = small_states()
+    small_sweep(small(nn.ReLU()), states, store)
+    small_sweep(small(nn.ReLU()), states, store)  # the same network, built again
+    with pytest.raises(UsageError, match=r"cells whose first_logits"):
+        small_sweep(small(nn.Sigmoid()), states, store)
+
+
+@pytest.mark.filterwarnings("ignore::explorer.errors.NumbersWarning")
+def test_counts_of_other_training_examples_are_not_taken_for_these(store):
+    states, inputs = small_states(), torch.randn(30, 4)
+    anew = {"batchnorm": "recalibrate"}
+    small_sweep(small(nn.ReLU()), states, store, calibration=inputs, **anew)
+    small_sweep(small(nn.ReLU()), states, store, calibration=inputs.clone(), **anew)
+    with pytest.raises(UsageError, match=r"cells whose calibration_hash"):
+        small_sweep(small(nn.ReLU()), states, store, calibration=3 * inputs, **anew)
+
+
+def test_counts_of_another_final_network_are_not_taken_for_this_ones(bundled, store):
+    options = {"draws": 0, "progress": False, "device": "cpu", "epochs": [0], "store": store}
+    lx.sweep(bundled, **options)
+    with pytest.raises(UsageError, match=r"cells whose final_epoch"):
+        lx.sweep(bundled.sel(epoch=slice(0, 3)), **options)
+
+
+def test_numbers_of_a_header_agree_up_to_rounding():
+    assert _agree("1 -20.001 0", "1.001 -20 0.0001")
+    assert not _agree("1 -20", "1 -19.9")
+    assert not _agree("1 2", "1 2 3")
+    assert not _agree("float32", "float16")
+    assert not _agree(None, "1 2")
+    assert _agree("", "")
+    assert _agree(0.0, 0.0)
+    assert not _agree("nan", "1")

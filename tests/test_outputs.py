@@ -10,6 +10,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 from scipy.spatial.distance import jensenshannon
 from scipy.special import softmax
 from torch import nn
@@ -18,6 +19,7 @@ from torch.utils.data import TensorDataset
 import explorer as lx
 from explorer.data.datasets import load_test_set
 from explorer.engine.evaluator import Evaluator
+from explorer.engine.outputs import outputs_parts
 from explorer.engine.similarity import Comparison, Gram, Moments, Slice, _spread, jensen_shannon
 from explorer.errors import UnknownNameError, UsageError
 from explorer.weights.families.known import build_network
@@ -527,3 +529,24 @@ def test_what_is_not_there_is_refused(bundled, kind, name):
         lx.outputs(bundled, **{kind: [name]}, device="cpu")
     with pytest.raises(UsageError, match=rf"{kind} is {name!r}(.|\n)*Pass \[{name!r}\]"):
         lx.outputs(bundled, **{kind: name}, device="cpu")
+
+
+@pytest.mark.parametrize("click_first", [True, False])
+def test_what_a_click_keeps_and_what_is_kept_here_are_not_mixed_up(click_first):
+    """The watched pass has other values under the numbers of the pass that a click runs."""
+    stack, layer = lx.open_stack("vit-digits"), "layer6.mlp"
+    alone = Evaluator(stack, device="cpu")
+    click = lx.reinitialise(layer, 0)
+    expected = alone.result(click), _last_outputs(Evaluator(stack, device="cpu"), layer)
+    run = Evaluator(stack, device="cpu")
+    if click_first:
+        found = run.result(click), _last_outputs(run, layer)
+    else:
+        found = tuple(reversed((_last_outputs(run, layer), run.result(click))))
+    assert found[0] == expected[0]
+    xr.testing.assert_equal(found[1], expected[1])
+
+
+def _last_outputs(run, layer):
+    *_, last = outputs_parts(run, layers=[layer], epochs=[0])
+    return last.dataset()

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from explorer.engine.inside import Watch
+from explorer.engine.kept import Kept
 from explorer.engine.passes import INTACT
 from explorer.engine.positions import without_unread
 from explorer.engine.recording import record
@@ -219,7 +220,7 @@ def test_units_are_watched_at_every_token():
     state = state_of(module)
     replay = Replay(record(module, state, inputs()), state)
     assert replay.program.flops < replay.recorded.flops
-    watch = Watch(replay)
+    watch = Watch(replay, Kept(0))
     ((position, packed),) = watch.run(inputs(), [], intact=True)
     hidden = module.blocks[0].mlp[0]
     seen = []

@@ -274,13 +274,10 @@ def test_what_cannot_be_recorded_is_cut_at_submodules_says_so_once_and_is_right(
 
 
 class Changing(toy.Switch):
-    """Another network at its first calls, which are those that record it."""
-
-    calls = 0
+    """Another network while it is recorded."""
 
     def forward(self, x):
-        self.calls += 1
-        return self.second(self.first(x)) * (2.0 if self.calls <= 2 else 1.0)
+        return self.second(self.first(x)) * (2.0 if torch._is_functional_tensor(x) else 1.0)
 
 
 def test_a_recording_that_gives_other_logits_is_given_up(caplog):

@@ -14,13 +14,21 @@ from explorer.engine import counting
 from explorer.engine import screen as screen_module
 from explorer.engine.estimate import Ranking
 from explorer.engine.evaluator import Evaluator
-from explorer.engine.execution import Execution, difference
+from explorer.engine.execution import Execution
+from explorer.engine.forward import difference
 from explorer.engine.interventions import Intervention, Noise
 from explorer.engine.memory import best_batch
 from explorer.engine.network import FinalNetwork
 from explorer.engine.recording import record
 from explorer.engine.replay import Replay
-from explorer.engine.screen import Watch, in_batches, largest_error, low_precision, margins
+from explorer.engine.screen import (
+    Watch,
+    decision_in,
+    in_batches,
+    largest_error,
+    low_precision,
+    margins,
+)
 from explorer.errors import InterventionError
 from explorer.weights.stack import layer_names
 from tests import toy
@@ -484,3 +492,46 @@ def test_a_network_that_answers_at_several_positions_is_not_screened(monkeypatch
     assert run._counting.execution.first_logits is None  # they may be very many
     assert "the network answers at several positions" in caplog.text
     assert run.result(INTACT) == Evaluator(stack, **options).result(INTACT)
+
+
+class Routed(nn.Module):
+    """One of two experts, chosen by the larger of two values."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.gate = nn.Linear(12, 32), nn.Linear(32, 2)
+        self.experts = nn.ModuleList([nn.Linear(32, 5) for _ in range(2)])
+
+    def forward(self, x):
+        hidden = torch.relu(self.a(x))
+        first = self.gate(hidden).argmax(1, keepdim=True) == 0
+        return torch.where(first, self.experts[0](hidden), self.experts[1](hidden))
+
+
+def test_a_network_that_decides_by_comparing_is_not_screened(caplog):
+    """A value just below another may be rounded above it: no margin tells of that."""
+    network = Routed()
+    stack = lx.open_stack([network.state_dict()], model=network)
+    data = (torch.rand(500, 12), torch.randint(0, 5, (500,)))
+    run = Evaluator(stack, model=network, data=data, device="cpu", screen=True)
+    assert run.screen == "none"
+    if low_precision(torch.device("cpu")) is not None:
+        assert "decides by comparing values (aten.argmax)" in caplog.text
+
+
+def test_comparing_positions_is_no_decision():
+    """A causal mask compares numbers of positions, which depend on no example."""
+
+    class Masked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Linear(12, 5)
+
+        def forward(self, x):
+            places = torch.arange(12.0)
+            return self.a(x * (places > 3) + x.clamp(min=0))
+
+    network = Masked()
+    program = record(network, dict(network.named_parameters()), torch.rand(4, 12))
+    assert any(one.name.startswith("aten.gt") for one in program.operations)
+    assert decision_in(program) == ""

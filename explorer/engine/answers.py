@@ -66,10 +66,10 @@ def answers_of(
     size = execution.batch_size
     for start in range(0, len(inputs), size):
         some = inputs[start : start + size]
-        whole = filled_up(some, size) if execution.fixed_size else some
+        whole = filled_up(some, size) if execution.fills_up else some
         found: dict[int, Tensor] = {}
         inside: dict[int, Inside] = {}
-        kept = execution.kept.slice(start)
+        kept = (execution if watch is None else watch).kept.slice(start)
         for k, made in runs.run(whole, prepared, intact, kept):
             logits = made if watch is None else watch.logits(made)
             if watch is not None:

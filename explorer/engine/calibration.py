@@ -30,7 +30,7 @@ class Calibration:
     """
 
     def __init__(self, module: nn.Module, batches: Sequence[Tensor]) -> None:
-        self._module, self._batches = module, batches
+        self._module, self._batches = module, _without_a_last_one(batches)
         self._intact = self._statistics({})
 
     def statistics(self, replacement: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -66,10 +66,20 @@ class Calibration:
         kept = {n: t for n, t in replacement.items() if n.rpartition(".")[2] not in STATISTICS}
         with torch.inference_mode(False):
             for inputs in self._batches:
-                call_with(twin, kept, inputs)
+                call_with(twin, kept, inputs.clone())  # which some networks write to
         return {
             f"{name}.{part}": getattr(module, part).clone()
             for name, module in normalising.items()
             for part in STATISTICS
             if getattr(module, part) is not None
         }
+
+
+def _without_a_last_one(batches: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Batches of which the last, if it is a single example, is part of the one before.
+
+    A mean over one value says nothing, and torch refuses to take it.
+    """
+    if len(batches) > 1 and len(batches[-1]) == 1:
+        return [*batches[:-2], torch.cat(list(batches[-2:]))]
+    return batches

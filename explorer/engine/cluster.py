@@ -286,9 +286,9 @@ def _answers(
             "End the worker that hangs (the dashboard shows which), or start the cluster anew.",
         ) from error
     failed = [answer for answer in found.values() if isinstance(answer, Exception)]
-    for error in failed:
-        if on_error == "raise" and not isinstance(error, OSError):  # which is a broken connection
-            raise error
+    for failure in failed:
+        if on_error == "raise" and not isinstance(failure, OSError):  # a broken connection is one
+            raise failure
     return {worker: answer for worker, answer in found.items() if answer not in failed}
 
 

@@ -70,7 +70,7 @@ class Counting:
         self._size = execution.batch_size
         self._slices = -(-len(inputs) // self._size)
         self._inputs = inputs
-        if execution.fixed_size:  # the last slice is filled up, and its logits cut afterwards
+        if execution.fills_up:  # the last slice is filled up, and its logits cut afterwards
             self._inputs = filled_up(inputs, self._slices * self._size)
         self._intact = IntactLabels(execution, self._inputs, labels, dataset)
 

@@ -110,6 +110,7 @@ def _doubt(evaluator: Evaluator, errors: int) -> str:
             "examples": evaluator.total,
             "chance_error": evaluator.chance_error,
             "dataset": evaluator.dataset,
+            "caution": evaluator.caution,
             **recorded_error(evaluator.network.stack.attrs, evaluator.network.epochs[-1]),
         }
     )

@@ -23,13 +23,17 @@ from explorer.engine.inside import Watch
 from explorer.engine.interventions import BatchNormPolicy, Intervention
 from explorer.engine.journal import Journal
 from explorer.engine.memory import TRIAL_BATCH, is_out_of_memory, no_room
-from explorer.engine.network import FinalNetwork, plain_float32
+from explorer.engine.network import FinalNetwork
 from explorer.engine.predictions import Order, Predictions, Remembered
 from explorer.engine.program import Plan
 from explorer.errors import InterventionError
+from explorer.weights.device import plain_float32
 from explorer.weights.stack import check_is_stack
 
 logger = logging.getLogger(__name__)
+
+FEW_NUMBERS = 32
+"""Logits by which a forward pass is known again."""
 
 ORDER_SEED = 1902_01996
 """Seed of the fixed random order of the test examples, so that early estimates are unbiased."""
@@ -117,6 +121,7 @@ class Evaluator:
         self._given = {
             **{"model": model, "data": data, "device": device, "batch_size": batch_size},
             **{"batchnorm": batchnorm, "memory": memory, "calibration": calibration},
+            "screen": screen,
         }
         self._remembered: dict[Intervention, Estimate] = {}
         self._predicted = Remembered()
@@ -129,6 +134,18 @@ class Evaluator:
     def tied(self) -> str:
         """Tensors that are one and are replaced together, as ``"a = b"``; empty for none."""
         return self.network.tied
+
+    @property
+    def caution(self) -> str:
+        """What a reader has to know of the numbers of such a network; empty for most."""
+        return self.network.traits.caution
+
+    @property
+    def first_logits(self) -> str:
+        """The trained network's logits for the first examples: what it computes, in few numbers."""
+        found = self.network.few_logits
+        several = [] if found is None else found.flatten()[:FEW_NUMBERS].tolist()
+        return " ".join(f"{number:.4g}" for number in several)
 
     @property
     def batch_size(self) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from explorer.engine.estimate import Ranking
+from explorer.engine.forward import ROUNDING, difference
 from explorer.engine.inside import Watch
 from explorer.engine.kept import Kept, KeptSlice
 from explorer.engine.memory import (
@@ -22,19 +22,20 @@ from explorer.engine.memory import (
     memory_budget,
 )
 from explorer.engine.network import FinalNetwork
-from explorer.engine.passes import INTACT, Pass, PlainPass, check_that_it_runs
+from explorer.engine.passes import INTACT, Pass, PlainPass
 from explorer.engine.program import Plan
 from explorer.engine.recording import RECORDING_ERRORS
 from explorer.engine.replay import Replay
-from explorer.engine.screen import error_to_go_by, low_precision
+from explorer.engine.screen import decision_in, error_to_go_by, low_precision
+from explorer.errors import DataError
 
 logger = logging.getLogger(__name__)
 
-ROUNDING = 1e-4
-"""Share of the largest logit by which a replay may differ: another order of the same sums."""
-
 SAFETY = 8.0
 """How many times the measured difference is allowed for before a label counts as sure."""
+
+TRIED = 4
+"""Examples on which a network is tried before anything else."""
 
 FEW = 8
 """Examples on which a pass that is cut at submodules is compared with the plain one."""
@@ -82,6 +83,14 @@ class Execution:
         """Error of the intact network's logits in lower precision, as the screen measures it; None
         where they have to be computed in float32."""
         self.words = "reuses what an intervention does not change"
+        self._learn(inputs, batch_size)
+        if network.traits.indivisible or network.traits.mixes:
+            self.batch_size = batch_size or TRIAL_BATCH
+            if network.traits.indivisible:
+                self._run_plainly(network.traits.indivisible)
+            else:  # and not all slices have the same number of them
+                self._reuse_submodules("its answers depend on the batch", inputs)
+            return
         wanted = low_precision(network.device) if screen else None
         # the first recording may serve for the checks, or for the slices
         self.batch_size = batch_size or (CHECK_LEAST if wanted else self._most_examples(inputs))
@@ -95,7 +104,6 @@ class Execution:
         except RECORDING_ERRORS as error:
             if is_out_of_memory(error):
                 raise
-            check_that_it_runs(network.logits, filled_up(inputs, FEW))
             self.batch_size, self.first_logits = batch_size or TRIAL_BATCH, None
             self._reuse_submodules(f"it could not be recorded ({first_line(error)})", inputs)
             return
@@ -107,9 +115,9 @@ class Execution:
             self._offer_screen(replay, inputs, changed)
 
     @property
-    def fixed_size(self) -> bool:
-        """Whether slices have to be of the batch size; else the last may be smaller."""
-        return isinstance(self._pass, Replay)
+    def fills_up(self) -> bool:
+        """Whether the last slice is made as large as the others, which no answer depends on."""
+        return not self._network.traits.mixes
 
     def plan(self, names: Sequence[str]) -> Plan | None:
         """What runs when these tensors are replaced; None where everything runs."""
@@ -117,7 +125,9 @@ class Execution:
 
     def watch(self) -> Watch | None:
         """Return what runs slices and tells what happens inside; None if nothing is recorded."""
-        return Watch(self._pass) if isinstance(self._pass, Replay) else None
+        if not isinstance(self._pass, Replay):
+            return None
+        return Watch(self._pass, Kept(self.kept.most))
 
     def prepare(self, replacement: Mapping[str, Tensor], *, low: bool = False) -> Any:
         """Do what is needed once per intervention; `low`: to run it in lower precision."""
@@ -213,6 +223,17 @@ class Execution:
         flat = logits.flatten(0, -2).unsqueeze(0)
         return self.plain(inputs, {}) if self.unsure(Ranking(flat)) else logits
 
+    def _learn(self, inputs: Tensor, batch_size: int | None) -> None:
+        """Try the network on a few examples, or on a batch where it takes no other."""
+        if self._network.few_logits is not None:
+            return
+        try:
+            self._network.learn(filled_up(inputs, TRIED))
+        except DataError:
+            if batch_size is None:
+                raise
+            self._network.learn(filled_up(inputs, batch_size))
+
     def _most_examples(self, inputs: Tensor) -> int:
         """Examples of the first recording, which serves at once if a slice should have so many.
 
@@ -263,6 +284,10 @@ class Execution:
         if replay.low_dtype is None:
             self._no_screen("this device has no faster precision than float32")
             return
+        decided = decision_in(replay.program)
+        if decided:
+            self._no_screen(f"the network decides by comparing values ({decided})")
+            return
         examples = filled_up(inputs, self.batch_size)
         try:
             prepared = [replay.prepare(changed, low=True)]
@@ -300,6 +325,9 @@ class Execution:
             {name: t for name, t in changed.items() if name.rpartition(".")[0] == module}
             for module in modules
         ]
+        if self._network.traits.writes:  # what it writes would be written into the final network
+            self._run_plainly(reason)
+            return
         try:
             cut = self._network.submodules()
             found = dict(cut.run(trial, replacements, intact=True))
@@ -328,14 +356,6 @@ def filled_up(inputs: Tensor, size: int) -> Tensor:
         return chosen
     filler = chosen[:1].expand(size - len(chosen), *chosen.shape[1:])
     return torch.cat([chosen, filler])
-
-
-def difference(found: Tensor, expected: Tensor) -> float:
-    """Largest difference of two sets of logits, as a share of the largest logit."""
-    if torch.equal(found, expected):
-        return 0.0
-    largest = (found - expected).abs().max() / expected.abs().max()
-    return float(largest.nan_to_num(nan=math.inf))
 
 
 def first_line(error: Exception) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from explorer.engine.kept import KeptSlice
+from explorer.engine.kept import Kept, KeptSlice
 from explorer.engine.prepared import Prepared
 from explorer.engine.program import Operation, Program, Ref, fixed_values
 from explorer.engine.replay import Replay
@@ -60,9 +60,12 @@ class Watch:
     ----------
     replay : Replay
         The recorded pass; its tensors are shared.
+    kept : Kept
+        For what it may keep of the intact pass: its values have other numbers than the replay's.
     """
 
-    def __init__(self, replay: Replay) -> None:
+    def __init__(self, replay: Replay, kept: Kept) -> None:
+        self.kept = kept
         program = replay.recorded
         self._batch = replay.examples
         self._logits = program.shapes[program.output]

@@ -56,9 +56,15 @@ def doubt_about(attrs: Mapping[Any, Any]) -> str:
     Returns
     -------
     str
-        Empty where the recorded error lies within the 95 % Wilson interval of the measured one;
-        where no error is recorded, where the measured one is better than chance.
+        The attribute ``caution``, if there is one. Besides nothing where the recorded error lies
+        within the 95 % Wilson interval of the measured one; where no error is recorded, where the
+        measured one is better than chance.
     """
+    caution, doubt = str(attrs.get("caution", "")), _doubt_about_error(attrs)
+    return doubt if caution in doubt else f"{caution} {doubt}".rstrip()
+
+
+def _doubt_about_error(attrs: Mapping[Any, Any]) -> str:
     error = float(attrs.get("final_error", math.nan))
     examples = int(attrs.get("final_examples", attrs.get("examples", 0)))
     if not math.isfinite(error) or examples < 1:

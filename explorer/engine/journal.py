@@ -23,6 +23,9 @@ from explorer.inventory.placing import placed
 
 FORMAT = "layer-explorer sweep 2"
 
+CLOSE = 2e-3
+"""Share of the largest by which numbers of the header may differ: machines round otherwise."""
+
 
 class Journal:
     """Finished cells of one sweep.
@@ -95,7 +98,9 @@ class Journal:
                 "A file that an earlier sweep wrote, or a new one, is needed.",
                 "Give store= another path.",
             )
-        different = [name for name in self._header if found.get(name) != self._header[name]]
+        different = [
+            name for name, value in self._header.items() if not _agree(found.get(name), value)
+        ]
         if different:
             name = different[0]
             raise UsageError(
@@ -125,6 +130,18 @@ class Journal:
                 "A file in a folder that you may write to, on a disk with room, is needed.",
                 "Give store= another path; what is in the file is kept.",
             ) from error
+
+
+def _agree(found: Any, wanted: Any) -> bool:
+    """Whether two entries say the same; numbers in a text may differ by rounding."""
+    if found == wanted or not (isinstance(found, str) and isinstance(wanted, str)):
+        return bool(found == wanted)
+    try:
+        pairs = list(zip(map(float, found.split()), map(float, wanted.split()), strict=True))
+    except ValueError:  # they are no numbers, or not as many
+        return False
+    largest = max((abs(number) for pair in pairs for number in pair), default=0.0)
+    return all(abs(a - b) <= CLOSE * largest for a, b in pairs)
 
 
 def _text(lines: list[dict[str, Any]]) -> str:

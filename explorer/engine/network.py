@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
+import hashlib
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 import xarray as xr
 from torch import Tensor, nn
 
 from explorer.engine.calibration import Calibration
-from explorer.engine.calling import call_with, first_names
+from explorer.engine.calling import first_names
 from explorer.engine.finite import nonfinite_weights, refuse_nonfinite
+from explorer.engine.forward import Forward, Traits, as_logits, copied
 from explorer.engine.interventions import (
     BatchNormPolicy,
     Change,
@@ -27,10 +27,12 @@ from explorer.engine.replay import Replay
 from explorer.engine.sources import source_tensors
 from explorer.engine.staging import Named, Staging
 from explorer.engine.submodules import SubmodulePass
-from explorer.errors import InterventionError, StackError, UsageError
-from explorer.weights.device import float32_products, pick_device, switched
+from explorer.errors import StackError, UsageError
+from explorer.weights.copying import private_copy
+from explorer.weights.device import pick_device
 from explorer.weights.families.known import FAMILIES, build_network
 from explorer.weights.families.language import giving_logits
+from explorer.weights.fresh import values_of
 from explorer.weights.stack import epoch_numbers, layer_names, layer_variables, read_epoch
 from explorer.weights.unwrapped import with_values
 
@@ -94,12 +96,16 @@ class FinalNetwork:
         self._first = first_names(self._module)
         tensors = {**dict(self._module.named_parameters()), **dict(self._module.named_buffers())}
         self._state = {name: tensor.detach() for name, tensor in tensors.items()}
+        strangers = () if model is None else (*model.parameters(), *model.buffers())
+        self._forward = Forward(self._module, self._state, strangers)
         self._staging = Staging(self.device)
         self._nonfinite = nonfinite_weights(self._state, self._buffers)
         self._calibration: Calibration | None = None
+        self.calibration_hash = ""
         if batchnorm == "recalibrate" and calibration is not None and self._buffers:
             batches = calibration.to(self.device).split(CALIBRATION_BATCH)
             self._calibration = Calibration(self._module, batches)
+            self.calibration_hash = hashlib.sha256(values_of(calibration).tobytes()).hexdigest()
 
     @property
     def device_label(self) -> str:
@@ -183,9 +189,31 @@ class FinalNetwork:
             (example, class), or (example, position, class) where a network answers at several
             positions, as language models do.
         """
-        with torch.inference_mode(), plain_float32():
-            output = call_with(self._module, replacement, inputs)
-        return _as_logits(output)
+        return self._forward(inputs, replacement)
+
+    @property
+    def traits(self) -> Traits:
+        """What the forward pass does besides, as far as it is known; see `learn`."""
+        return self._forward.traits
+
+    @property
+    def few_logits(self) -> Tensor | None:
+        """Logits of the intact network for the examples on which `learn` tried it."""
+        return self._forward.few_logits
+
+    def learn(self, inputs: Tensor) -> None:
+        """Try the forward pass on a few examples, (example, …), to find out what it does besides.
+
+        Raises
+        ------
+        UsageError
+            It computes with tensors of the network that was passed, which no intervention reaches.
+        DataError
+            It does not run on these inputs.
+        """
+        self._forward.learn(inputs)
+        if self.traits.holds:  # the module's own are others while a pass runs
+            self._state = copied(self._state)
 
     @property
     def tied(self) -> str:
@@ -228,7 +256,8 @@ class FinalNetwork:
         Exception
             One of `explorer.engine.recording.RECORDING_ERRORS`, when it cannot be recorded.
         """
-        program = record(self._module, self._state, example)
+        with self._forward.lock:
+            program = record(self._module, self._state, example)
         if self.device.type == "cuda":
             program = with_products(program)
         return Replay(program, self._state, low_dtype)
@@ -244,32 +273,7 @@ class FinalNetwork:
             )
             for path, part in twin.named_modules()
         }
-        return SubmodulePass(twin, owned, _as_logits)
-
-
-def _as_logits(output: Any) -> Tensor:
-    """Refuse what are no logits."""
-    if not isinstance(output, Tensor) or output.ndim < 2:
-        shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise InterventionError(
-            f"The network's output is {shape}.",
-            "Logits of shape (example, class) or (example, position, class) are needed.",
-            "Wrap the model in a module that returns the logits.",
-        )
-    return output
-
-
-FLOAT32_SETTINGS = "TF32 off, cuDNN deterministic"
-"""What `plain_float32` fixes, in words."""
-
-
-@contextlib.contextmanager
-def plain_float32() -> Iterator[None]:
-    """Fix what torch computes float32 with: no TF32, and the same algorithms every time."""
-    cudnn = torch.backends.cudnn
-    same = switched((cudnn, "benchmark", False), (cudnn, "deterministic", True))
-    with float32_products("ieee"), same:
-        yield
+        return SubmodulePass(twin, owned, as_logits)
 
 
 def _final_module(stack: xr.DataTree, model: nn.Module | None) -> nn.Module:
@@ -284,7 +288,7 @@ def _final_module(stack: xr.DataTree, model: nn.Module | None) -> nn.Module:
     if model is None:
         module = build_network(family, stack.attrs["sizes"])
     else:
-        module = _in_float32(giving_logits(copy.deepcopy(with_values(model))))
+        module = _in_float32(giving_logits(private_copy(with_values(model))))
     arrays = read_epoch(stack, epoch_numbers(stack)[-1])
     state = OrderedDict((name, torch.from_numpy(array)) for name, array in arrays.items())
     # the versions of the modules' formats, which some modules insist on (torchvision's MNASNet)

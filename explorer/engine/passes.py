@@ -9,8 +9,6 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from explorer.engine.kept import KeptSlice
-from explorer.engine.memory import is_out_of_memory
-from explorer.errors import DataError, ExplorerError
 
 INTACT = -1
 """Number under which a pass yields the logits of the intact network."""
@@ -67,38 +65,3 @@ class PlainPass:
             yield position, self.logits(inputs, replacement)
         if intact:
             yield INTACT, self.logits(inputs, {})
-
-
-def check_that_it_runs(
-    logits: Callable[[Tensor, Mapping[str, Tensor]], Tensor], few: Tensor
-) -> None:
-    """Tell a network that cannot be recorded from one that does not run on these inputs.
-
-    Parameters
-    ----------
-    logits : callable
-        (inputs, replacement) → logits, by the plain pass.
-    few : Tensor
-        (example, …) some of the test examples.
-
-    Raises
-    ------
-    DataError
-        The plain pass does not take them.
-    """
-    try:
-        logits(few, {})
-    except ExplorerError:
-        return  # it runs, and whoever measures is told what is wrong with its answer
-    except Exception as error:  # whatever somebody's forward pass raises
-        if is_out_of_memory(error):
-            raise
-        shape, dtype = tuple(few.shape[1:]), str(few.dtype).removeprefix("torch.")
-        raise DataError(
-            f"The network does not run on test examples of shape {shape}, {dtype}: {error}",
-            "Inputs as it was trained on are needed.",
-            "Compare their shape and kind with those of a training batch."
-            if few.is_floating_point() or few.is_complex()
-            else "Whole numbers are left as they are, for networks that read tokens: pass images "
-            "as floats, normalised as in training.",
-        ) from error

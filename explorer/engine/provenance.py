@@ -12,15 +12,18 @@ from explorer import __version__
 from explorer.engine.evaluator import Evaluator
 from explorer.engine.intact import recorded_error
 from explorer.engine.journal import Journal
-from explorer.engine.network import FLOAT32_SETTINGS
 from explorer.inventory.store import UNVERIFIED
+from explorer.weights.device import FLOAT32_SETTINGS
 from explorer.weights.stack import content_hash, layers_hash
 
 ORIGIN = (
     "content_hash",
     "layers_hash",
+    "final_epoch",
+    "first_logits",
     "dataset_hash",
     "batchnorm",
+    "calibration_hash",
     "batch_size",
     "device",
     "dtype",
@@ -46,7 +49,10 @@ def provenance_of(evaluator: Evaluator) -> dict[str, Any]:
         "examples": evaluator.total,
         "final_epoch": evaluator.network.epochs[-1],
         **recorded_error(stack.attrs, evaluator.network.epochs[-1]),
+        **({"caution": evaluator.caution} if evaluator.caution else {}),
+        "first_logits": evaluator.first_logits,
         "batchnorm": evaluator.network.batchnorm,
+        "calibration_hash": evaluator.network.calibration_hash,
         "batch_size": evaluator.batch_size,
         "execution": evaluator.execution,
         "device": evaluator.device_label,

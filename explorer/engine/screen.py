@@ -20,8 +20,11 @@ import torch
 from torch import Tensor
 
 from explorer.engine.estimate import Ranking
+from explorer.engine.program import Program, fixed_values
 
 Name = TypeVar("Name", bound=Hashable)
+
+_OPERANDS = ("Tensor", "Scalar")
 
 SAFETY = 3.0
 """Margins wider than this many times the largest error seen settle a label."""
@@ -31,6 +34,36 @@ KEPT = 4.0
 
 HOPELESS = 0.25
 """Share of doubtful examples above which an intervention is counted in float32 throughout."""
+
+
+DECISIONS = frozenset(
+    f"aten.{name}"
+    for name in (
+        *("argmax", "argmin", "topk", "sort", "sort.stable", "argsort", "kthvalue", "sign", "sgn"),
+        *("floor", "ceil", "round", "trunc", "bucketize.Tensor", "searchsorted.Tensor"),
+        *(f"{name}.{of}" for name in ("eq", "ne", "lt", "le", "gt", "ge") for of in _OPERANDS),
+    )
+)
+"""Operators of which a rounding error in what they read can change the result altogether."""
+
+
+def decision_in(program: Program) -> str:
+    """Name of an operator that compares values of the examples; empty where there is none.
+
+    A value just below another may come out just above it in lower precision, which changes the
+    logits by more than any error that is measured on a few examples.
+
+    Parameters
+    ----------
+    program : Program
+        The recorded pass.
+    """
+    fixed = fixed_values(program)
+    for one in program.operations:
+        compared = [v for v in one.reads if v not in fixed and v in program.dtypes]
+        if one.name in DECISIONS and any(program.dtypes[v].is_floating_point for v in compared):
+            return one.name
+    return ""
 
 
 def low_precision(device: torch.device) -> torch.dtype | None:

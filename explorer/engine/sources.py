@@ -111,7 +111,11 @@ def _normal(
     """Standard normal values for each parameter; the same for one kind, seed, layer and draw."""
     number = layer_seed(source.seed, f"{type(source).__name__} {layer}", source.draw)
     generator = torch.Generator().manual_seed(number)
-    return {n: torch.randn(t.shape, generator=generator) for n, t in trained.items()}
+    float32 = torch.float32  # whatever the session's default is
+    return {
+        name: torch.randn(tensor.shape, generator=generator, dtype=float32)
+        for name, tensor in trained.items()
+    }
 
 
 def _mixed(

@@ -83,14 +83,17 @@ class SubmodulePass:
         """Run the intact network once, then each intervention with what it left behind."""
         with self._lock, torch.inference_mode(False), torch.no_grad():
             # inference tensors do not count how often they have been written to
-            inputs = inputs.clone()
+            given = inputs.clone()
+            untouched = given._version
             self._calls, self._changed = {}, None
-            logits = self._forward(inputs, {})
+            logits = self._forward(given, {})
             found = [(INTACT, logits)] if intact else []
             try:
                 for position, replacement in enumerate(prepared):
                     self._changed = frozenset(replacement)
-                    found.append((position, self._forward(inputs, replacement)))
+                    if given._version != untouched:  # the network writes to its inputs
+                        given, untouched = inputs.clone(), 0
+                    found.append((position, self._forward(given, replacement)))
             finally:
                 self._calls, self._changed = {}, None
         yield from found

@@ -78,10 +78,31 @@ def _let_go(owner: Any, name: str, who: object) -> None:
         del _held[id(owner), name]
 
 
+_backends: Any = torch.backends  # some of it is made at run time
+_CUDA_RNN = _backends._FP32Precision("cuda", "rnn")  # torch.backends.cudnn.rnn is a module
+
+
 def float32_products(precision: str) -> contextlib.AbstractContextManager[None]:
-    """Fix how CUDA multiplies float32, ``"ieee"`` or ``"tf32"``, whatever the session says."""
-    backends: Any = torch.backends  # some of it is made at run time
+    """Fix how float32 is multiplied, on CUDA ``"ieee"`` or ``"tf32"``, whatever else is set."""
+    cuda = (_backends.cuda.matmul, _backends.cudnn.conv, _CUDA_RNN)
+    mkldnn = (_backends.mkldnn.matmul, _backends.mkldnn.conv, _backends.mkldnn.rnn)
     return switched(
-        (backends.cuda.matmul, "fp32_precision", precision),
-        (backends.cudnn.conv, "fp32_precision", precision),
+        *((part, "fp32_precision", precision) for part in cuda),
+        *((part, "fp32_precision", "ieee") for part in mkldnn),
     )
+
+
+FLOAT32_SETTINGS = "TF32 off, cuDNN deterministic"
+"""What `plain_float32` fixes, in words."""
+
+
+@contextlib.contextmanager
+def plain_float32() -> Iterator[None]:
+    """Fix what torch computes float32 with: nothing shorter, and the same algorithms every time."""
+    cudnn = torch.backends.cudnn
+    same = switched((cudnn, "benchmark", False), (cudnn, "deterministic", True))
+    kinds = [kind for kind in ("cpu", "cuda", "mps") if torch.is_autocast_enabled(kind)]
+    with float32_products("ieee"), same, contextlib.ExitStack() as stack:
+        for kind in kinds:
+            stack.enter_context(torch.autocast(kind, enabled=False))
+        yield

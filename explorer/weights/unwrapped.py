@@ -87,12 +87,14 @@ def _inside(model: nn.Module) -> nn.Module | None:
 def _refuse_what_cannot_be_replaced_in(model: nn.Module) -> None:
     from torch import jit, nn
 
-    if isinstance(model, jit.ScriptModule):
-        raise UsageError(
-            "The model has been compiled to TorchScript.",
-            "The network as it is written in Python is needed: parts of it are run again.",
-            "Pass the module that was scripted or traced.",
-        )
+    for path, part in model.named_modules():
+        if isinstance(part, jit.ScriptModule):
+            what = f"{path} of the model" if path else "The model"
+            raise UsageError(
+                f"{what} has been compiled to TorchScript.",
+                "The network as it is written in Python is needed: parts of it are run again.",
+                "Pass the module that was scripted or traced.",
+            )
     every = (*model.named_parameters(), *model.named_buffers())
     lazy = [name for name, tensor in every if nn.parameter.is_lazy(tensor)]
     if lazy:
