@@ -106,6 +106,20 @@ def test_a_module_without_an_initialiser_is_refused_by_name():
         fresh_layer(network, "", "0", ("0.scale",), 0, 0)
 
 
+def drawn(module):
+    """A fresh draw of all that a module owns, where it is part of a network."""
+    names = tuple(n for n in nn.Sequential(module).state_dict() if n.count(".") == 1)
+    return fresh_layer(nn.Sequential(module), "", "0", names, 0, 0)
+
+
+def test_a_module_that_has_kept_a_tensor_of_a_computation_is_drawn():
+    linear = nn.Linear(4, 4)
+    linear.stashed = linear(torch.ones(4))
+    expected = drawn(nn.Linear(4, 4))
+    assert same(expected, drawn(linear))
+    assert linear.stashed.requires_grad
+
+
 def test_layer_seeds_are_the_same_on_every_platform():
     assert layer_seed(0, "layer1", 0) == 2533936700026874300
     assert layer_seed(0, "layer1", 1) != layer_seed(1, "layer1", 0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from typing import Any
 
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from explorer.errors import InterventionError
+from explorer.weights.copying import private_copy
 from explorer.weights.families.chance import own_chance
 from explorer.weights.families.initialisers import TORCH, draw_tensors, how_to_draw
 from explorer.weights.families.known import FAMILIES
@@ -85,6 +85,6 @@ def _reset(module: nn.Module, path: str) -> dict[str, Tensor]:
             "A fresh draw needs the module's own initialiser.",
             "Give the class a reset_parameters method that draws its parameters anew.",
         )
-    twin = copy.deepcopy(module).cpu()
+    twin = private_copy(module).cpu()
     reset(twin)
     return {prefix + name: getattr(twin, name).detach() for name in present}
