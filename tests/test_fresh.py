@@ -7,7 +7,9 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
+import explorer as lx
 from explorer.errors import InterventionError, UnknownNameError
 from explorer.weights.families.known import FAMILIES, build_network
 from explorer.weights.fresh import fresh_layer, layer_seed
@@ -106,10 +108,130 @@ def test_a_module_without_an_initialiser_is_refused_by_name():
         fresh_layer(network, "", "0", ("0.scale",), 0, 0)
 
 
+class Adapted(nn.Linear):
+    """A linear layer with an adapter (LoRA) that its class's reset_parameters does not know."""
+
+    def __init__(self):
+        super().__init__(4, 4)
+        self.lora = nn.Parameter(torch.zeros(4, 2))
+
+
+class Own(nn.Module):
+    """A scale and a shift, drawn by what is given, and a buffer."""
+
+    def __init__(self, draw):
+        super().__init__()
+        self.scale, self.shift = (nn.Parameter(torch.full((4,), 3.0)) for _ in range(2))
+        self.register_buffer("mask", torch.full((4,), 5.0))
+        self.draw = draw
+
+    def reset_parameters(self):
+        nn.init.normal_(self.shift)
+        self.draw(self)
+
+
+def pruned():
+    layer = nn.Linear(4, 4)
+    prune.l1_unstructured(layer, "weight", 3)
+    return layer
+
+
+def renormalised(module):
+    module.scale.data /= module.scale.norm()
+
+
+def half(module):
+    module.scale.data[:2] = torch.randn(2)
+
+
+def finite(module):
+    nn.init.normal_(module.scale, std=float(1 + 0 * module.scale.mean()))
+
+
+def by_its_size(module):
+    nn.init.normal_(module.scale, std=float(module.scale.abs().mean()))
+
+
 def drawn(module):
     """A fresh draw of all that a module owns, where it is part of a network."""
     names = tuple(n for n in nn.Sequential(module).state_dict() if n.count(".") == 1)
     return fresh_layer(nn.Sequential(module), "", "0", names, 0, 0)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning", "ignore:Complex:UserWarning")
+@pytest.mark.parametrize(
+    ("module", "left"),
+    [
+        (lambda: nn.utils.weight_norm(nn.Linear(4, 4)), "0.weight_g"),
+        (lambda: nn.utils.spectral_norm(nn.Linear(4, 4)), "0.weight_orig"),
+        (pruned, "0.weight_orig"),
+        (Adapted, "0.lora"),
+        (lambda: Own(lambda module: None), "0.scale"),
+        (lambda: Own(half), "0.scale"),
+        (lambda: Own(renormalised), "0.scale"),
+        (lambda: Own(by_its_size), "0.scale"),
+        (lambda: Own(lambda module: None).bfloat16(), "0.scale"),
+        (lambda: Own(lambda module: None).to(torch.complex64), "0.scale"),
+    ],
+)
+def test_a_parameter_that_the_initialiser_leaves_alone_is_refused_by_name(module, left):
+    module = module()
+    before = {name: t.clone() for name, t in module.state_dict().items()}
+    with pytest.raises(InterventionError, match=rf"keep trained values(.|\n)*all of {left}\.\n"):
+        drawn(module)
+    assert same(before, module.state_dict())
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        finite,
+        lambda module: module.scale.data.mul_(0).add_(torch.randn(4)),
+        lambda module: setattr(module, "scale", nn.Parameter(torch.randn(4))),
+    ],
+)
+def test_an_initialiser_may_look_at_values_that_make_no_difference(draw):
+    fresh = drawn(Own(draw))
+    torch.manual_seed(layer_seed(0, "0", 0))
+    assert torch.equal(fresh["0.shift"], torch.randn(4))
+    assert torch.equal(fresh["0.scale"], torch.randn(4))
+    assert fresh["0.mask"].tolist() == [5.0] * 4
+
+
+def test_a_buffer_made_of_parameters_is_made_of_those_that_are_there():
+    def draw(module):
+        module.mask.copy_(module.scale)
+        nn.init.ones_(module.scale)
+
+    fresh = drawn(Own(draw))
+    assert fresh["0.mask"].tolist() == [3.0] * 4
+    assert fresh["0.scale"].tolist() == [1.0] * 4
+
+
+def test_a_layer_that_is_not_drawn_anew_is_a_cell_with_a_reason_and_no_number():
+    model = nn.Sequential(Adapted(), nn.Linear(4, 3))
+    inputs = torch.randn(20, 4, generator=torch.Generator().manual_seed(0))
+    data = inputs, model(inputs).argmax(1)
+    stack = lx.open_stack([model.state_dict()], model=model)
+    sweep = lx.sweep(stack, data=data, model=model, draws=2)
+    errors = sweep.rerandomized_error.sel(layer="0")
+    assert errors.isnull().all()
+    assert "0.lora" in str(sweep.rerandomized_reason.sel(layer="0").values[0])
+    assert sweep.rerandomized_error.sel(layer="1").notnull().all()
+
+
+def test_a_tensor_that_is_drawn_is_given_where_its_neighbour_is_not_asked_for():
+    fresh = fresh_layer(nn.Sequential(Adapted()), "", "0", ("0.weight", "0.bias"), 0, 0)
+    assert list(fresh) == ["0.weight", "0.bias"]
+
+
+def test_a_parametrised_weight_is_refused_and_the_bias_beside_it_drawn():
+    network = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)))
+    fresh = fresh_layer(network, "", "0", ("0.bias",), 0, 0)
+    assert not torch.equal(fresh["0.bias"], network[0].bias)
+    names = ("0.parametrizations.weight.original0", "0.parametrizations.weight.original1")
+    with pytest.raises(InterventionError, match=r"parametrizations\.weight \(Param\w+\) has no"):
+        fresh_layer(network, "", "0.parametrizations.weight", names, 0, 0)
 
 
 def test_a_module_that_has_kept_a_tensor_of_a_computation_is_drawn():
@@ -118,6 +240,23 @@ def test_a_module_that_has_kept_a_tensor_of_a_computation_is_drawn():
     expected = drawn(nn.Linear(4, 4))
     assert same(expected, drawn(linear))
     assert linear.stashed.requires_grad
+
+
+def test_parameters_that_require_gradients_are_drawn_like_others():
+    def in_place(module):
+        module.scale.normal_()
+
+    assert not torch.equal(drawn(Own(in_place))["0.scale"], torch.full((4,), 3.0))
+
+
+def failing(module):
+    raise KeyError("gain")
+
+
+def test_an_initialiser_that_fails_is_an_error_of_the_intervention():
+    match = r"0 \(Own\) failed: KeyError: 'gain'"
+    with pytest.raises(InterventionError, match=match):
+        drawn(Own(failing))
 
 
 def test_layer_seeds_are_the_same_on_every_platform():
