@@ -259,6 +259,27 @@ def test_an_initialiser_that_fails_is_an_error_of_the_intervention():
         drawn(Own(failing))
 
 
+class Counting(nn.Linear):
+    """A layer with a state of its own beside its tensors."""
+
+    def get_extra_state(self):
+        return torch.tensor([1.0, 2.0])
+
+    def set_extra_state(self, state):
+        pass
+
+
+def test_a_modules_extra_state_stays_as_it_is():
+    assert list(drawn(Counting(4, 4))) == ["0.weight", "0.bias"]
+    assert fresh_layer(nn.Sequential(Counting(4, 4)), "", "0", ("0._extra_state",), 0, 0) == {}
+
+
+@pytest.mark.parametrize("name", ["0.gain", "1.weight", "gain"])
+def test_a_name_that_the_network_does_not_have_is_refused(name):
+    with pytest.raises(InterventionError, match=rf"^{name} is no parameter or buffer"):
+        fresh_layer(nn.Sequential(nn.Linear(4, 4)), "", "0", (name,), 0, 0)
+
+
 def test_layer_seeds_are_the_same_on_every_platform():
     assert layer_seed(0, "layer1", 0) == 2533936700026874300
     assert layer_seed(0, "layer1", 1) != layer_seed(1, "layer1", 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable
 from typing import Any
@@ -42,7 +43,8 @@ def fresh_layer(
     layer : str
         Name of the layer, which enters the generator's seed.
     names : tuple of str
-        The layer's parameters and buffers.
+        The layer's parameters and buffers. A module's extra state among them is passed over: what
+        it means is the module's own affair, and it stays as it is.
     draw, seed : int
         Number of the draw, and seed of the experiment.
 
@@ -56,13 +58,13 @@ def fresh_layer(
     ------
     InterventionError
         A module of the layer has no ``reset_parameters``, or one that fails or leaves a parameter
-        alone.
+        alone; or a name is none of a parameter or buffer.
     """
     number = layer_seed(seed, layer, draw)
     if family in FAMILIES:
         generator = torch.Generator().manual_seed(number)
         return FAMILIES[family].initialise(network, names, generator)
-    return _drawn_anew(network, names, number)
+    return _drawn_anew(network, tuple(n for n in names if not _is_extra(n)), number)
 
 
 def values_of(drawn: Tensor) -> NDArray[Any]:
@@ -147,10 +149,23 @@ def _reset(module: nn.Module, path: str, filling: Filling) -> dict[str, Tensor]:
         ) from error
 
 
+def _is_extra(name: str) -> bool:
+    """Tell what a module's ``get_extra_state`` has put into the state dict."""
+    return name.rpartition(".")[2] == "_extra_state"
+
+
 def _owner(network: nn.Module, name: str) -> tuple[nn.Module, str]:
-    """The module that a tensor belongs to, and its name there."""
+    """The module that a parameter or buffer belongs to, and its name there."""
     path, _, own = name.rpartition(".")
-    return network.get_submodule(path), own
+    with contextlib.suppress(AttributeError):  # no such module
+        module = network.get_submodule(path)
+        if own in _owned(module):
+            return module, own
+    raise InterventionError(
+        f"{name} is no parameter or buffer of the network.",
+        "Only those have an initial distribution to draw from.",
+        "Choose another source, or give the network that was trained as model=.",
+    )
 
 
 def _owned(module: nn.Module) -> dict[str, Tensor]:
