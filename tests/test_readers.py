@@ -395,6 +395,7 @@ def test_a_file_says_its_epoch_where_its_name_does_not(tmp_path):
         stack = lx.open_stack(tmp_path, **options)
         assert epoch_numbers(stack) == numbers
         assert numbers_of(stack) == [3, 12]
+        assert not any("in the order" in note for note in stack.attrs["notes"])
 
 
 def test_our_own_files_say_their_epoch_under_any_name(tmp_path):
@@ -404,6 +405,70 @@ def test_our_own_files_say_their_epoch_under_any_name(tmp_path):
     write_checkpoint(tmp_path / "renamed.safetensors", state, 16, "step")
     stack = lx.open_stack(tmp_path)
     assert (epoch_numbers(stack), stack.attrs["checkpoint_unit"]) == ([16], "step")
+
+
+def save_named(folder, names):
+    """Files whose first bias is their place in this order."""
+    for k, name in enumerate(names):
+        (folder / name).parent.mkdir(exist_ok=True)
+        torch.save(toy.switch_state(float(k), 0.0), folder / name)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["start.pt", "end.pt"],
+        ["init.pt", "final.pt"],
+        ["ModelINIT.pt", "modelBest.pt", "ModelFinal.pt"],
+        ["vgg-untrained.pt", "vgg-a.pt", "vgg-b.pt", "vgg-trained.pt"],
+        ["random/model.pt", "final/model.pt"],
+        ["begin.pt", "initiated.pt", "weekend.pt", "last.pt"],
+        ["a.pt", "b.pt"],
+        ["a.pt", "random-to-final.pt"],
+    ],
+)
+@pytest.mark.parametrize("epochs", [False, True])
+def test_files_without_numbers_are_ordered_by_words_and_the_order_is_said(tmp_path, names, epochs):
+    save_named(tmp_path, names)
+    source = str(tmp_path / "*" / "*.pt") if "/" in names[0] else tmp_path
+    options = {"epochs": [10 * k for k in range(len(names))]} if epochs else {}
+    stack = lx.open_stack(source, **options)
+    assert numbers_of(stack) == list(range(len(names)))
+    assert stack.attrs["notes"] == [
+        f"Without numbers in their names, the checkpoints were taken in the order "
+        f"{', '.join(names)}, and {names[-1]} for the trained network. Where that is wrong, pass "
+        "the files as a list in the order of training, with epochs=[…]."
+    ]
+
+
+def test_a_list_of_files_without_numbers_keeps_its_order_and_it_is_said(tmp_path):
+    save_named(tmp_path, ["init.pt", "final.pt"])
+    files = [tmp_path / "final.pt", tmp_path / "init.pt"]
+    stack = lx.open_stack(files)
+    assert numbers_of(stack) == [1, 0]
+    assert "in the order final.pt, init.pt, and init.pt for the" in stack.attrs["notes"][0]
+    assert lx.open_stack(files, epochs=[0, 1]).attrs["notes"] == []
+
+
+def test_the_trained_network_among_files_without_numbers_is_the_last_that_is_kept(tmp_path):
+    names = [f"{letter}.pt" for letter in "abcdefgh"]
+    stack = lx.open_stack(save_named(tmp_path, names), only=[0, 4])
+    assert numbers_of(stack) == [0, 4]
+    said = "in the order a.pt, b.pt, c.pt, …, g.pt, h.pt, and e.pt for the trained network."
+    assert said in stack.attrs["notes"][0]
+
+
+def test_words_do_not_matter_beside_numbers(tmp_path):
+    save_named(tmp_path, ["end-of-epoch-1.pt", "start-of-epoch-2.pt", "best.pt"])
+    stack = lx.open_stack(tmp_path)
+    assert (epoch_numbers(stack), numbers_of(stack)) == ([1, 2], [0, 1])
+    assert stack.attrs["notes"] == ["Left out, as no numbered checkpoints: best.pt."]
+    assert numbers_of(lx.open_stack(tmp_path, epochs=[5, 6])) == [0, 1]
+
+
+def test_one_file_without_a_number_needs_no_order(tmp_path):
+    assert lx.open_stack(save_named(tmp_path, ["final.pt"])).attrs["notes"] == []
 
 
 def test_two_checkpoints_with_one_number_are_refused_by_name(tmp_path):

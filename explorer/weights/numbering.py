@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,12 @@ from explorer.errors import StackError, UsageError, unknown_name
 from explorer.weights.readers.when import MOST, When
 
 UNITS = ("epoch", "step")
+
+# what the network before training and the trained one are called where no number is in a name
+_BEGINNING = re.compile(
+    r"before|begin(ning)?|first|init(ial(i[sz](ed|ation))?)?|start|random|untrained"
+)
+_END = re.compile(r"after|end|final|last|trained")
 
 Choice = range | slice | Sequence[int]
 """Numbers to keep: those in a range; those from the start of a slice to its end, both included
@@ -30,6 +37,12 @@ def number_in(mark: When, unit: str) -> int | None:
     value = mark.step if unit == "step" else mark.epoch
     bare = mark.epoch is None and mark.step is None and unit == "epoch"
     return mark.number if bare else value
+
+
+def place_in_words(name: str) -> int:
+    """Read where in training a name puts a network: -1 at its beginning, 1 at its end, else 0."""
+    words = {word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)}
+    return any(map(_END.fullmatch, words)) - any(map(_BEGINNING.fullmatch, words))
 
 
 def numbered(

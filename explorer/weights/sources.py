@@ -18,11 +18,15 @@ from explorer.weights.numbering import (
     kept_positions,
     number_in,
     numbered,
+    place_in_words,
 )
 from explorer.weights.readers.finding import Asked, Found, found_among, found_below, reader_of
 from explorer.weights.readers.reader import Reader
 from explorer.weights.readers.when import When
 from explorer.weights.wrapped import BrokenCheckpoint
+
+MOST_NAMES = 6
+"""Files that a note names in their order; of more, the first and the last."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +106,7 @@ def collect_checkpoints(source: Any, wanted: Wanted) -> Collected:
     if isinstance(source, (list, tuple)):
         if source and all(isinstance(item, (str, Path)) for item in source):
             listed = [(Path(item), reader_of(Path(item), wanted.reader)) for item in source]
-            return _from_files(listed, wanted, "files", [])
+            return _from_files(listed, wanted, "files", [], listed=True)
         _check_not_aliased(source)
     return _from_states(source, wanted)
 
@@ -134,9 +138,14 @@ def _from_states(source: Iterable[Any], wanted: Wanted) -> Collected:
     )
 
 
-def _from_files(found: Found, wanted: Wanted, name: str, notes: list[str]) -> Collected:
-    """Number and order files, and open those that are kept."""
-    found, numbers, unit, more = _counted(found, wanted)
+def _from_files(
+    found: Found, wanted: Wanted, name: str, notes: list[str], listed: bool = False
+) -> Collected:
+    """Number and order files, and open those that are kept; a list has an order of its own."""
+    unsaid = not listed and not any(reader.when(path).known for path, reader in found)
+    if unsaid:
+        found = _in_words_order(found)
+    found, numbers, unit, more = _counted(found, wanted, unsaid)
     kept = kept_positions(numbers, wanted.every, wanted.only)
     found = [found[k] for k in kept]
     remarks = dict.fromkeys(reader.remark for _, reader in found if reader.remark)
@@ -151,20 +160,55 @@ def _from_files(found: Found, wanted: Wanted, name: str, notes: list[str]) -> Co
     )
 
 
-def _counted(found: Found, wanted: Wanted) -> tuple[Found, list[int], str, list[str]]:
-    """Files in the order of their numbers, the numbers, what they count, and what was left out."""
+def _counted(found: Found, wanted: Wanted, unsaid: bool) -> tuple[Found, list[int], str, list[str]]:
+    """Files in the order of their numbers, the numbers, what they count, and notes.
+
+    The notes say what was left out, and the order where neither the caller nor a number gives it.
+    """
     if wanted.epochs is not None:
         numbers = check_epochs(wanted.epochs, [label_of(path) for path, _ in found])
-        return found, numbers, wanted.unit or "epoch", []
+        notes = _order_notes(found, numbers, wanted) if unsaid else []
+        return found, numbers, wanted.unit or "epoch", notes
     marks, notes = _marks(found, wanted.unit)
     found = [found[k] for k in marks]
     if not any(mark.known for mark in marks.values()):
-        return found, list(range(len(found))), "epoch", notes
+        numbers = list(range(len(found)))
+        return found, numbers, "epoch", [*notes, *_order_notes(found, numbers, wanted)]
     labels = [label_of(path) for path, _ in found]
     numbers, unit = numbered(list(marks.values()), labels, wanted.unit)
     order = sorted(range(len(found)), key=lambda k: numbers[k])
     numbers = check_epochs([numbers[k] for k in order], [labels[k] for k in order])
     return [found[k] for k in order], numbers, unit, notes
+
+
+def _in_words_order(found: Found) -> Found:
+    """Files as they come, but for those that are called the beginning or the end of training."""
+    places = [place_in_words(name) for name in _telling_names(found)]
+    return [found[k] for k in sorted(range(len(found)), key=places.__getitem__)]
+
+
+def _order_notes(found: Found, numbers: list[int], wanted: Wanted) -> list[str]:
+    """Say in which order files without numbers were taken, and which is the trained network."""
+    if len(found) < 2:
+        return []
+    names = _telling_names(found)
+    trained = names[kept_positions(numbers, wanted.every, wanted.only)[-1]]
+    shown = names if len(names) <= MOST_NAMES else [*names[:3], "…", *names[-2:]]
+    return [
+        f"Without numbers in their names, the checkpoints were taken in the order "
+        f"{', '.join(shown)}, and {trained} for the trained network. Where that is wrong, pass the "
+        "files as a list in the order of training, with epochs=[…]."
+    ]
+
+
+def _telling_names(found: Found) -> list[str]:
+    """The last parts of paths, as many as tell them apart: in one folder the files' names."""
+    names: list[str] = []
+    for most in range(1, 1 + max((len(path.parts) for path, _ in found), default=0)):
+        names = ["/".join(path.parts[-most:]) for path, _ in found]
+        if len(set(names)) == len(names):
+            break
+    return names
 
 
 def _marks(found: Found, unit: str | None) -> tuple[dict[int, When], list[str]]:
