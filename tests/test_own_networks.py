@@ -468,3 +468,27 @@ def test_any_number_of_training_examples_will_do_and_none_is_written_over(exampl
     _, second = swept(network, states, **options)
     assert torch.equal(calibration, before)
     xr.testing.assert_equal(first, second)
+
+
+# --- tensors of a state dict that are neither parameters nor buffers ------------------------------
+
+
+class Extra(nn.Linear):
+    def get_extra_state(self):
+        return torch.ones(2)
+
+    def set_extra_state(self, state):
+        assert state.tolist() == [1, 1]
+
+
+def test_a_modules_extra_state_stays_as_it_is():
+    network = nn.Sequential(Extra(FEATURES, 16), nn.ReLU(), nn.Linear(16, CLASSES))
+    states = trained(network)
+    stack, found = swept(network, states, draws=2)
+    replaced = {name: states[0][name] for name in ("0.weight", "0.bias")}
+    expected = twin_error(network, {**states[1], **replaced})
+    assert float(found["error"].sel(layer="0", epoch=0)) == pytest.approx(expected)
+    assert bool(found["rerandomized_error"].notnull().all())
+    searched = lx.effective_parameters(stack, progress=False, **options_of(network))
+    assert bool(searched["trial_error"].notnull().any())
+    assert lx.check(states, model=network, progress=False).worst != "error"

@@ -109,6 +109,8 @@ class Beginning:
         except ExplorerError as error:
             self._unjudged = error.came, error.advice
             return
+        if fresh is None:  # a module's extra state is not drawn
+            return
         self._looked += 1
         odd = oddity(values.reshape(-1), fresh)
         if odd:
@@ -146,12 +148,14 @@ class Beginning:
             tensor=next(iter(self._odd)) if len(self._odd) == 1 else "",
         )
 
-    def _fresh(self, name: str) -> Array:
-        """Values of fresh draws of one tensor; one draw where all its values are the same."""
+    def _fresh(self, name: str) -> Array | None:
+        """Values of fresh draws of one tensor, if it is drawn; one draw where all are the same."""
         layer = self._patient.layer_of[name]
         drawn: list[Array] = []
         while len(drawn) < MOST_DRAWS:
             state = fresh_layer(self._network, self._family, layer, (name,), len(drawn), self._seed)
+            if name not in state:
+                return None
             drawn.append(values_of(state[name]).reshape(-1))
             size = drawn[0].size
             if size * len(drawn) >= DRAWN or (size > 1 and _constant(drawn[0])):

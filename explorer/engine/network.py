@@ -154,7 +154,7 @@ class FinalNetwork:
             for change in changes
             if change not in known
             for name, tensor in source_tensors(self.stack, self._module, *change).items()
-            if name not in fixed
+            if name not in fixed and name in self._first  # a module's extra state stays
         }
         for (change, name), tensor in self._moved(new).items():
             known.setdefault(change, {})[name] = tensor.to(self._state[name].dtype)
@@ -227,7 +227,7 @@ class FinalNetwork:
             layer: {
                 self._first[name]: self._state[self._first[name]].numel()
                 for name in layer_variables(self.stack, layer)
-                if name not in self._buffers
+                if name not in self._buffers and name in self._first
             }
             for layer in self.layers
         }
