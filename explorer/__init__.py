@@ -7,6 +7,8 @@ and xarray.
 from __future__ import annotations
 
 import importlib
+import sys
+import threading
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -94,9 +96,23 @@ def __getattr__(name: str) -> Any:
     """Import a public name's module when the name is first used."""
     if name not in _HOMES:
         raise AttributeError(f"module 'explorer' has no attribute {name!r}; it has {__all__}")
-    value = getattr(importlib.import_module(_HOMES[name]), name)
+    value = getattr(_imported(_HOMES[name]), name)
     globals()[name] = value
     return value
+
+
+def _imported(name: str) -> Any:
+    """Import a module to its end, also where the reader interrupts: the interrupt comes after it.
+
+    Of numba or torch imported by halves parts stay behind, and no later import mends that. Python
+    interrupts the main thread alone, so another one imports.
+    """
+    if name in sys.modules or threading.current_thread() is not threading.main_thread():
+        return importlib.import_module(name)
+    from concurrent.futures import ThreadPoolExecutor  # not before it is needed
+
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(importlib.import_module, name).result()
 
 
 def __dir__() -> list[str]:

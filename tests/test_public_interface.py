@@ -93,3 +93,32 @@ def test_every_name_works_whatever_was_used_before():
 def test_an_unknown_name_is_refused_with_those_there_are():
     with pytest.raises(AttributeError, match=r"no attribute 'swep'; it has .*'sweep'"):
         lx.swep  # noqa: B018 - the access is what is tested
+
+
+INTERRUPTED = """
+import signal, sys
+import torch
+import explorer as lx
+
+class CtrlC:
+    asked = False
+    def find_spec(self, name, path=None, target=None):
+        if name == "numba.core.types.misc" and not self.asked:
+            CtrlC.asked = True
+            signal.raise_signal(signal.SIGINT)
+
+sys.meta_path.insert(0, CtrlC())
+states = [{"a.weight": torch.full((2, 2), float(k))} for k in range(2)]
+try:
+    lx.distances(states)
+except KeyboardInterrupt:
+    print("interrupted", CtrlC.asked)
+print(lx.distances(states).l2.values.tolist())
+"""
+
+
+def test_ctrl_c_while_numba_is_imported_reaches_the_reader_and_spoils_nothing():
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, check=False
+    )
+    assert done.stdout.split("\n")[:2] == ["interrupted True", "[[0.0, 2.0]]"], done.stderr
