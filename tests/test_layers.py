@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -56,6 +58,11 @@ def test_a_function_names_the_layer():
         ("coarse", r"The layer scheme is 'coarse'"),
         (lambda name: "a/b", r"A layer is named 'a/b'"),
         (lambda name: "", r"A layer is named ''"),
+        (5, r"The layer scheme is 5\."),
+        ([b"stem"], r"holds b'stem' in the place of a regular expression(.|\n)*Write it as text"),
+        ([re.compile(b"stem")], r"in the place of a regular expression"),
+        ({"a": None}, r"holds None in the place of a regular expression"),
+        ({"a": ["b.w", "scale"]}, r"holds \['b\.w', 'scale'\](.|\n)*names by \|: 'b\\\\.w\|scale'"),
     ],
 )
 def test_a_scheme_that_does_not_work_is_refused(scheme, match):

@@ -6,6 +6,7 @@ import math
 import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from explorer.errors import StackError
 
@@ -104,8 +105,7 @@ def _labeller(scheme: LayerScheme | None) -> Callable[[str], str]:
             "'paper', 'fine', a mapping or list of regular expressions, or a function will do.",
             "For one regular expression pass a list: layers=[r'block\\d+'].",
         )
-    named = scheme.items() if isinstance(scheme, Mapping) else [(None, text) for text in scheme]
-    patterns = [(_compiled(text), layer) for layer, text in named]
+    patterns = [(_compiled(text), layer) for layer, text in _named(scheme)]
 
     def label(name: str) -> str:
         for pattern, layer in patterns:
@@ -121,7 +121,28 @@ def _labeller(scheme: LayerScheme | None) -> Callable[[str], str]:
     return label
 
 
-def _compiled(text: str) -> re.Pattern[str]:
+def _named(scheme: Mapping[str, str] | Sequence[str]) -> list[tuple[str | None, str]]:
+    """Regular expressions with the layer that each is of; None where its match names the layer."""
+    if isinstance(scheme, Mapping):
+        return list(scheme.items())
+    if not isinstance(scheme, Iterable):
+        raise StackError(
+            f"The layer scheme is {scheme!r}.",
+            "'paper', 'fine', a mapping or list of regular expressions, or a function will do.",
+            "Leave layers out to get one layer per module, or the family's units.",
+        )
+    return [(None, text) for text in scheme]
+
+
+def _compiled(text: Any) -> re.Pattern[str]:
+    if not isinstance(text, (str, re.Pattern)) or isinstance(getattr(text, "pattern", ""), bytes):
+        raise StackError(
+            f"The layer scheme holds {text!r} in the place of a regular expression.",
+            "One text for each layer is needed, which is searched in the names of the tensors.",
+            f"Join several names by |: {'|'.join(map(re.escape, text))!r}."
+            if isinstance(text, (list, tuple)) and all(isinstance(one, str) for one in text)
+            else r"Write it as text, for example r'block\d+'.",
+        )
     try:
         with warnings.catch_warnings():  # of what may once mean a set in a set: one a bracket
             warnings.simplefilter("ignore", FutureWarning)
