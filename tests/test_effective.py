@@ -253,7 +253,11 @@ def test_it_can_be_saved_and_read_back(found, tmp_path):
     [
         ({"threshold": 10}, UsageError, r"threshold is 10(.|\n)*Divide a percentage"),
         ({"margin": -1}, UsageError, "margin is -1"),
-        ({"layers": []}, UsageError, r"no layer to reset(.|\n)*Leave layers= out"),
+        ({"layers": []}, UsageError, r"layers is \[\](.|\n)*take every layer"),
+        ({"layers": 5}, UsageError, r"layers is 5\.(.|\n)*Pass \[5\]"),
+        ({"layers": "layer1"}, UsageError, r"layers is 'layer1'(.|\n)*Pass \['layer1'\]"),
+        ({"layers": b"layer1"}, UsageError, r"layers is b'layer1'"),
+        ({"layers": ["layer1", "layer1"]}, UsageError, "each once"),
         ({"layers": ["layre1"]}, UnknownNameError, "Did you mean 'layer1'"),
         ({"epoch": 7}, UnknownNameError, "no epoch 7"),
     ],

@@ -13,7 +13,7 @@ from explorer.engine.evaluator import Evaluator
 from explorer.engine.interventions import Epoch, FreshDraw
 from explorer.engine.joint import find_order
 from explorer.engine.network import FinalNetwork
-from explorer.errors import UnknownNameError, UsageError
+from explorer.errors import StackError, UnknownNameError, UsageError
 from explorer.weights.families.known import build_network
 from explorer.weights.stack import layer_sizes
 from tests import toy
@@ -255,7 +255,11 @@ def test_a_layer_that_cannot_be_measured_is_left_out_and_alone_it_is_an_error():
     ("options", "error", "match"),
     [
         ({"threshold": 10}, UsageError, r"threshold is 10(.|\n)*Divide a percentage"),
-        ({"layers": []}, UsageError, r"no layer to reset(.|\n)*Leave layers= out"),
+        ({"layers": []}, UsageError, r"layers is \[\](.|\n)*take every layer"),
+        ({"layers": 5}, UsageError, r"layers is 5\.(.|\n)*Pass \[5\]"),
+        ({"layers": "layer1"}, UsageError, r"layers is 'layer1'(.|\n)*Pass \['layer1'\]"),
+        ({"layers": b"layer1"}, UsageError, r"layers is b'layer1'"),
+        ({"layers": ["layer1", "layer1"]}, UsageError, "each once"),
         ({"layers": ["layre1"]}, UnknownNameError, "Did you mean 'layer1'"),
         ({"epoch": 7}, UnknownNameError, "no epoch 7"),
     ],
@@ -263,3 +267,8 @@ def test_a_layer_that_cannot_be_measured_is_left_out_and_alone_it_is_an_error():
 def test_what_is_not_there_is_refused(bundled, options, error, match):
     with pytest.raises(error, match=match):
         lx.reset_order(bundled, device="cpu", progress=False, **options)
+
+
+def test_what_has_no_axis_of_epochs_any_more_is_no_stack(bundled):
+    with pytest.raises(StackError, match=r"is no stack(.|\n)*a selection of its epochs"):
+        lx.reset_order(bundled.isel(epoch=0), progress=False)

@@ -18,7 +18,8 @@ def chosen(kind: str, wanted: Sequence[Any] | None, available: Sequence[Any]) ->
     """
     if wanted is None:
         return list(available)
-    names = [] if isinstance(wanted, str) or not isinstance(wanted, Iterable) else list(wanted)
+    several = isinstance(wanted, Iterable) and not isinstance(wanted, (str, bytes))
+    names = list(wanted) if several else []
     for name in names:
         if name not in available:
             raise unknown_name(kind, name, available)

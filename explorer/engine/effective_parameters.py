@@ -10,6 +10,7 @@ import xarray as xr
 from torch import nn
 
 from explorer.arguments import draws_and_seed, whole_number
+from explorer.engine.choosing import chosen
 from explorer.engine.effective import (
     Effective,
     find_effective,
@@ -138,12 +139,12 @@ def effective_parts(
 ) -> Parts:
     """Do what `effective_parameters` does, part by part, with a network that is loaded already."""
     stack = evaluator.network.stack
-    chosen = layer_names(stack) if layers is None else list(layers)
+    wanted = chosen("layer", layers, layer_names(stack))
     draws, seed = draws_and_seed(draws, seed)
     sources = _sources(stack, epoch, draws, seed)
     final, chance = evaluator.result(Intervention(())).error, evaluator.chance_error
     allowed = margin_of_resets(threshold, margin, final, chance)
-    total = len(sources) * most_measured(chosen)
+    total = len(sources) * most_measured(wanted)
     attrs = {
         **provenance_of(evaluator),
         "margin": allowed,
@@ -159,14 +160,14 @@ def effective_parts(
         known = {name: one for name, one in found.items() if one.trials}
         complete = len(found) == len(sources) and all(one.finished for one in found.values())
         said = {"measured": measured(), "complete": int(complete)}
-        return _dataset(known, chosen, final + allowed, attrs | said)
+        return _dataset(known, wanted, final + allowed, attrs | said)
 
     def measured() -> int:
         return sum(one.measured for one in found.values())
 
     yield Part(0, total, dataset)
     for name, source in sources.items():
-        for one in find_effective(evaluator, dict.fromkeys(chosen, source), final + allowed):
+        for one in find_effective(evaluator, dict.fromkeys(wanted, source), final + allowed):
             found[name] = one
             yield Part(measured(), total, dataset)
 

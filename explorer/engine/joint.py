@@ -11,6 +11,7 @@ import numpy as np
 import xarray as xr
 from torch import nn
 
+from explorer.engine.choosing import chosen
 from explorer.engine.effective import Search
 from explorer.engine.evaluator import Evaluator
 from explorer.engine.intact import doubt_about, not_measured, warn_of
@@ -20,7 +21,7 @@ from explorer.engine.parts import last_of
 from explorer.engine.provenance import provenance_of
 from explorer.engine.verdicts import DEFAULT_THRESHOLD
 from explorer.errors import InterventionError
-from explorer.weights.stack import epoch_numbers, layer_names
+from explorer.weights.stack import check_is_stack, epoch_numbers, layer_names
 
 
 @dataclass(frozen=True)
@@ -170,8 +171,9 @@ def reset_order(
     'layer3'
     """
     check_margin(threshold, None)
+    check_is_stack(stack)
     epoch = epoch_numbers(stack)[0] if epoch is None else epoch
-    chosen = layer_names(stack) if layers is None else list(layers)
+    wanted = chosen("layer", layers, layer_names(stack))
     evaluator = Evaluator(
         stack,
         model=model,
@@ -182,7 +184,7 @@ def reset_order(
     )
     final, chance = _final_error(evaluator), evaluator.chance_error
     allowed = final + margin_of_resets(threshold, None, final, chance)
-    sources = dict.fromkeys(chosen, Epoch(epoch))
+    sources = dict.fromkeys(wanted, Epoch(epoch))
     orders, counts = find_order(evaluator, sources, allowed), attrgetter("tried", "to_try")
     found = last_of(orders, counts, "joint resets", " interventions", progress)
     attrs = {
