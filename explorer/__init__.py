@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from explorer.engine.results import open_sweep
     from explorer.engine.sweep import sweep
     from explorer.inventory.manifest import catalog
-    from explorer.stats.motion import motion
+    from explorer.moving import motion
     from explorer.training.train import train
     from explorer.ui.widget import Explorer
     from explorer.weights.readers.known import readers
@@ -75,7 +75,7 @@ _HOMES = {
     "distances": "explorer.api",
     "effective_parameters": "explorer.engine.effective_parameters",
     "evaluate": "explorer.engine.evaluate",
-    "motion": "explorer.stats.motion",
+    "motion": "explorer.moving",
     "open_stack": "explorer.weights.stack",
     "open_sweep": "explorer.engine.results",
     "outputs": "explorer.engine.outputs",

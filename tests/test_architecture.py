@@ -30,6 +30,7 @@ BELOW_UI = {
     "engine",
     "stats",
     "doctor",
+    "moving",
     "api",
 }
 PARTS = {
@@ -44,7 +45,8 @@ PARTS = {
     "engine": {"errors", "arguments", "tables", "inventory", "weights", "data"},
     "stats": {"errors", "colours", "tables"},
     "doctor": {"errors", "arguments", "colours", "tables", "inventory", "weights", "stats"},
-    "api": BELOW_UI - {"api", "doctor"},
+    "moving": {"errors", "weights", "engine", "stats"},
+    "api": BELOW_UI - {"api", "doctor", "moving"},
     "ui": BELOW_UI,
     "course": BELOW_UI - {"tables", "colours"},
     "servers": {"errors"},
@@ -297,6 +299,7 @@ def test_the_init_files_of_folders_hold_a_docstring_only(sources: dict[str, str]
         ("explorer", ("torch", "bokeh", "numba", "xarray", "distributed")),
         ("explorer.engine.sweep", ("dask", "distributed")),
         ("explorer.stats.distances", ("torch", "bokeh")),
+        ("explorer.moving", ("torch", "bokeh", "numba")),
         (
             "explorer.weights.backend",
             ("torch", "bokeh", "numba", "safetensors", "explorer.weights.stack"),

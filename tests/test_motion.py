@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -12,7 +13,13 @@ import xarray as xr
 from torch import nn
 
 import explorer as lx
-from explorer.errors import UnknownNameError
+from explorer.errors import (
+    ChangedStackWarning,
+    NumbersWarning,
+    StackError,
+    UnknownNameError,
+    UsageError,
+)
 from explorer.stats import motion as motion_module
 from explorer.stats.rank_correlation import against, moved_by_layer, spearman
 from explorer.stats.spectra import as_matrix, spectral_norm, spectrum
@@ -265,6 +272,8 @@ def test_what_is_compared_is_the_error_at_the_first_checkpoint_whatever_the_orde
     assert found["layers_compared"].values.tolist() == [1] * 5
     with pytest.raises(UnknownNameError, match=r"'a'(.|\n)*other"):
         against(by_hand(), sweep.isel(layer=[0]))
+    with pytest.raises(UnknownNameError, match=r"no epoch 0(.|\n)*Known: 1, 2"):
+        against(by_hand(), sweep.isel(epoch=[0, 1]))
 
 
 @pytest.mark.parametrize(
@@ -293,6 +302,60 @@ def test_what_moved_most_is_set_beside_the_error(moved):
     assert set(moved["layers_compared"].values) == {4}
 
 
-def test_a_sweep_of_another_stack_is_refused(bundled):
-    with pytest.raises(UnknownNameError, match="layer1"):
+def test_a_sweep_of_another_network_is_refused_and_it_is_warned_of(bundled):
+    with (
+        pytest.warns(ChangedStackWarning, match="other checkpoints"),
+        pytest.raises(UnknownNameError, match="layer1"),
+    ):
         lx.motion(bundled, sweep=lx.open_sweep("vgg11-digits"), progress=False)
+
+
+def test_a_sweep_of_another_run_of_the_same_network_is_warned_of(bundled, moved):
+    sweep = lx.open_sweep("fcn3x256-digits").assign_attrs(content_hash="0123456789abcdef")
+    with pytest.warns(
+        ChangedStackWarning, match=r"The sweep was .*other.*\(content hash 0123"
+    ) as told:
+        found = lx.motion(bundled, sweep=sweep, progress=False)
+    assert told[0].filename == __file__
+    xr.testing.assert_identical(found, moved)
+
+
+def test_state_dicts_without_a_known_hash_are_compared_with_the_sweep_too():
+    """A sweep of the reader's own stack knows the hash of its tensors."""
+    states = [{"only.weight": torch.full((2, 2), float(k))} for k in range(2)]
+    stack = lx.open_stack(states, model=One())
+    data = torch.eye(2), torch.arange(2)
+    with pytest.warns(NumbersWarning):
+        sweep = lx.sweep(stack, model=One(), data=data, progress=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        lx.motion(stack, sweep=sweep, progress=False)
+    other = lx.open_stack(states[::-1], model=One())
+    with pytest.warns(ChangedStackWarning):
+        lx.motion(other, sweep=sweep, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("sweep", "match"),
+    [
+        ("fcn3x256-digits", r"sweep is 'fcn3x256-digits'(.|\n)*open_sweep\('fcn3x256-digits'\)"),
+        (xr.Dataset(), r"sweep is a Dataset without the error"),
+        (xr.Dataset({"error": ("layer", [0.5])}), r"sweep is a Dataset without the error"),
+        (5, r"sweep is a int without(.|\n)*leave it out"),
+    ],
+)
+def test_what_is_no_sweep_is_refused_with_what_to_pass(bundled, sweep, match):
+    with pytest.raises(UsageError, match=match):
+        lx.motion(bundled, sweep=sweep, progress=False)
+
+
+def test_the_motion_of_what_is_no_stack_is_refused_with_what_to_pass(bundled):
+    for wrong, match in (
+        ("fcn3x256-digits", r"This str is no stack(.|\n)*open_stack\('fcn3x256-digits'\)"),
+        ([{"only.weight": torch.ones(2, 2)}], r"This list is no stack"),
+        (None, r"This NoneType is no stack"),
+        (bundled.isel(epoch=0), r"This Stack is no stack"),
+        (bundled.isel(epoch=slice(0)), r"The stack has no checkpoint(.|\n)*other epochs"),
+    ):
+        with pytest.raises(StackError, match=match):
+            lx.motion(wrong, progress=False)

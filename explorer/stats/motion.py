@@ -13,7 +13,6 @@ import xarray as xr
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from explorer.stats.rank_correlation import against
 from explorer.stats.spectra import as_matrix, spectrum
 
 OF_LAYERS = {
@@ -45,51 +44,15 @@ Measured = tuple[dict[str, Vector], dict[str, dict[str, Vector]], list[str]]
 """One layer's rows, those of its matrices, and why checkpoints have no numbers."""
 
 
-def motion(
-    stack: xr.DataTree, *, sweep: xr.Dataset | None = None, progress: bool = True
-) -> xr.Dataset:
-    """Measure how each layer moves from checkpoint to checkpoint; no data is needed.
-
-    Buffers (running statistics) are left out, and all parameters of a layer count together.
+def stack_motion(stack: xr.DataTree, *, progress: bool = True) -> xr.Dataset:
+    """Do what `explorer.motion` does without a sweep; after Ctrl-C what is finished.
 
     Parameters
     ----------
     stack : xarray.DataTree
         As `explorer.open_stack` returns it.
-    sweep : xarray.Dataset, optional
-        Of the same stack, as `explorer.sweep` returns it: how far each quantity goes along with
-        the error is added.
     progress : bool
         Show a progress bar.
-
-    Returns
-    -------
-    xarray.Dataset
-        float64. Over (layer, epoch): rotation (1 − cos to the first checkpoint, 0…2), step (length
-        of the way from the checkpoint before, weight units; NaN at the first), step_per_epoch,
-        sign_flips (share), reason (why a checkpoint has no numbers). Over (matrix, epoch), one
-        matrix for each parameter of two or more dimensions: spectral_norm, spectral_error,
-        stable_rank, dead_in, dead_out; the coordinate ``of_layer`` says whose it is. With `sweep`
-        over ``quantity``: rank_correlation, rank_low, rank_high, layers_compared (see
-        `explorer.stats.rank_correlation.against`). After Ctrl-C the layers that are finished are
-        there, and the attribute ``complete`` is 0.
-
-    Raises
-    ------
-    UnknownNameError
-        The sweep has none of the layers.
-
-    References
-    ----------
-    Rotation: Carbonnelle & De Vleeschouwer, arXiv 1806.01603. That such numbers do not tell which
-    layers matter: Zhang, Bengio, Singer, JMLR 23(67), 2022, section on norms.
-
-    Examples
-    --------
-    >>> import explorer as lx
-    >>> found = lx.motion(lx.open_stack("fcn3x256-digits"), progress=False)
-    >>> found.rotation.sel(epoch=100).idxmax().item()
-    'layer4'
     """
     known: Callable[[], xr.Dataset] = partial(_dataset, stack, {})
     total = len(stack.attrs["layers"])
@@ -98,11 +61,11 @@ def motion(
         for one in motion_parts(stack):
             known = one
             bar.update()
-    return known() if sweep is None else against(known(), sweep)
+    return known()
 
 
 def motion_parts(stack: xr.DataTree) -> Iterator[Callable[[], xr.Dataset]]:
-    """Do what `motion` does without a sweep; after each layer yield what lays out what is known.
+    """Do what `stack_motion` does; after each layer yield what lays out what is known.
 
     To stop, do not ask for the next.
     """

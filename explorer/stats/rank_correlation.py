@@ -25,7 +25,7 @@ def against(motion: xr.Dataset, sweep: xr.Dataset) -> xr.Dataset:
     Parameters
     ----------
     motion : xarray.Dataset
-        As `explorer.stats.motion.motion` returns it.
+        As `explorer.motion` returns it.
     sweep : xarray.Dataset
         Of the same stack, as `explorer.sweep` returns it.
 
@@ -40,13 +40,15 @@ def against(motion: xr.Dataset, sweep: xr.Dataset) -> xr.Dataset:
     Raises
     ------
     UnknownNameError
-        The sweep has none of the layers.
+        The sweep has none of the layers, or not the first checkpoint.
     """
     layers = [str(layer) for layer in motion["layer"].values]
     if not set(layers) & set(map(str, sweep["layer"].values)):
         raise unknown_name("layer", layers[0], list(map(str, sweep["layer"].values)))
-    first = sweep["error"].sortby("epoch").isel(epoch=0)
-    error = first.reindex(layer=motion["layer"]).values
+    start, epochs = int(motion["epoch"].values[0]), sweep["epoch"].values.tolist()
+    if start not in epochs:
+        raise unknown_name("epoch", start, epochs)
+    error = sweep["error"].sel(epoch=start).reindex(layer=motion["layer"]).values
     moved = moved_by_layer(motion)
     found = [spearman(values, error) for values in moved.values()]
     correlation: dict[str, Any] = {
