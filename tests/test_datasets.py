@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -168,6 +169,19 @@ def test_each_test_original_stands_at_five_shifts():
     assert len({image.numpy().tobytes() for image in examples.inputs[:5]}) > 1
 
 
+@pytest.mark.parametrize("dtype", [torch.uint64, torch.int32, torch.bool])
+def test_labels_may_be_whole_numbers_of_any_kind(dtype):
+    found = as_examples((torch.eye(2), torch.tensor([1, 0]).to(dtype)))
+    assert found.labels.tolist() == [1, 0]
+    assert found.labels.dtype == torch.int64
+
+
+def test_chance_is_known_whatever_number_a_class_has():
+    """An array over all numbers of classes would need terabytes."""
+    labels = torch.tensor([2**42, 2**42, 1])
+    assert as_examples((torch.eye(3), labels)).chance_error == pytest.approx(1 / 3)
+
+
 def test_chance_is_the_error_of_the_most_frequent_label():
     examples = as_examples((np.zeros((4, 2)), np.array([0, 1, 1, 1])))
     assert examples.chance_error == 0.25
@@ -211,6 +225,24 @@ def test_labels_may_belong_to_positions():
     assert dataset.content_hash == pair.content_hash
 
 
+def nested(layout):
+    with warnings.catch_warnings():  # torch's: the way they are made may change
+        warnings.simplefilter("ignore")
+        return torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], layout=layout)
+
+
+def sparse_csr():
+    with warnings.catch_warnings():  # torch's: it is in beta state
+        warnings.simplefilter("ignore")
+        return torch.eye(2).to_sparse_csr()
+
+
+def quantised():
+    with warnings.catch_warnings():  # torch's: they move to another package
+        warnings.simplefilter("ignore")
+        return torch.quantize_per_tensor(torch.eye(2), 0.1, 0, torch.qint8)
+
+
 @pytest.mark.parametrize(
     ("data", "match"),
     [
@@ -230,6 +262,31 @@ def test_labels_may_belong_to_positions():
             r"labels are a ndarray that makes no tensor",
         ),
         (([[1.0, 2.0], [3.0]], [0, 1]), r"inputs are a list that makes no tensor"),
+        (({"x": torch.zeros(2)}, [0, 1]), r"inputs are a dict that makes no tensor"),
+        ((TensorDataset(torch.zeros(2)), [0, 1]), r"inputs are a TensorDataset(.|\n)*has items"),
+        ({"x": torch.zeros(2, 2), "y": [0, 1]}, r"is a dict without an item 0(.|\n)*as a pair"),
+        (pd.DataFrame({"x": [0.0], "y": [0]}), r"is a DataFrame without an item 0"),
+        (TensorDataset, r"is the class TensorDataset"),
+        ((torch.eye(2).to_sparse(), [0, 1]), r"inputs are .* layout sparse_coo(.|\n)*to_dense\(\)"),
+        ((sparse_csr(), [0, 1]), r"inputs are a tensor of layout sparse_csr"),
+        ((torch.eye(2), torch.tensor([0, 1]).to_sparse()), r"labels are a tensor of layout sparse"),
+        ((torch.eye(2, device="meta"), [0, 1]), r"inputs are on the meta device"),
+        (
+            (torch.eye(2), torch.zeros(2, dtype=int, device="meta")),
+            r"labels are on the meta device",
+        ),
+        ((nested(torch.strided), [0, 1]), r"inputs are a nested tensor(.|\n)*padding"),
+        ((nested(torch.jagged), [0, 1]), r"inputs are a nested tensor"),
+        ((quantised(), [0, 1]), r"inputs are a quantised tensor(.|\n)*dequantize\(\)"),
+        ([(torch.eye(2).to_sparse(), 0)], r"inputs are a tensor of layout sparse_coo"),
+        (
+            (np.zeros((3, 2)), [0, -100, -100]),
+            r"2 of 3 labels are -100(.|\n)*keep = labels != -100;",
+        ),
+        (
+            (np.zeros((2, 2)), [[0, -100], [0, 1]]),
+            r"1 of 4 labels are -100, .*ignore_index(.|\n)*keep = \(labels != -100\)\.all\(1\);",
+        ),
         (DataLoader(TensorDataset(torch.zeros(2, 2))), r"is a DataLoader(.|\n)*loader\.dataset"),
     ],
 )

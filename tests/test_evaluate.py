@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
+from torch.utils.data import TensorDataset
 
 import explorer as lx
 from explorer.data.datasets import as_examples, load_test_set
@@ -424,6 +425,79 @@ def test_recalibration_without_training_examples_says_what_to_pass(conv):
     stack, model, data = conv
     with pytest.raises(DataError, match=r"names no dataset(.|\n)*Pass calibration="):
         Evaluator(stack, model=model, data=data, batchnorm="recalibrate")
+
+
+@pytest.mark.parametrize(
+    ("calibration", "match"),
+    [
+        ("digits", r"calibration is a str, 'digits'(.|\n)*Leave it out"),
+        (
+            (torch.zeros(4, 1, 6, 6), torch.zeros(4)),
+            r"a tuple of inputs and labels(.|\n)*inputs alone",
+        ),
+        (toy.conv_examples(), r"calibration is a (tuple|LabelledExamples) of inputs and labels"),
+        (5, r"calibration examples have shape \(\)(.|\n)*at least one training input"),
+        (torch.zeros(0, 1, 6, 6), r"calibration examples have shape \(0, 1, 6, 6\)"),
+        ({"x": 1}, r"calibration examples are a dict that makes no tensor"),
+        (TensorDataset(torch.zeros(4)), r"calibration examples are a TensorDataset"),
+        (torch.zeros(4, 1, 6, 6).to_sparse(), r"calibration examples are .* layout sparse_coo"),
+        (torch.zeros(4, 1, 6, 6, device="meta"), r"calibration examples are on the meta device"),
+    ],
+)
+def test_what_are_no_calibration_inputs_is_refused_with_what_to_pass(deep, calibration, match):
+    with pytest.raises(DataError, match=match):
+        recalibrating((deep[0], calibration))
+
+
+class Reader(nn.Module):
+    """Normalised embeddings of two tokens, added up."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(5, 4)
+        self.norm = nn.BatchNorm1d(4)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, tokens):
+        return self.head(self.norm(self.embed(tokens).sum(1)))
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+def test_a_network_of_tokens_is_recalibrated_on_tokens(dtype):
+    torch.manual_seed(0)
+    stack = lx.open_stack([Reader().state_dict() for _ in range(2)], model=Reader())
+    tokens = torch.arange(40).reshape(20, 2) % 5
+    run = Evaluator(
+        stack,
+        model=Reader(),
+        data=(tokens, torch.arange(20) % 3),
+        device="cpu",
+        batchnorm="recalibrate",
+        calibration=tokens.to(dtype),
+    )
+    changed = run.network.replacement(lx.reinitialise("embed", 0))
+    expected = changed["embed.weight"][tokens].sum(1).mean(0)
+    torch.testing.assert_close(changed["norm.running_mean"], expected)
+
+
+@pytest.mark.parametrize("kind", [torch.clone, lambda t: t.clone().numpy()])
+def test_the_readers_own_calibration_inputs_are_never_written_to(deep, kind):
+    class Writes(toy.DeepConvNet):
+        def forward(self, x):
+            return super().forward(x.mul_(2))
+
+    inputs = kind(deep[1])
+    before = torch.as_tensor(inputs).clone()
+    data = toy.conv_examples()
+    Evaluator(
+        deep[0],
+        model=Writes(),
+        data=data,
+        device="cpu",
+        batchnorm="recalibrate",
+        calibration=inputs,
+    )
+    assert torch.equal(torch.as_tensor(inputs), before)
 
 
 # --- remembering, memory, tied tensors -------------------------------------------------------

@@ -225,11 +225,18 @@ def as_examples(data: str | LabelledExamples | Dataset[Any] | tuple[Any, Any]) -
     if isinstance(data, str):
         return load_test_set(data)
     if isinstance(data, tuple) and len(data) == 2:
-        return from_arrays(_numbers(data[0], "inputs"), _numbers(data[1], "labels"), "arrays")
-    if hasattr(data, "__getitem__") and (hasattr(data, "__len__") or hasattr(data, "__iter__")):
+        return from_arrays(as_tensor(data[0], "inputs"), as_tensor(data[1], "labels"), "arrays")
+    kind = data.__name__ if isinstance(data, type) else ""
+    if (
+        not kind
+        and hasattr(data, "__getitem__")
+        and (hasattr(data, "__len__") or hasattr(data, "__iter__"))
+    ):
         return from_dataset(data)
     raise DataError(
-        f"The test data is a {type(data).__name__}.",
+        f"The test data is the class {kind}."
+        if kind
+        else f"The test data is a {type(data).__name__}.",
         "A dataset's name, a torch Dataset of (input, label), or a pair (inputs, labels) will do.",
         "Pass data=loader.dataset, what it loads."
         if isinstance(data, DataLoader)
@@ -237,11 +244,19 @@ def as_examples(data: str | LabelledExamples | Dataset[Any] | tuple[Any, Any]) -
     )
 
 
-def _numbers(values: Any, what: str) -> Tensor:
-    """Turn what holds numbers, such as an array, lists or a table, into a tensor."""
+def as_tensor(values: Any, what: str) -> Tensor:
+    """Turn what holds numbers, such as an array, lists or a table, into a tensor.
+
+    Raises
+    ------
+    DataError
+        It holds none, or they have no common shape.
+    """
     if isinstance(values, Tensor):
         return values.detach()
     try:
+        if isinstance(values, Dataset):  # which torch would read without an end
+            raise TypeError("it has items, not numbers")
         if hasattr(values, "__array__"):  # torch warns of one that may only be read
             values = np.require(values, requirements="W")
         return torch.as_tensor(values)

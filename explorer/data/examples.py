@@ -17,6 +17,10 @@ MEMORY_BUDGET = 4 * 2**30
 """Bytes that a test set or a text may take in memory before a limit is asked for."""
 
 
+IGNORED = -100
+"""Label that torch's losses leave out unless they are told another one."""
+
+
 @dataclass(frozen=True)
 class LabelledExamples:
     """Labelled examples held in memory."""
@@ -35,7 +39,7 @@ class LabelledExamples:
     @property
     def chance_error(self) -> float:
         """Error of always answering the most frequent label."""
-        counts = torch.bincount(self.labels.flatten())
+        _, counts = self.labels.unique(return_counts=True)  # whatever the numbers of the classes
         return 1.0 - float(counts.max()) / self.labels.numel()
 
     def __len__(self) -> int:
@@ -97,14 +101,39 @@ def examples_of(
 # --- what users bring ------------------------------------------------------------------------
 
 
+def check_plain(values: Tensor, what: str) -> None:
+    """Refuse a tensor whose numbers do not lie in memory one beside the other.
+
+    Raises
+    ------
+    DataError
+        It is sparse, nested or quantised, or lies on the meta device.
+    """
+    if values.is_meta:
+        kind, advice = "on the meta device, where tensors have no values", "Load the values first."
+    elif values.is_nested:
+        kind, advice = "a nested tensor", "Give all examples one shape, for example by padding."
+    elif values.layout != torch.strided:
+        kind = f"a tensor of layout {str(values.layout).removeprefix('torch.')}"
+        advice = "Pass what its to_dense() returns."
+    elif values.is_quantized:
+        kind, advice = f"a quantised tensor, {values.dtype}", "Pass what its dequantize() returns."
+    else:
+        return
+    raise DataError(f"The {what} are {kind}.", "A plain tensor of numbers is needed.", advice)
+
+
 def from_arrays(inputs: Tensor, labels: Tensor, name: str) -> LabelledExamples:
     """Labelled examples from a pair, checked.
 
     Raises
     ------
     DataError
-        Not one label per example or position, no example, or labels that are no class numbers.
+        Not one label per example or position, no example, labels that are no class numbers, or
+        what is no plain tensor.
     """
+    check_plain(inputs, "inputs")
+    check_plain(labels, "labels")
     whole = not (labels.is_floating_point() or labels.is_complex())
     fitting = labels.ndim in (1, 2) and labels.shape == inputs.shape[: labels.ndim]
     if not fitting or not labels.numel() or not whole:
@@ -115,15 +144,30 @@ def from_arrays(inputs: Tensor, labels: Tensor, name: str) -> LabelledExamples:
             "or (example, position, …) and (example, position).",
             "Check that both come from the same split and that labels are class numbers.",
         )
+    labels = labels.long().cpu()
+    _check_classes(labels)
+    if inputs.is_floating_point():
+        inputs = inputs.float()
+    return examples_of(inputs.cpu(), labels, name)
+
+
+def _check_classes(labels: Tensor) -> None:
+    """Refuse labels that are no numbers of classes."""
+    left_out = labels == IGNORED
+    if left_out.any():
+        which = "labels != -100" if labels.ndim == 1 else "(labels != -100).all(1)"
+        raise DataError(
+            f"{int(left_out.sum())} of {labels.numel()} labels are {IGNORED}, by which torch's "
+            "losses know what they are not to count (ignore_index).",
+            "Labels are class numbers from 0 on, and each of them counts.",
+            f"Leave those examples out: keep = {which}; data=(inputs[keep], labels[keep]).",
+        )
     if int(labels.min()) < 0:
         raise DataError(
             f"The smallest label is {int(labels.min())}.",
             "Labels are class numbers from 0 on.",
             "Shift the labels so that the first class is 0.",
         )
-    if inputs.is_floating_point():
-        inputs = inputs.float()
-    return examples_of(inputs.cpu(), labels.long().cpu(), name)
 
 
 def from_dataset(dataset: Any) -> LabelledExamples:
@@ -132,13 +176,10 @@ def from_dataset(dataset: Any) -> LabelledExamples:
     Raises
     ------
     DataError
-        The items are not pairs, there is none, or they do not stack to one tensor.
+        There are no items 0, 1, 2, …, they are not pairs, or they do not stack to one tensor.
     """
-    if isinstance(dataset, IterableDataset):
-        pairs = list(dataset)
-    else:
-        pairs = [dataset[i] for i in range(len(dataset))]
     name = type(dataset).__name__
+    pairs = list(dataset) if isinstance(dataset, IterableDataset) else _items(dataset, name)
     if not pairs or any(not isinstance(pair, (tuple, list)) or len(pair) != 2 for pair in pairs):
         raise DataError(
             f"The dataset {name} has {len(pairs)} items that are not all pairs.",
@@ -148,6 +189,17 @@ def from_dataset(dataset: Any) -> LabelledExamples:
     inputs, labels = ([pair[side] for pair in pairs] for side in (0, 1))
     found = from_arrays(_stacked(inputs, "inputs", name), _stacked(labels, "labels", name), name)
     return replace(found, class_names=_class_names(dataset))
+
+
+def _items(dataset: Any, name: str) -> list[Any]:
+    try:
+        return [dataset[i] for i in range(len(dataset))]
+    except KeyError as error:  # of a mapping, or a table
+        raise DataError(
+            f"The test data is a {name} without an item {error}.",
+            "A torch Dataset has the items 0, 1, 2, …, each a pair (input, label).",
+            "Pass the columns that are meant as a pair: data=(inputs, labels).",
+        ) from error
 
 
 def _class_names(dataset: Any) -> tuple[str, ...]:
