@@ -8,10 +8,11 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import torch
 import xarray as xr
 from torch import Tensor, nn
 
-from explorer.arguments import draws_and_seed
+from explorer.arguments import draws_and_seed, whole_number
 from explorer.errors import ExplorerError, StackError, UsageError
 from explorer.inventory.hdf5 import full_disk_told
 from explorer.inventory.placing import placed
@@ -20,7 +21,12 @@ from explorer.weights.families.known import FAMILIES, build_network
 from explorer.weights.fresh import fresh_layer, values_of
 from explorer.weights.layers import LayerScheme, fan_in, group_layers, is_buffer
 from explorer.weights.lazy import tensor_opener
-from explorer.weights.stack import epoch_numbers, layer_names, layer_variables
+from explorer.weights.stack import (
+    check_is_stack,
+    epoch_numbers,
+    layer_names,
+    layer_variables,
+)
 from explorer.weights.unwrapped import with_values
 
 NO_YARDSTICK = "none"
@@ -70,15 +76,18 @@ def distances(
     UnknownNameError
         The stack has no such reference epoch, or a state dict lacks a tensor.
     StackError
-        There are no state dicts, or tensors have changed their shapes.
+        What is passed is no stack, or no state dicts of tensors that have values; there are none,
+        or tensors have changed their shapes.
     UsageError
-        A reference other than the first state dict, layers for a stack that has its own, or a
-        cluster for state dicts.
+        A number that is none, a reference other than the first state dict, layers for a stack that
+        has its own, or a cluster for state dicts.
     CheckpointError
         The reference epoch cannot be read.
     ClusterError
         The cluster has no workers, or does not finish.
     """
+    draws, seed = draws_and_seed(draws, seed)
+    reference = whole_number("reference", reference, "Name an epoch of the stack.")
     if not isinstance(stack, xr.DataTree):
         if client is not None:
             raise UsageError(
@@ -93,9 +102,9 @@ def distances(
             "A stack has its layers already; state dicts do not.",
             "Give layers= to explorer.open_stack instead.",
         )
+    check_is_stack(stack)
     if reference == 0 and len(epoch_numbers(stack)) == 1:  # whatever the only one is called
         reference = epoch_numbers(stack)[0]
-    draws, seed = draws_and_seed(draws, seed)
     settings = {"reference": reference, "draws": draws, "seed": seed}
     if client is None:
         return _distances_of_stack(stack, model=model, **settings)
@@ -144,7 +153,7 @@ def _distances_of_states(
     layers: LayerScheme | None,
 ) -> xr.Dataset:
     """Distances of state dicts from the first of them, measured where their tensors lie."""
-    coming = iter(states)
+    coming = _checked(states)
     start = next(coming, None)
     if start is None:
         raise StackError(
@@ -159,6 +168,12 @@ def _distances_of_states(
             "Put the reference first, or open a stack.",
         )
     names = [name for name, t in start.items() if t.is_floating_point() and not is_buffer(name)]
+    if not names:
+        raise StackError(
+            f"The first state dict has no weights, only {list(start)}.",
+            "Floating-point tensors are needed.",
+            "Pass model.state_dict() of each.",
+        )
     shapes = {name: tuple(tensor.shape) for name, tensor in start.items()}
     groups = group_layers(names, layers)
     inputs = {
@@ -167,6 +182,51 @@ def _distances_of_states(
     fresh = _FreshDraws(with_values(model), "", groups, draws, seed)
     result = state_distances(start, enumerate(chain([start], coming)), inputs, fresh=fresh)
     return result.assign_attrs(reference_epoch=0, yardstick=fresh.yardstick, seed=seed)
+
+
+def _checked(states: Any) -> Iterator[Mapping[str, Tensor]]:
+    """State dicts, each looked at when it comes."""
+    if isinstance(states, Mapping) and not isinstance(states, xr.Dataset):
+        raise StackError(
+            f"This {type(states).__name__} is a single state dict.",
+            "State dicts in a sequence are needed, one per epoch, from the first on.",
+            "Pass [first, …, last].",
+        )
+    if not isinstance(states, Iterable) or isinstance(states, (str, bytes, Path, xr.Dataset)):
+        check_is_stack(states)
+    for number, state in enumerate(states):
+        _check_state(number, state)
+        yield state
+
+
+def _check_state(number: int, state: Any) -> None:
+    if not isinstance(state, Mapping):
+        raise StackError(
+            f"State dict {number} is a {type(state).__name__}.",
+            "A mapping from names to tensors is needed.",
+            "Pass its state_dict()."
+            if isinstance(state, nn.Module)
+            else "Open files with explorer.open_stack, and pass what it returns.",
+        )
+    for name, tensor in state.items():
+        _check_tensor(number, name, tensor)
+
+
+def _check_tensor(number: int, name: Any, tensor: Any) -> None:
+    """Refuse what has no name, is no tensor, or one whose numbers do not lie in memory."""
+    if not isinstance(name, str) or not isinstance(tensor, Tensor):
+        kind, advice = f"a {type(tensor).__name__}", "Leave it out, or pass torch.as_tensor of it."
+    elif tensor.is_meta:
+        kind, advice = "on the meta device, where tensors have no values", "Load the values first."
+    elif tensor.layout != torch.strided:
+        kind, advice = f"of {tensor.layout}", "Pass what its to_dense() returns."
+    else:
+        return
+    raise StackError(
+        f"{name!r} of state dict {number} is {kind}.",
+        "Names are texts, and each stands for a plain tensor with its values.",
+        advice,
+    )
 
 
 class _FreshDraws(Mapping[str, Sequence[Mapping[str, Any]]]):

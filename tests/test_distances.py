@@ -6,6 +6,7 @@ import itertools
 import math
 import re
 import weakref
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -511,3 +512,58 @@ def test_state_dicts_of_nothing_or_from_another_reference_are_refused():
         lx.distances(toy.conv_states(), reference=2)
     with pytest.raises(UsageError, match="A stack has its layers already"):
         lx.distances(lx.open_stack(toy.conv_states()), layers="fine")
+
+
+ONE = {"a.weight": torch.ones(2, 2)}
+
+
+@pytest.mark.parametrize(
+    ("stack", "match"),
+    [
+        ("fcn3x256-digits", r"This str is no stack(.|\n)*open_stack\('fcn3x256-digits'\)"),
+        (Path("x.pt"), r"This PosixPath is no stack(.|\n)*open_stack\('x\.pt'\)"),
+        (None, r"This NoneType is no stack"),
+        (xr.Dataset({"a": ("epoch", [1.0])}), r"This Dataset is no stack"),
+        (torch.nn.Linear(1, 1), r"This Linear is no stack"),
+        (ONE, r"This dict is a single state dict(.|\n)*Pass \[first"),
+        (["a.pt", "b.pt"], r"State dict 0 is a str(.|\n)*Open files with explorer\.open_stack"),
+        ([ONE, torch.nn.Linear(1, 1)], r"State dict 1 is a Linear(.|\n)*its state_dict\(\)"),
+        ([ONE, {"a.weight": np.ones((2, 2))}], r"'a\.weight' of state dict 1 is a ndarray"),
+        ([{5: torch.ones(2)}], r"5 of state dict 0 is a Tensor(.|\n)*Names are texts"),
+        ([ONE, {"a.weight": torch.eye(2).to_sparse()}], r"of torch.sparse_coo(.|\n)*to_dense"),
+        ([{"a.weight": torch.ones(2, 2, device="meta")}], r"on the meta device(.|\n)*Load"),
+        ([{"count": torch.ones(2, dtype=int)}], r"no weights, only \['count'\]"),
+    ],
+)
+def test_what_is_neither_a_stack_nor_state_dicts_is_refused_with_what_to_pass(stack, match):
+    with pytest.raises(StackError, match=match):
+        lx.distances(stack)
+
+
+def test_a_stack_without_its_axis_of_epochs_or_its_layers_is_refused(bundled):
+    for part in (bundled.isel(epoch=0), bundled["layer1"], xr.DataTree()):
+        with pytest.raises(StackError, match=r"is no stack(.|\n)*a selection of its epochs"):
+            lx.distances(part)
+
+
+@pytest.mark.parametrize("options", [{"draws": "x"}, {"seed": None}, {"reference": 0.5}])
+def test_numbers_that_are_none_are_refused_for_state_dicts_as_for_stacks(bundled, options):
+    for stack in ([ONE], bundled):
+        with pytest.raises(UsageError, match=f"{next(iter(options))} is "):
+            lx.distances(stack, **options)
+
+
+def test_beside_the_first_no_more_than_four_state_dicts_are_held():
+    held, most = [], []
+
+    def states():
+        for epoch in range(2 * TOGETHER + 1):
+            state = {"a.weight": torch.full((3,), float(epoch))}
+            held.append(weakref.ref(state["a.weight"]))
+            most.append(sum(one() is not None for one in held))
+            yield state
+            del state
+
+    found = lx.distances(states())
+    assert found.linf.values.tolist() == [list(range(2 * TOGETHER + 1))]
+    assert max(most) == TOGETHER + 1
