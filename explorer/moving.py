@@ -10,10 +10,10 @@ from typing import Any
 import xarray as xr
 
 from explorer.engine.results import warn_if_changed
-from explorer.errors import StackError, UsageError
+from explorer.errors import UsageError
 from explorer.stats.motion import stack_motion
 from explorer.stats.rank_correlation import against
-from explorer.weights.stack import check_is_stack, content_hash, epoch_numbers
+from explorer.weights.stack import check_is_stack, content_hash
 
 
 def motion(
@@ -72,12 +72,6 @@ def motion(
     'layer4'
     """
     check_is_stack(stack)
-    if not epoch_numbers(stack):
-        raise StackError(
-            "The stack has no checkpoint.",
-            "At least one is needed.",
-            "Choose other epochs: stack.isel(epoch=[0, -1]), for example.",
-        )
     if sweep is None:
         return stack_motion(stack, progress=progress)
     _check_is_sweep(sweep)

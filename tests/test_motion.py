@@ -359,3 +359,18 @@ def test_the_motion_of_what_is_no_stack_is_refused_with_what_to_pass(bundled):
     ):
         with pytest.raises(StackError, match=match):
             lx.motion(wrong, progress=False)
+
+
+def test_a_layer_of_buffers_alone_does_not_move_and_says_why():
+    """Position numbers that are registered on the network itself are such a layer."""
+    network = nn.Sequential(nn.Linear(4, 3))
+    network.register_buffer("positions", torch.arange(4))
+    states = [
+        {n: t + (k if t.ndim > 1 else 0) for n, t in network.state_dict().items()} for k in (0, 1)
+    ]
+    found = lx.motion(lx.open_stack(states, model=network), progress=False)
+    alone = found.sel(layer="(root)")
+    assert np.isnan(alone["rotation"]).all()
+    assert set(alone["reason"].values) == {"the layer has no parameters, only buffers"}
+    assert np.isfinite(found.sel(layer="0")["rotation"]).all()
+    assert found["matrix"].values.tolist() == ["0.weight"]

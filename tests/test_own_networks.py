@@ -21,7 +21,7 @@ import explorer as lx
 from explorer.engine.evaluator import Evaluator
 from explorer.engine.forward import DRAWS, MIXES
 from explorer.engine.interventions import Intervention, Noise
-from explorer.errors import NumbersWarning, UsageError
+from explorer.errors import DataError, NumbersWarning, UsageError
 from explorer.weights.copying import private_copy
 from explorer.weights.stack import content_hash
 
@@ -468,6 +468,18 @@ def test_any_number_of_training_examples_will_do_and_none_is_written_over(exampl
     _, second = swept(network, states, **options)
     assert torch.equal(calibration, before)
     xr.testing.assert_equal(first, second)
+
+
+@pytest.mark.parametrize(
+    "calibration", [torch.randn(1, 4), torch.randn(9, 5), torch.ones(9, 4).long()]
+)
+def test_training_inputs_that_do_not_fit_are_refused(calibration):
+    network = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, CLASSES))
+    data = (torch.randn(6, 4), torch.arange(6) % CLASSES)
+    stack = lx.open_stack([network.state_dict()], model=network)
+    options = {"batchnorm": "recalibrate", "calibration": calibration, **OPTIONS}
+    with pytest.raises(DataError, match=r"No statistics can be taken(.|\n)*two or more"):
+        lx.sweep(stack, model=network, data=data, **options)
 
 
 # --- tensors of a state dict that are neither parameters nor buffers ------------------------------

@@ -287,3 +287,15 @@ def test_what_could_be_opened_is_not_measured_unopened(given, hint):
     ):
         with pytest.raises(StackError, match=hint):
             measure()
+
+
+def test_a_stack_of_which_one_epoch_or_none_is_left_is_refused(bundled):
+    """An epoch that is taken out has no coordinate to count along."""
+    for stack, hint in (
+        (bundled.isel(epoch=0), r"This Stack is no stack(.|\n)*isel\(epoch=\[0\]\)"),
+        (bundled.isel(epoch=[]), r"The stack has no checkpoint(.|\n)*other epochs"),
+    ):
+        for measure in (lx.sweep, lx.outputs, lx.criticality, lx.motion):
+            with pytest.raises(StackError, match=hint):
+                measure(stack, progress=False)
+    lx.sweep(bundled.isel(epoch=[7]), draws=0, progress=False, device="cpu")

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from explorer.engine.calling import call_with
+from explorer.errors import DataError
 
 STATISTICS = ("running_mean", "running_var")
 """Buffers of batch normalisation that are taken anew."""
@@ -83,3 +84,14 @@ def _without_a_last_one(batches: Sequence[Tensor]) -> Sequence[Tensor]:
     if len(batches) > 1 and len(batches[-1]) == 1:
         return [*batches[:-2], torch.cat(list(batches[-2:]))]
     return batches
+
+
+def not_calibrated(inputs: Tensor, error: Exception) -> DataError:
+    """Say that the network takes no statistics of these training inputs."""
+    dtype = str(inputs.dtype).removeprefix("torch.")
+    return DataError(
+        f"No statistics can be taken of {len(inputs)} training inputs of shape "
+        f"{tuple(inputs.shape[1:])}, {dtype}: {error}",
+        "Inputs as the network was trained on, two or more, are needed.",
+        "Pass calibration=, a tensor (example, …) of about a thousand.",
+    )

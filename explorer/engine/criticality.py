@@ -20,7 +20,13 @@ from explorer.engine.provenance import journal_of, provenance_of
 from explorer.engine.valley import LayerSearch, Quantity, Valley, search
 from explorer.engine.valley_dataset import valleys_dataset
 from explorer.errors import UsageError
-from explorer.weights.stack import epoch_numbers, layer_names, layer_variables, read_layer
+from explorer.weights.stack import (
+    check_is_stack,
+    epoch_numbers,
+    layer_names,
+    layer_variables,
+    read_layer,
+)
 
 SIGMAS = (0.0, *(float(f"{10 ** (k / 3 - 3):.3g}") for k in range(10)))
 """Deviations of the noise by default: none, and ten from 0.001 to 1, three to each factor of 10."""
@@ -149,6 +155,7 @@ def valley_of(
     every_cell: bool = False,
 ) -> Valley:
     """Check the points that are asked for, and list them; arguments as in `criticality`."""
+    check_is_stack(stack)
     (first,) = chosen("epoch", None if epoch is None else [epoch], epoch_numbers(stack))[:1]
     shares, deviations = fractions("alphas", alphas), _deviations(sigmas)
     draws, seed = draws_and_seed(draws, seed, least=1)

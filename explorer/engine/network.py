@@ -11,7 +11,7 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
-from explorer.engine.calibration import Calibration
+from explorer.engine.calibration import Calibration, not_calibrated
 from explorer.engine.calling import first_names
 from explorer.engine.finite import nonfinite_weights, refuse_nonfinite
 from explorer.engine.forward import Forward, Traits, as_logits, copied
@@ -21,6 +21,7 @@ from explorer.engine.interventions import (
     Intervention,
     canonical,
 )
+from explorer.engine.memory import is_out_of_memory
 from explorer.engine.products import with_products
 from explorer.engine.recording import record
 from explorer.engine.replay import Replay
@@ -104,7 +105,12 @@ class FinalNetwork:
         self.calibration_hash = ""
         if batchnorm == "recalibrate" and calibration is not None and self._buffers:
             batches = calibration.to(self.device).split(CALIBRATION_BATCH)
-            self._calibration = Calibration(self._module, batches)
+            try:
+                self._calibration = Calibration(self._module, batches)
+            except (RuntimeError, ValueError, TypeError, IndexError) as error:
+                if is_out_of_memory(error):
+                    raise
+                raise not_calibrated(calibration, error) from error
             self.calibration_hash = hashlib.sha256(values_of(calibration).tobytes()).hexdigest()
 
     @property

@@ -110,9 +110,12 @@ def _layer(node: xr.DataTree, epochs: Sequence[int]) -> Measured:
         if weights is None:
             continue
         _add_spectra(matrices, weights, k, len(epochs))
-        now = np.concatenate([np.ravel(one) for one in weights.values()], dtype=np.float64)
+        now = np.concatenate([np.empty(0), *map(np.ravel, weights.values())], dtype=np.float64)
         if not np.isfinite(now).all():
             reasons[k] = "NaN or infinite weights"
+            continue
+        if not now.size:
+            reasons[k] = "the layer has no parameters, only buffers"
             continue
         if k == 0:
             start = _Start.of(now)

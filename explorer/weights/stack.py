@@ -145,7 +145,11 @@ def is_stack(tree: xr.DataTree) -> bool:
     """Say whether a tree still has the form of a stack, after whatever was done to it."""
     layers = tree.attrs.get("layers", ())
     whole = bool(len(layers)) and all(str(layer) in tree.children for layer in layers)
-    return whole and "epoch" in tree.coords and tree.coords["epoch"].ndim == 1
+    return whole and _has_epochs(tree)
+
+
+def _has_epochs(tree: xr.DataTree) -> bool:
+    return "epoch" in tree.coords and tree.coords["epoch"].ndim == 1
 
 
 def check_is_stack(stack: Any) -> None:
@@ -154,7 +158,7 @@ def check_is_stack(stack: Any) -> None:
     Raises
     ------
     StackError
-        It is none, be it that it once was, or could be opened as one.
+        It is none, be it that it once was, or could be opened as one; or it has no checkpoint.
     """
     if not isinstance(stack, xr.DataTree) or not is_stack(stack):
         raise StackError(
@@ -162,13 +166,20 @@ def check_is_stack(stack: Any) -> None:
             "A stack has a coordinate epoch, and a node for each layer of its attribute 'layers'.",
             f"Open it first: explorer.open_stack({str(stack)!r})."
             if isinstance(stack, (str, Path))
-            else "Pass what explorer.open_stack returns, or a selection of its epochs.",
+            else "Pass what explorer.open_stack returns, or a selection of its epochs, of a single "
+            "one as stack.isel(epoch=[0]).",
+        )
+    if not stack.sizes["epoch"]:
+        raise StackError(
+            "The stack has no checkpoint.",
+            "At least one is needed.",
+            "Choose other epochs: stack.isel(epoch=[0, -1]), for example.",
         )
 
 
 def _check_kind(stack: Any) -> None:
-    """Refuse what is nothing like a stack, which takes no time."""
-    if not isinstance(stack, xr.DataTree):
+    """Refuse what is nothing like a stack, or one epoch taken out of it, which takes no time."""
+    if not isinstance(stack, xr.DataTree) or not _has_epochs(stack):
         check_is_stack(stack)
 
 
