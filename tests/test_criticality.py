@@ -229,7 +229,7 @@ def test_ctrl_c_keeps_what_is_known_and_says_that_it_is_not_all(bundled, searche
     assert searched.attrs["complete"] == 1
     assert found["criticality"].values[0] == searched["criticality"].values[0]
     assert np.isnan(found["criticality"].values[1])
-    assert found["layer_reason"].values.tolist() == ["", "not measured: the sweep was stopped"]
+    assert found["layer_reason"].values.tolist() == ["", "not measured yet"]
     assert np.isnan(found.attrs["network_criticality"])
 
 

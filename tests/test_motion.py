@@ -186,7 +186,7 @@ def test_ctrl_c_keeps_the_layers_that_are_finished(bundled, monkeypatch):
     found = lx.motion(bundled, progress=False)
     assert found.attrs["complete"] == 0
     assert np.isfinite(found["rotation"].values[:, -1]).tolist() == [True, True, False, False]
-    assert found["reason"].values[2, 0] == "not measured: stopped"
+    assert found["reason"].values[2, 0] == "not measured yet"
 
 
 # --- beside the error -----------------------------------------------------------------------------

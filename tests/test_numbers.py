@@ -181,7 +181,7 @@ def test_a_sweep_that_is_opened_has_lost_its_infinities(tmp_path, without):
 
 def test_draws_that_are_still_to_come_do_not_spoil_the_mean_of_the_others():
     sweep = spoilt(math.nan, "rerandomized_error", (0, 1))
-    sweep["rerandomized_reason"].values[0, 1] = "not measured: the sweep was stopped"
+    sweep["rerandomized_reason"].values[0, 1] = "not measured yet"
     assert mean_of_draws(sweep).sel(layer="first") == pytest.approx(0.8)
     sweep["rerandomized_reason"].values[0, 1] = "out of memory"
     assert math.isnan(mean_of_draws(sweep).sel(layer="first"))

@@ -520,7 +520,7 @@ def test_ctrl_c_keeps_the_layers_that_are_finished(bundled, monkeypatch):
     found = lx.outputs(bundled, epochs=[0], device="cpu", progress=False)
     assert found.attrs["complete"] == 0
     assert np.isfinite(found["cka"].values[:, 0]).tolist() == [True, False, False, False]
-    assert found["reason"].values[1, 0] == "not measured: the sweep was stopped"
+    assert found["reason"].values[1, 0] == "not measured yet"
 
 
 @pytest.mark.parametrize(("kind", "name"), [("layers", "layre1"), ("epochs", 7)])

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 Stream = Generator[Mapping[Intervention, Outcome], None, None]
 """What is known, as it becomes known; to stop, close it."""
 
-NOT_REACHED = "not measured: the sweep was stopped"
+NOT_REACHED = "not measured yet"
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ OF_MATRICES = {
 }
 """Over (matrix, epoch) → how it is written."""
 
-NOT_REACHED = "not measured: stopped"
+NOT_REACHED = "not measured yet"
 
 AT_ONCE = 4_194_304
 """Bytes of one parameter at all checkpoints together, up to which they are read in one call: of
