@@ -19,7 +19,7 @@ from torch.nn.utils import prune
 
 import explorer as lx
 from explorer.engine.evaluator import Evaluator
-from explorer.engine.forward import DRAWS, MIXES
+from explorer.engine.forward import DRAWS, MIXES, Forward, Traits
 from explorer.engine.interventions import Intervention, Noise
 from explorer.errors import DataError, NumbersWarning, UsageError
 from explorer.weights.copying import private_copy
@@ -360,6 +360,51 @@ def test_of_numbers_that_depend_on_more_than_the_examples_it_is_said(build, caut
 
 def options_of(network):
     return {"model": network, "data": (inputs(), labels()), "device": "cpu"}
+
+
+class TakesFour(Plain):
+    """Batches of one size."""
+
+    def forward(self, x):
+        return super().forward(x.view(4, FEATURES))
+
+
+class DrawsForFour(TakesFour):
+    def forward(self, x):
+        return functional.dropout(super().forward(x), 0.3, training=True)
+
+
+class NotANumber(Plain):
+    def forward(self, x):
+        return torch.where(x[:, :1] > 0, super().forward(x) / 0.0, torch.nan)
+
+
+@pytest.mark.parametrize(
+    ("build", "expected"),
+    [
+        (Plain, Traits()),
+        (TakesFour, Traits()),
+        (DrawsForFour, Traits(draws=True)),
+        (NotANumber, Traits()),
+        (Draws, Traits(draws=True)),
+        (Mixes, Traits(mixes=True)),
+        (Lists, Traits(holds=True)),
+        (Counts, Traits(writes=True)),
+        (Gradients, Traits(grad=True)),
+        (WritesInput, Traits()),
+    ],
+)
+def test_what_a_pass_does_is_found_out_on_four_examples(build, expected):
+    network = build().eval().requires_grad_(False)
+    own = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+    forward = Forward(network, own)
+    examples = inputs()[:4]
+    before = {name: tensor.clone() for name, tensor in own.items()}
+    forward.learn(examples)
+    assert forward.traits == expected
+    assert torch.equal(examples, inputs()[:4])
+    assert all(torch.equal(own[name], before[name]) for name in own)
+    assert forward.few_logits.shape == (4, CLASSES)
 
 
 def test_slices_of_a_network_whose_answers_depend_on_the_batch_are_those_of_a_plain_twin():

@@ -131,23 +131,24 @@ class Forward:
         """
         try:
             with own_chance(0, inputs.device):
-                self.traits, first = self._tried(inputs)
-                if difference(self._run(inputs, {}, self.traits), first) > ROUNDING:
-                    self.traits = replace(self.traits, draws=True)
-                elif self._depends_on_others(inputs, first):
-                    self.traits = replace(self.traits, mixes=True)
+                self.traits, logits = self._tried(inputs)
+                if not self._alone_the_same(inputs, logits):
+                    drawn = apart(self._run(inputs, {}, self.traits), logits)
+                    self.traits = replace(self.traits, draws=drawn, mixes=not drawn)
+            self.few_logits = self._run(inputs, {}, self.traits) if self.traits.draws else logits
         except InterventionError:
             return  # it runs, and whoever measures is told what is wrong with its answer
         self._strangers = []
-        self.few_logits = self._run(inputs, {}, self.traits)
 
-    def _depends_on_others(self, inputs: Tensor, logits: Tensor) -> bool:
-        half = len(inputs) // 2
+    def _alone_the_same(self, inputs: Tensor, logits: Tensor) -> bool:
+        """Tell whether half of the examples get the same logits without the others."""
+        half = (len(inputs) + 1) // 2
         try:
             alone = self._run(inputs[:half], {}, self.traits)
         except (RuntimeError, ValueError, TypeError, IndexError, InterventionError):
-            return False  # it takes batches of one size
-        return alone.shape == logits[:half].shape and difference(alone, logits[:half]) > ROUNDING
+            # it takes batches of one size, which may still draw
+            return not apart(self._run(inputs, {}, self.traits), logits)
+        return alone.shape != logits[:half].shape or not apart(alone, logits[:half])
 
     def _tried(self, inputs: Tensor) -> tuple[Traits, Tensor]:
         """Run the pass on copies of all tensors, and see which others it reaches."""
@@ -247,6 +248,14 @@ def difference(found: Tensor, expected: Tensor) -> float:
         return 0.0
     largest = (found - expected).abs().max() / expected.abs().max()
     return float(largest.nan_to_num(nan=math.inf))
+
+
+def apart(found: Tensor, expected: Tensor) -> bool:
+    """Whether logits differ by more than rounding; none may be finite in one of them only."""
+    finite = expected.isfinite()
+    if not torch.equal(found.isfinite(), finite):
+        return True
+    return bool(finite.any()) and difference(found[finite], expected[finite]) > ROUNDING
 
 
 @contextlib.contextmanager
