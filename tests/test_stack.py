@@ -293,7 +293,8 @@ def test_a_stack_of_which_one_epoch_or_none_is_left_is_refused(bundled):
     """An epoch that is taken out has no coordinate to count along."""
     for stack, hint in (
         (bundled.isel(epoch=0), r"This Stack is no stack(.|\n)*isel\(epoch=\[0\]\)"),
-        (bundled.isel(epoch=[]), r"The stack has no checkpoint(.|\n)*other epochs"),
+        (bundled.isel(epoch=[]), r"epochs of this stack are \[\]"),
+        (bundled.isel(epoch=[3, 0]), r"epochs of this stack are \[3, 0\](.|\n)*in this order"),
     ):
         for measure in (lx.sweep, lx.outputs, lx.criticality, lx.motion):
             with pytest.raises(StackError, match=hint):

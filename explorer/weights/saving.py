@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 from pathlib import Path
 
@@ -78,7 +77,7 @@ def save_stack(stack: xr.DataTree, path: str | Path, *, form: str | None = None)
             f"{', '.join(FORMS)} are known.",
             "Leave form out to have it follow from the name.",
         )
-    _check(stack)
+    check_is_stack(stack)
     if chosen == "netcdf":
         _check_replaceable(target, target.is_file() and _is_labelled_stack(target))
         with placed(target) as temporary:
@@ -97,17 +96,6 @@ def _form(path: Path) -> str:
     if path.suffix == ZARR:
         return "zarr"
     return "netcdf" if path.suffix in NETCDF else "folder"
-
-
-def _check(stack: xr.DataTree) -> None:
-    check_is_stack(stack)
-    epochs = epoch_numbers(stack)
-    if not epochs or any(a >= b for a, b in itertools.pairwise(epochs)):
-        raise StackError(
-            f"The epochs of this stack are {epochs}.",
-            "At least one, rising, each once, is needed for a copy.",
-            "Select them with stack.sel(epoch=[…]) in this order.",
-        )
 
 
 def _write_folder(stack: xr.DataTree, folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -158,7 +159,7 @@ def check_is_stack(stack: Any) -> None:
     Raises
     ------
     StackError
-        It is none, be it that it once was, or could be opened as one; or it has no checkpoint.
+        It is none, be it that it once was, or could be opened as one; or its epochs do not rise.
     """
     if not isinstance(stack, xr.DataTree) or not is_stack(stack):
         raise StackError(
@@ -169,11 +170,12 @@ def check_is_stack(stack: Any) -> None:
             else "Pass what explorer.open_stack returns, or a selection of its epochs, of a single "
             "one as stack.isel(epoch=[0]).",
         )
-    if not stack.sizes["epoch"]:
+    epochs = [int(epoch) for epoch in stack.coords["epoch"].values]
+    if not epochs or any(a >= b for a, b in itertools.pairwise(epochs)):
         raise StackError(
-            "The stack has no checkpoint.",
-            "At least one is needed.",
-            "Choose other epochs: stack.isel(epoch=[0, -1]), for example.",
+            f"The epochs of this stack are {epochs}.",
+            "At least one, rising, each once, is needed: the last is the trained network.",
+            "Select them with stack.sel(epoch=[…]) in this order.",
         )
 
 
