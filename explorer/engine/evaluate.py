@@ -68,7 +68,7 @@ def evaluate(
     -----
     NumbersWarning
         With the last estimate: the trained network has another error than its stack records, or
-        is no better than chance.
+        is no better than chance; or it draws random numbers, or its answers depend on the batch.
 
     Examples
     --------

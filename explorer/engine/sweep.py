@@ -159,7 +159,8 @@ def sweep(
     -----
     NumbersWarning
         The trained network has another error than its stack records, is no better than chance,
-        or could not be measured; the attribute ``doubt`` says the same.
+        or could not be measured; or it draws random numbers, or its answers depend on the batch.
+        The attribute ``doubt`` says the same.
 
     References
     ----------
