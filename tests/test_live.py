@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from bokeh.events import Tap
 from bokeh.models import ColumnDataSource
@@ -178,6 +180,20 @@ def test_a_sender_that_fails_does_not_keep_the_lock():
     with pytest.raises(ZeroDivisionError), lock:
         pass
     assert not lock._is_owned()
+
+
+def test_each_update_begins_with_what_the_page_knows_as_a_header(live, monkeypatch):
+    """And no other message of it does; tests/browser/test_receiver.py has what the page does."""
+    published = []
+    monkeypatch.setattr("explorer.ui.live.publish_display_data", published.append)
+    prepare_page()
+    (beginning,) = re.findall(
+        r"startsWith\('(.+?)'\)", published[0]["application/javascript"][-2000:]
+    )
+    live.source.data = {"x": np.arange(3.0), "y": np.arange(3.0)}
+    heard = [content.get("payload", "").startswith(beginning) for content in live.sent]
+    assert heard == [True, *[False] * (len(heard) - 1)]
+    assert len(heard) > 3, "numbers in arrays are sent as buffers"
 
 
 def test_bokehjs_comes_from_this_computer_and_is_left_alone_where_it_is(monkeypatch):

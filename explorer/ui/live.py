@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import threading
+from importlib.resources import files
 from typing import Any
 
 from bokeh.core.json_encoder import serialize_json
@@ -35,6 +36,8 @@ class LiveBokeh(BokehModel):
     - A page that is reloaded gets the figure as it is now, not as it was constructed.
     - So does a view that is drawn later than the widget was made: what was sent in between is
       lost, as only views listen. BokehJS says when it has drawn a document.
+    - A view that begins to listen in the middle of an update hears the next one whole
+      (`page/receiver.js`, which `prepare_page` sends).
     - What changes while the lock is held is one update, which a page paints once. As shipped,
       every change is an update of three messages.
 
@@ -148,10 +151,11 @@ def prepare_page() -> None:
     """Send BokehJS to the page of the current cell, from this computer.
 
     A figure cannot be drawn without BokehJS. It is part of the output, so that it is there again
-    after a page reload; where the page has it already, it is left alone. Bokeh's own
+    after a page reload; where the page has it already, only its receiver is mended. Bokeh's own
     `output_notebook` sends it twice (2.6 MB instead of 1.3 MB) and also changes how the
     reader's own `bokeh.io.show` works.
     """
     code = "\n".join(Resources(mode="inline", components=["bokeh"]).js_raw)
     guarded = f"if (!window.Bokeh) {{ (function() {{ {code}\n }}).call(window); }}"
+    guarded += "\n" + (files("explorer.ui") / "page" / "receiver.js").read_text(encoding="utf-8")
     publish_display_data({"application/javascript": guarded})
