@@ -11,7 +11,9 @@ function save(blob, name) {
 
 async function picture(model, kind) {
   const [id, name] = model.get("pictures")[model.get("picture")]
-  const view = [...window.Bokeh.index].find(one => one.model.id === id)
+  // one that was taken off the page stays in the index, and is empty: `isConnected` sees that, and
+  // sees into shadow roots
+  const view = [...window.Bokeh.index].find(one => one.model.id === id && one.el.isConnected)
   if (!view) return `${name} is not on the page: show it, then try again.`
   const layer = view.export(kind, kind === "png")
   save(await layer.to_blob(), `${name.toLowerCase().replaceAll(" ", "-")}.${kind}`)
