@@ -61,6 +61,17 @@ def test_a_layer_below_the_threshold_is_robust():
     assert "second robust 70.0 17.0" in text
 
 
+def test_the_threshold_that_is_asked_for_holds_in_both_tables_and_is_said():
+    mild = sweep()
+    mild["error"].loc["second"] = [0.17, 0.15, 0.1]
+    text = " ".join(Page(report_page(mild, distances(), 0.01)).text)
+    assert "second critical 70.0 17.0" in text
+    assert "more than 1.0 % of the way from the final error to chance, here above 10.8 %" in text
+    assert "margin ε = 0.8 points" in text
+    assert "this threshold was chosen by the reader" in text
+    assert "is ours" not in text
+
+
 def test_the_tables_have_heads_for_a_screen_reader(page):
     heads = [attrs for tag, attrs in page.tags if tag == "th"]
     assert all(attrs.get("scope") in ("row", "col") for attrs in heads)

@@ -767,6 +767,19 @@ def test_files_are_handed_to_the_browser(on_bench, monkeypatch, kind, beginning,
     assert bench.alert == ""
 
 
+def test_the_report_calls_layers_critical_by_the_share_that_is_chosen_on_the_page(
+    on_bench, monkeypatch
+):
+    bench = on_bench()
+    bench.shown.shown.threshold.index = 0
+    assert bench.shown.shown.share == 0.01
+    sent = []
+    monkeypatch.setattr(bench.pictures.exports, "send", lambda *message: sent.append(message))
+    bench.pictures.exports._handle_custom_msg({"kind": "html"}, [])
+    ((_, (content,)),) = sent
+    assert "more than 1.0 % of the way" in text_of(content.decode()).replace("\u00a0", " ")
+
+
 @pytest.mark.parametrize(
     ("unknown", "refusal"),
     [

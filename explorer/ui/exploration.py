@@ -297,7 +297,7 @@ class Exploration(widgets.VBox):
 
     def _file_asked(self, kind: str) -> None:
         with self.session.reported():
-            exports.hand_over(kind, self.session, self.pictures.exports)
+            exports.hand_over(kind, self.session, self.pictures.exports, self.shown.share)
 
     def _say_known(self) -> None:
         """Say what is known about the selection before it is measured."""

@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from explorer.engine.interventions import Intervention
+from explorer.engine.verdicts import DEFAULT_THRESHOLD
 from explorer.errors import UsageError
 from explorer.inventory.manifest import bundled_sweep
 from explorer.ui import as_python
@@ -81,7 +82,7 @@ def page_address(page: str) -> str:
     return f"{root.rstrip('/')}/blob/main/{page}" if root.startswith("https://") else ""
 
 
-def hand_over(kind: str, session: Session, page: Any) -> None:
+def hand_over(kind: str, session: Session, page: Any, threshold: float = DEFAULT_THRESHOLD) -> None:
     """Write a file and let the browser save it, or say why there is none.
 
     Parameters
@@ -92,6 +93,8 @@ def hand_over(kind: str, session: Session, page: Any) -> None:
         What is known.
     page : explorer.ui.elements.Exports
         Where the reader asked for it.
+    threshold : float
+        ε of a report's verdicts, a share of the way to chance.
     """
     with session.lock:
         results, distances = session.results.copy(deep=True), session.distances
@@ -111,7 +114,7 @@ def hand_over(kind: str, session: Session, page: Any) -> None:
                     "A report names those that its errors are of.",
                     "Try again in a moment, or measure a cell first.",
                 )
-            content = report_page(results, distances).encode("utf-8")
+            content = report_page(results, distances, threshold).encode("utf-8")
             page.hand_over(f"{name}.html", "text/html", content)
         elif kind == "nc":
             page.hand_over(f"{name}.nc", "application/x-netcdf", _netcdf(results))

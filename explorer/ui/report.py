@@ -75,8 +75,13 @@ def write_report(sweep: xr.Dataset, distances: xr.Dataset, path: str | Path) -> 
     return target
 
 
-def report_page(sweep: xr.Dataset, distances: xr.Dataset) -> str:
-    """Return the page of a report; every name that comes from data is escaped."""
+def report_page(
+    sweep: xr.Dataset, distances: xr.Dataset, threshold: float = DEFAULT_THRESHOLD
+) -> str:
+    """Return the page of a report; every name that comes from data is escaped.
+
+    Verdicts call a layer good enough up to the threshold, a share of the way to chance.
+    """
     grid = grid_of(sweep)
     from explorer.engine.judging import judge  # scipy.stats, which the explorer's start needs not
 
@@ -95,9 +100,9 @@ def report_page(sweep: xr.Dataset, distances: xr.Dataset) -> str:
         measure=escape(f"Distance from the start, {MEASURES[MEASURE]}"),
         errors=errors,
         distances=moved,
-        rule=escape(_rule(final, chance, grid.unit)),
-        error_table=_error_table(results, grid),
-        tested=verdict_html(judge(results)),
+        rule=escape(_rule(final, chance, grid.unit, threshold)),
+        error_table=_error_table(results, grid, threshold),
+        tested=verdict_html(judge(results, threshold)),
         reasons=_reasons(results, grid),
         distance_table=_distance_table(distances, grid),
         provenance=_provenance(sweep),
@@ -141,20 +146,22 @@ def _pictures(
     return script, divs
 
 
-def _rule(final: float, chance: float, unit: Unit) -> str:
+def _rule(final: float, chance: float, unit: Unit, threshold: float) -> str:
     if unit == "checkpoint":
         return "There is one checkpoint, the trained network: no layer can be called critical."
-    border = final + DEFAULT_THRESHOLD * (chance - final)
+    ours = threshold == DEFAULT_THRESHOLD
+    whose = "is ours" if ours else "was chosen by the reader of the explorer"
+    border = final + threshold * (chance - final)
     return (
         f"A layer is called critical when putting it back to the first {unit} takes the error "
-        f"more than {tick(DEFAULT_THRESHOLD)} of the way from the final error to chance, here "
+        f"more than {tick(threshold)} of the way from the final error to chance, here "
         f"above {percent(border)}; mixed when only the values of a later {unit} do; else robust. "
-        "The paper gives no number; this threshold is ours."
+        f"The paper gives no number; this threshold {whose}."
     )
 
 
-def _error_table(results: xr.Dataset, grid: Grid) -> str:
-    words = verdicts(results).to_series()
+def _error_table(results: xr.Dataset, grid: Grid, threshold: float) -> str:
+    words = verdicts(results, threshold).to_series()
     rows = []
     for layer in grid.rows:
         cells = [cell for cell in grid.cells if cell.layer == layer]
