@@ -13,6 +13,7 @@ import re
 from html.parser import HTMLParser
 
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 from bokeh.models import HoverTool
@@ -346,6 +347,21 @@ def test_other_texts_and_numbers_of_a_csv_file_are_as_they_are():
     assert table[0]["layer"] == "first"
     assert float(table[0]["error"]) == 0.7
     assert table[0]["reason"] == ""
+
+
+def test_the_csv_file_has_every_number_of_the_picture():
+    table = pd.read_csv(io.StringIO(exports._table(fakes.sweep())), dtype={"epoch": "Int64"})
+    assert list(table.columns[:4]) == ["layer", "epoch", "draw", "error"]
+    assert len(table) == 2 * 3 + 2 * 2 + 3
+    fresh = table[table["draw"].notna()]
+    assert fresh["epoch"].isna().all()
+    assert fresh["error"].tolist() == [0.8, 0.9, 0.6, 0.8]
+    whole = table[table["layer"] == "fullmodel"]
+    assert dict(zip(whole["epoch"], whole["error"], strict=True)) == {0: 0.9, 1: 0.5, 5: 0.1}
+    assert whole["draw"].isna().all()
+    assert (table["examples"] == 100).all()
+    assert table["error_low"].notna().all()
+    assert len(exports._table(fakes.sweep().isel(draw=[])).splitlines()) == 1 + 2 * 3 + 3
 
 
 class Handed:

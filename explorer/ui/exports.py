@@ -12,10 +12,12 @@ from typing import Any
 import pandas as pd
 
 from explorer.engine.interventions import Intervention
+from explorer.engine.results import DIMS
 from explorer.engine.verdicts import DEFAULT_THRESHOLD
 from explorer.errors import UsageError
 from explorer.inventory.manifest import bundled_sweep
 from explorer.ui import as_python
+from explorer.ui.grid import WHOLE_NETWORK
 from explorer.ui.measured import measured_frame
 from explorer.ui.report import report_page
 from explorer.ui.selection import Choice, steps
@@ -28,6 +30,9 @@ _UNSAFE = re.compile(r"[^\w.+@=-]+")
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """How a cell begins that a spreadsheet computes."""
+
+_PLACE = ["layer", "epoch", "draw"]
+"""Columns of a table that say which number it is."""
 
 
 def intervention_of(choice: Choice, session: Session) -> Intervention:
@@ -164,8 +169,19 @@ def _netcdf(results: Any) -> bytes:
 
 
 def _table(results: Any) -> str:
-    names = [name for name in results.data_vars if results[name].dims == ("layer", "epoch")]
-    return csv_of(results[names].to_dataframe().reset_index())
+    """One row per cell, and per draw of the fresh ones, which have no epoch.
+
+    The whole network is a layer of its own, as in the pictures; only fresh draws have a `draw`.
+    """
+    names = [name for name in results if results[name].dims == ("layer", "epoch")]
+    parts = []
+    for prefix, dims in DIMS.items():
+        found = results[[prefix + name for name in names]].to_dataframe(dim_order=list(dims))
+        parts.append(found.reset_index().rename(columns={prefix + name: name for name in names}))
+    table = pd.concat(parts, ignore_index=True)
+    table["layer"] = table["layer"].fillna(WHOLE_NETWORK)
+    whole = table[["epoch", "draw"]].astype("Int64")
+    return csv_of(table.assign(epoch=whole["epoch"], draw=whole["draw"])[_PLACE + names])
 
 
 def csv_of(frame: pd.DataFrame) -> str:
