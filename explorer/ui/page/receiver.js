@@ -3,7 +3,12 @@
 // for a header, stays out of step for good and drops every later update without a word. Headers
 // can be told from the rest: what comes before one is dropped, and one begins an update always.
 (() => {
-  const {prototype} = window.Bokeh.require("protocol/receiver").Receiver
+  let prototype
+  try {
+    prototype = window.Bokeh.require("protocol/receiver").Receiver.prototype
+  } catch {
+    return // another BokehJS, which has no such part: it is left as it is
+  }
   const {consume} = prototype
   if (consume.name === "consumeInStep") return
   prototype.consume = function consumeInStep(fragment) {
