@@ -174,6 +174,24 @@ def test_the_menus_and_buttons_can_be_used_from_the_keyboard(notebook):
     assert page.locator(".jp-Cell").count() == cells
 
 
+def test_what_has_the_keyboards_focus_has_a_ring_around_it(notebook):
+    page = notebook.page
+    outline = "() => { const {outlineStyle, outlineWidth, outlineColor} ="
+    outline += " getComputedStyle(document.activeElement);"
+    outline += " return [outlineStyle, outlineWidth, outlineColor] }"
+    page.keyboard.press("Tab")  # a ring is for those who use keys
+    for control in (
+        page.get_by_label("Layer", exact=True),
+        page.get_by_role("button", name="Compute"),
+        page.get_by_role("button", name="Stop"),
+        page.get_by_label("or folder"),
+        page.locator(".layer-explorer summary").first,
+        page.get_by_role("checkbox").first,
+    ):
+        control.focus()
+        assert page.evaluate(outline) == ["solid", "2px", "rgb(11, 87, 208)"]
+
+
 def test_the_cells_can_be_walked_added_and_measured_with_keys_alone(notebook):
     page = notebook.page
     notebook.click_cell(0, 0)
