@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from bokeh.events import DoubleTap, Tap
-from bokeh.models import ColumnDataSource, Line, Scatter, Segment, Text, VArea
+from bokeh.models import ColumnDataSource, FixedTicker, Line, Scatter, Segment, Text, VArea
 from bokeh.models.annotations import Span
 
 from explorer.ui.figures import (
@@ -19,10 +19,9 @@ from explorer.ui.figures import (
     RED,
     curve_figure,
     draw,
-    line_label,
+    line_names,
     profile_figure,
     put_columns,
-    put_label,
     relation_figure,
 )
 from explorer.ui.grid import FRESH, Grid
@@ -31,17 +30,20 @@ from explorer.ui.results import Counts
 from explorer.ui.titles import broken_title, without_formulae
 from explorer.ui.wording import interval, percent, tick
 
-CLOSE = 0.25
-"""Nearer than this to chance, the trained network's line has its label below."""
+LABEL = 0.3
+"""Height of a label of two lines, as a share of the axis of errors."""
 
-HIGHEST = 0.9
-"""Up to this error there is room for a label above its line."""
+MARGIN = 1.03
+"""Length of the axis of test examples in test sets, so that the last dot is whole."""
 
 NOTHING_YET = "Live estimate: click a cell"
 """Title of a curve before the first run."""
 
 POINTS = ("x", "y", "layer", "where", "tip")
 """Columns of the points of distance against error."""
+
+ENDS = {"x0": "examples", "y0": "low", "x1": "examples", "y1": "high"}
+"""The interval of the newest estimate; of one estimate alone the band has no width."""
 
 TITLE_LETTERS = 38
 """Letters of a line of a curve's title, which is half as wide as the explorer."""
@@ -61,33 +63,34 @@ class Curve:
 
     def __init__(self, description: str) -> None:
         self._points = ColumnDataSource(data=_curve_columns(()))
+        self._last = ColumnDataSource({name: [] for name in ENDS.values()})
         self._intact = Span(
             dimension="width", line_color=INK, line_dash="dashed", line_width=1.5, visible=False
         )
         self._chance = Span(
             dimension="width", line_color="#8a8a8a", line_dash="dotted", line_width=1.5
         )
-        self._intact_label, self._chance_label = line_label(), line_label()
         self.figure = curve_figure(description)
         self.figure.title.text = NOTHING_YET
-        for line in (self._intact, self._chance, self._intact_label, self._chance_label):
+        for line in (self._intact, self._chance):
             line.visible = False
             self.figure.add_layout(line)
+        self._names = line_names()
+        self.figure.add_layout(self._names, "right")
         self._draw_glyphs()
 
     def baseline(self, final_error: float, chance_error: float, total: int) -> None:
         """Draw the lines of the trained network and of chance, for `total` test examples."""
-        self.figure.x_range.end = max(total, 1)
-        apart = not abs(chance_error - final_error) < CLOSE
-        lines = (
-            (self._intact, self._intact_label, final_error, "trained network", apart),
-            (self._chance, self._chance_label, chance_error, "chance", chance_error <= HIGHEST),
-        )
-        for line, label, error, name, above in lines:
+        self.figure.x_range.end = MARGIN * max(total, 1)
+        lines = ((self._intact, final_error, "trained"), (self._chance, chance_error, "chance"))
+        labels = {}
+        for (line, error, name), place in zip(
+            lines, _apart(final_error, chance_error), strict=True
+        ):
             if math.isfinite(error):
                 line.update(location=error, visible=True)
-                put_label(label, above)
-                label.update(x=max(total, 1), y=error, visible=True, text=f"{name} {tick(error)}")
+                labels[place] = f"{name}\n{tick(error)}"
+        self._names.update(ticker=FixedTicker(ticks=list(labels)), major_label_overrides=labels)
 
     def show(self, heading: str, estimates: Sequence[Counts]) -> None:
         """Show a run so far; some twenty points, so they are sent whole.
@@ -95,15 +98,26 @@ class Curve:
         An estimate with logits that are not finite is no point.
         """
         self.figure.title.text = broken_title(heading, TITLE_LETTERS)
-        put_columns(self._points, _curve_columns([one for one in estimates if not one.failure]))
+        columns = _curve_columns([one for one in estimates if not one.failure])
+        put_columns(self._points, columns)
+        put_columns(self._last, {name: columns[name][-1:] for name in ENDS.values()})
 
     def _draw_glyphs(self) -> None:
         place = {"x": "examples", "y": "error"}
         band = VArea(x="examples", y1="low", y2="high", fill_color=RED, fill_alpha=0.18)
         draw(self.figure, band, self._points)
         draw(self.figure, Line(**place, line_color=RED, line_width=2), self._points)
+        last = Segment(**ENDS, line_color=RED, line_width=6, line_alpha=0.25)
+        draw(self.figure, last, self._last)
         dot = Scatter(**place, fill_color=RED, size=5, line_color="white")
         self.figure.hover[0].renderers = [draw(self.figure, dot, self._points)]
+
+
+def _apart(one: float, other: float) -> tuple[float, float]:
+    """Return where the labels of two lines stand: beside them, moved apart if they would touch."""
+    missing = LABEL - abs(other - one)
+    shift = math.copysign(missing / 2, other - one) if missing > 0 else 0.0
+    return one - shift, other + shift
 
 
 def _curve_columns(estimates: Sequence[Counts]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from bokeh.models import (
     DataRange1d,
     FixedTicker,
     HoverTool,
+    LinearAxis,
     LinearColorMapper,
     NumeralTickFormatter,
     Range1d,
@@ -91,6 +92,7 @@ def curve_figure(description: str) -> Any:
     plot = _error_figure(description, "test examples seen", Range1d(start=0, end=1), "vline")
     plot.xaxis.formatter = NumeralTickFormatter(format="0,0")
     plot.xaxis.ticker = BasicTicker(desired_num_ticks=4)  # "30,000" has to fit beside its like
+    plot.min_border_right = 58  # "trained", right of the frame
     return plot
 
 
@@ -240,6 +242,21 @@ def line_label() -> Label:
     )
 
 
+def line_names() -> LinearAxis:
+    """Return an axis right of the frame that names lines, so that no name hides what is drawn."""
+    return LinearAxis(
+        ticker=FixedTicker(ticks=[]),
+        axis_line_color=None,
+        major_tick_line_color=None,
+        minor_tick_line_color=None,
+        major_label_standoff=0,
+        major_label_text_font=FONT,
+        major_label_text_font_size="11px",
+        major_label_text_line_height=1.1,
+        major_label_text_color=QUIET_INK,
+    )
+
+
 def draw(plot: Any, glyph: Glyph, source: ColumnDataSource, **options: Any) -> Any:
     """Draw a glyph and return its renderer.
 
@@ -247,11 +264,6 @@ def draw(plot: Any, glyph: Glyph, source: ColumnDataSource, **options: Any) -> A
     seen here and triples the time that a figure takes to be made.
     """
     return plot.add_glyph(source, glyph, **options)
-
-
-def put_label(label: Label, above: bool) -> None:
-    """Put a label above or below its horizontal line."""
-    label.update(text_baseline="bottom" if above else "top", y_offset=2 if above else -2)
 
 
 def put_columns(
