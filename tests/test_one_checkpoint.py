@@ -74,7 +74,7 @@ def test_the_profile_says_that_there_is_one_checkpoint(on_bench):
     bench = on_bench(stack=trained())
     bench.tap(-1.3, 1)
     bench.wait()
-    title = bench.pictures.profile.figure.title.text
+    title = bench.pictures.profile.figure.title.text.replace(" \n", " ")
     assert title == "second\nOne checkpoint, the trained network: compare it with fresh draws."
     assert "no earlier one" in text_of(bench.shown.heading.value)
 

@@ -527,6 +527,8 @@ def test_the_profile_shows_a_layer_its_draws_and_since_when_it_is_good_enough():
     assert view._draws.data["x"] == [-1.3, -1.3]
     assert view._enough.location == pytest.approx(0.18)
     assert view._since.location == 1.5
+    (fit,) = view.figure.js_property_callbacks["change:inner_width"]
+    assert fit.args["labels"][0] == (-1.3, "ReRnd")  # labels beside each other never touch
     view.show(profile(results, GRID, "second", 0.2), 0.1, 0.9, 0.2)
     assert view.figure.title.text == "second: robust\ngood enough from the start on"
 
@@ -544,7 +546,9 @@ def test_a_profile_of_nothing_measured_is_empty_and_says_so():
 def test_a_layer_whose_error_rises_again_is_not_monotone():
     results = from_sweep(sweep(), GRID)
     record(results, Cell("second", 1), None, Counted(100, 60))
-    assert "not monotone" in profile(results, GRID, "second", 0.5).title
+    found = profile(results, GRID, "second", 0.5)
+    assert found.title.split("\n")[0].endswith(", not monotone")
+    assert max(map(len, found.title.split("\n"))) <= 38  # what a narrow figure has room for
 
 
 def test_distance_and_error_are_set_against_each_other():

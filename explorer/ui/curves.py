@@ -24,10 +24,11 @@ from explorer.ui.figures import (
     put_columns,
     relation_figure,
 )
+from explorer.ui.fitting import fit_to_width
 from explorer.ui.grid import FRESH, Grid
 from explorer.ui.relations import Profile, Relation
 from explorer.ui.results import Counts
-from explorer.ui.titles import broken_title, without_formulae
+from explorer.ui.titles import broken_title
 from explorer.ui.wording import interval, percent, tick
 
 LABEL = 0.3
@@ -152,6 +153,7 @@ class ProfileView:
         self.figure = profile_figure(
             grid.source_labels, f"{grid.unit} it is put back to", description
         )
+        fit_to_width(self.figure)
         self._intact = Span(dimension="width", line_color=INK, line_dash="dashed", line_width=1.5)
         self._enough = Span(dimension="width", line_color=BLUE, line_dash="dotted", line_width=1.5)
         self._since = Span(dimension="height", line_color=BLUE, line_dash="dotted", line_width=1.5)
@@ -162,7 +164,7 @@ class ProfileView:
 
     def show(self, profile: Profile, final_error: float, chance_error: float, share: float) -> None:
         """Show a layer; errors up to `share` of the way to chance are good enough."""
-        self.figure.title.text = without_formulae(profile.title)
+        self.figure.title.text = broken_title(profile.title, TITLE_LETTERS)
         put_columns(self._line, profile.line)
         put_columns(self._draws, profile.draws)
         enough = final_error + share * (chance_error - final_error)

@@ -1,4 +1,4 @@
-"""Let a page keep the numbers and labels of a heatmap from touching, whatever its width."""
+"""Let a page keep the numbers and labels of columns from touching, whatever the width."""
 
 from __future__ import annotations
 
@@ -29,29 +29,31 @@ setTimeout(() => {
     if (numbers.glyph.text_font_size.value != size)
       numbers.glyph.text_font_size = {value: size}
   }
-  plot.above[0].major_label_text_font_size = `${fitting ?? 11}px`
-  plot.above[0].major_label_orientation = fitting ? "horizontal" : "vertical"
+  axis.major_label_text_font_size = `${fitting ?? 11}px`
+  axis.major_label_orientation = fitting ? "horizontal" : "vertical"
 }, 0)
 """
 """Only the page knows how wide a cell and a text are. Bokeh tells a new width in the middle of
 laying out, so what follows from it waits until that is done."""
 
 
-def fit_to_width(plot: Any, numbers: Any, widest: str, largest: int) -> None:
+def fit_to_width(plot: Any, numbers: Any = None, widest: str = "100", largest: int = 11) -> None:
     """Let the page keep numbers and column labels from touching, whatever the width.
 
     Parameters
     ----------
     plot : bokeh.models.Plot
-        From `heatmap_figure`.
+        From `heatmap_figure`, or `profile_figure`.
     numbers : bokeh.models.GlyphRenderer or None
-        The numbers in the cells: smaller in narrow cells, hidden in very narrow ones.
+        The numbers in the cells: smaller in narrow cells, hidden in very narrow ones; None if
+        there are no numbers.
     widest : str
         A number as wide as any that stands in a cell.
     largest : int
         Height of the numbers where there is room, in pixels.
     """
-    labels = sorted(plot.xaxis[0].major_label_overrides.items())
-    known = {"plot": plot, "numbers": numbers, "labels": labels, "font": FONT}
+    (axis,) = plot.xaxis
+    labels = sorted(axis.major_label_overrides.items())
+    known = {"plot": plot, "axis": axis, "numbers": numbers, "labels": labels, "font": FONT}
     sizes = {"widest": widest, "largest": largest, "smallest": SMALLEST}
     plot.js_on_change("inner_width", CustomJS(args={**known, **sizes}, code=_FIT))

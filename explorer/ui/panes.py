@@ -12,6 +12,9 @@ from explorer.ui.background import Order, OrderStep
 from explorer.ui.grid import Unit
 from explorer.ui.wording import DISTANCE_LEGEND, counted, error_legend, interval, percent, tick
 
+NARROWEST = 400
+"""Pixels of a picture that has another beside it: cells of 13 columns still show their numbers."""
+
 STYLE = f"<style>{(files('explorer.ui') / 'style.css').read_text(encoding='utf-8')}</style>"
 
 
@@ -71,7 +74,7 @@ def under(titles: Sequence[widgets.Widget], *views: widgets.Widget) -> widgets.V
     """Return views under their title, which may hold menus."""
     row = {"min_height": "34px", "align_items": "center", "flex_flow": "row wrap"}
     lines = [widgets.Box(titles, layout=row)] if titles else []
-    layout = widgets.Layout(flex="1 1 300px", min_width="0", width="auto")
+    layout = widgets.Layout(flex=f"1 1 {NARROWEST}px", min_width="0", width="auto")
     column = widgets.VBox([*lines, *views], layout=layout)
     column.add_class("layer-explorer-picture")
     return column

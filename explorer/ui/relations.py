@@ -89,13 +89,12 @@ def _title(results: xr.Dataset, grid: Grid, layer: str, threshold: float, first:
     if grid.unit == "checkpoint":
         return f"{layer}\nOne checkpoint, the trained network: compare it with fresh draws."
     head = f"{layer}: {verdicts(results, threshold).sel(layer=layer).item()}"
-    said = []
-    if not math.isnan(first):
-        start = int(first) == grid.epochs[0]
-        said.append(f"good enough from {'the start' if start else f'{grid.unit} {int(first)}'} on")
     if bool(not_monotone(results).sel(layer=layer)):
-        said.append("not monotone")
-    return f"{head}\n{', '.join(said) or ' '}"
+        head += ", not monotone"
+    if math.isnan(first):
+        return f"{head}\n "
+    start = "the start" if int(first) == grid.epochs[0] else f"{grid.unit} {int(first)}"
+    return f"{head}\ngood enough from {start} on"
 
 
 @dataclass(frozen=True)
