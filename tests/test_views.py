@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from bokeh.document import Document
 from bokeh.events import DoubleTap, Tap
-from bokeh.models import ColumnDataSource, FixedTicker, Label
+from bokeh.models import ColumnDataSource, FixedTicker, Label, Title
 from bokeh.models.glyphs import Rect, Text
 
 from explorer.colours import BLUE_TO_RED, BLUES, REDS, contrast, ink, palette, shade
 from explorer.ui.curves import Curve, ProfileView, RelationView
 from explorer.ui.figures import heatmap_figure
 from explorer.ui.grid import Cell, Grid, unit_of
+from explorer.ui.naming import names_beside
 from explorer.ui.painted_cells import COLUMNS, draw_cells
 from explorer.ui.painting import (
     difference_scale,
@@ -627,3 +628,37 @@ def test_what_a_figure_shows_already_is_not_sent_again():
     sent.clear()
     show()
     assert sent == []
+
+
+def test_names_beside_points_cover_neither_each_other_nor_a_point_and_are_not_cut():
+    names = [f"layer{at}" for at in range(1, 7)]
+    x, y = [0.0, 3.8, 4.0, 4.8, 13.0, 12.9], [0.5, 0.07, 0.1, 0.13, 1.0, 0.98]
+    placed = names_beside([*names, ""], [*x, 4.4], [*y, 0.1])
+    boxes = [(at / 14.56 * 310, (1.02 - up) / 1.04 * 190) for at, up in zip(x, y, strict=True)]
+    boxes = [(left - 4, top - 4, left + 4, top + 4) for left, top in boxes]
+    shown = [at for at in range(6) if placed["name"][at]]
+    assert {0, 4} <= set(shown)
+    assert len(shown) >= 4
+    assert placed["name"][6] == ""
+    for at in shown:
+        left = (boxes[at][0] + boxes[at][2]) / 2 + placed["dx"][at]
+        top = (boxes[at][1] + boxes[at][3]) / 2 + placed["dy"][at]
+        left -= {"left": 0, "center": 21, "right": 42}[placed["align"][at]]
+        box = (left, top - 6, left + 42, top + 6)
+        assert min(box) >= 0
+        assert box[2] <= 310
+        assert box[3] <= 190
+        assert all(
+            box[0] >= other[2] or other[0] >= box[2] or box[1] >= other[3] or other[1] >= box[3]
+            for other in boxes
+        )
+        boxes.append(box)
+
+
+def test_the_figure_says_what_the_grey_crosses_are_where_there_are_any():
+    view = RelationView("relation")
+    (words,) = [one for one in view.figure.above if isinstance(one, Title)]
+    assert not words.visible
+    view.show(relation(from_sweep(sweep(), GRID), distances(), GRID, "l2"), "L2")
+    assert words.visible
+    assert words.text == "grey crosses: fresh random values"

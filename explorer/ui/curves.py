@@ -9,12 +9,14 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from bokeh.core.properties import value
 from bokeh.events import DoubleTap, Tap
 from bokeh.models import ColumnDataSource, FixedTicker, Line, Scatter, Segment, Text, VArea
-from bokeh.models.annotations import Span
+from bokeh.models.annotations import Span, Title
 
 from explorer.ui.figures import (
     BLUE,
+    FONT,
     INK,
     RED,
     curve_figure,
@@ -26,6 +28,7 @@ from explorer.ui.figures import (
 )
 from explorer.ui.fitting import fit_to_width
 from explorer.ui.grid import FRESH, Grid
+from explorer.ui.naming import names_beside
 from explorer.ui.relations import Profile, Relation
 from explorer.ui.results import Counts
 from explorer.ui.titles import broken_title
@@ -39,6 +42,9 @@ MARGIN = 1.03
 
 NOTHING_YET = "Live estimate: click a cell"
 """Title of a curve before the first run."""
+
+GREY = "#767676"
+"""Of fresh draws: 4.5 to 1 on white."""
 
 POINTS = ("x", "y", "layer", "where", "tip")
 """Columns of the points of distance against error."""
@@ -197,26 +203,36 @@ class RelationView:
 
     def __init__(self, description: str) -> None:
         empty: dict[str, Any] = {name: [] for name in POINTS}
-        self._own = ColumnDataSource({**empty, "beyond": [], "before": []})
+        self._own = ColumnDataSource({**empty, **names_beside([], [], [])})
         self._fresh = ColumnDataSource(dict(empty))
         self._marked = ColumnDataSource({"x": [], "y": []})
         self._layer = ""
         self.figure = relation_figure(description)
         dot = Scatter(fill_color=RED, size=9, line_color="white")
-        cross = Scatter(marker="x", line_color="#767676", line_width=2, size=8)
+        cross = Scatter(marker="x", line_color=GREY, line_width=2, size=8)
         ring = Scatter(size=16, fill_alpha=0, line_color=INK, line_width=2)
         points = [draw(self.figure, dot, self._own), draw(self.figure, cross, self._fresh)]
         draw(self.figure, ring, self._marked)
-        for name, side, align in (("beyond", 8, "left"), ("before", -8, "right")):
-            label = Text(
-                text=name,
-                x_offset=side,
-                y_offset=-4,
-                text_align=align,
-                text_font_size="11px",
-                text_color=INK,
-            )
-            draw(self.figure, label, self._own)
+        label = Text(
+            text="name",
+            x_offset="dx",
+            y_offset="dy",
+            text_align="align",
+            text_baseline="middle",
+            text_font=value(FONT),
+            text_font_size="11px",
+            text_color=INK,
+        )
+        draw(self.figure, label, self._own)
+        self._crosses = Title(
+            text="grey crosses: fresh random values",
+            text_font=FONT,
+            text_font_size="12px",
+            text_font_style="normal",
+            text_color=GREY,
+            visible=False,
+        )
+        self.figure.add_layout(self._crosses, "above")
         self.figure.hover[0].renderers = points
 
     def show(self, relation: Relation, axis: str) -> None:
@@ -227,7 +243,8 @@ class RelationView:
         for source, fresh in ((self._own, False), (self._fresh, True)):
             chosen = [at for at, kind in enumerate(kinds) if (kind == FRESH) == fresh]
             points = {name: [relation.points[name][at] for at in chosen] for name in POINTS}
-            put_columns(source, points if fresh else {**points, **_beside(points)})
+            put_columns(source, points if fresh else {**points, **_placed(relation.points, chosen)})
+        self._crosses.visible = FRESH in kinds
         self.mark(self._layer)
 
     def mark(self, layer: str) -> None:
@@ -261,12 +278,9 @@ class RelationView:
         return str(apart[min(apart)]) if min(apart) < REACH**2 else ""
 
 
-def _beside(points: dict[str, list[Any]]) -> dict[str, list[str]]:
-    """Put the names of the right half before their points, where there is room."""
-    middle = max(points["x"], default=0.0) / 2
-    right = [x > middle for x in points["x"]]
-    names = list(zip(points["layer"], right, strict=True))
-    return {
-        "beyond": ["" if before else name for name, before in names],
-        "before": [name if before else "" for name, before in names],
-    }
+def _placed(points: dict[str, list[Any]], own: Sequence[int]) -> dict[str, list[Any]]:
+    """Return where the names of these of the points stand, clear of the others too."""
+    wanted = set(own)
+    names = [name if at in wanted else "" for at, name in enumerate(points["layer"])]
+    placed = names_beside(names, points["x"], points["y"])
+    return {column: [values[at] for at in own] for column, values in placed.items()}
