@@ -11,12 +11,13 @@ from bokeh.models import Legend
 from bokeh.models.glyphs import Line, Rect, Segment, VArea
 
 import explorer as lx
-from explorer.colours import contrast, shade
+from explorer.colours import REDS, contrast, shade
 from explorer.errors import UnknownNameError
 from explorer.ui.between import barrier_columns, valley_columns
 from explorer.ui.figures import BLUE, RED
 from explorer.ui.landscapes import barrier_figure, path_figure, valley_figure
 from explorer.ui.painting import MISSING
+from explorer.ui.panel_tables import barrier_table
 from tests import toy
 from tests.test_paths import conv_stack, product
 
@@ -175,3 +176,19 @@ def test_a_layer_or_epoch_that_is_not_there_is_refused(valley, ways):
         path_figure(ways, 7)
     with pytest.raises(UnknownNameError, match="no layer 'cnov'"):
         path_figure(ways, 0, "cnov")
+
+
+def test_a_barrier_has_one_colour_in_the_heatmap_and_in_the_table():
+    """Small ones are pale in both."""
+    found = product([(3.0, 0.0), (0.0, 3.0)])
+    found = found.assign({name: 0.002 + 0 * found[name] for name in found if "barrier" in name})
+    fill = cell_of(barrier_columns(found, "error"), 0, 0)["fill"]
+    assert fill == shade(REDS, 0.2)
+    assert f'background:{fill}"' in barrier_table(found, "error")
+    assert f"background:{shade(REDS, 1)}" not in barrier_table(found, "error")
+
+
+def test_the_title_of_a_path_says_from_where_to_where():
+    found = product([(3.0, 0.0), (0.0, 3.0)])
+    title = " ".join(path_figure(found, 0, "a", "loss").title.text.split())
+    assert title.startswith(f"from epoch {found.attrs['start']} to epoch 0 ")

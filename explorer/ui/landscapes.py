@@ -30,6 +30,7 @@ from explorer.ui.between import (
     worded,
 )
 from explorer.ui.figures import BLUE, FONT, INK, RED, colour_bar, line_figure, table_figure
+from explorer.ui.grid import moment
 from explorer.ui.linked import LAYER, frame_row
 from explorer.ui.painted_cells import hatch
 from explorer.ui.painting import Columns
@@ -173,13 +174,20 @@ def path_figure(
     plot = line_figure(
         f"Curves along the path to epoch {epoch}. {said}.", "λ, share of B", NAMES[quantity]
     )
-    put_title(plot, "\n".join([f"{between(found)}, epoch {epoch}", *said.split("; ")]))
+    put_title(plot, "\n".join([_way(found, epoch), *said.split("; ")]))
     dots = [_draw_path(plot, found, name, quantity, *path) for name, path in paths.items()]
     plot.select_one(HoverTool).renderers = dots
     plot.legend.location = "top_left"
     plot.legend.background_fill_alpha = 0.8
     plot.legend.label_text_font = FONT
     return plot
+
+
+def _way(found: xr.Dataset, epoch: int) -> str:
+    """Say from where to where a path leads."""
+    to = moment(found.attrs.get("checkpoint_unit", "epoch"), epoch)
+    own = found.attrs["other_hash"] == found.attrs["content_hash"]
+    return f"{between(found)} to {to}" if own else f"{between(found)}, {to}"
 
 
 def _draw_path(

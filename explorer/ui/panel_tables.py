@@ -11,7 +11,7 @@ import xarray as xr
 
 from explorer.colours import BLUES, REDS, Ramp
 from explorer.tables import Cell, Row, Table, table_html
-from explorer.ui.between import MOVING, NAMES, WHOLE
+from explorer.ui.between import LEAST_BARRIER, MOVING, NAMES, WHOLE
 from explorer.ui.grid import moment, unit_of
 from explorer.ui.motion_figure import CURVES
 from explorer.ui.outputs_figure import SHOWN
@@ -82,7 +82,7 @@ def barrier_table(found: xr.Dataset, quantity: str, prefix: str = "") -> str:
     unit = "in points" if quantity == "error" else "in nats"
     moving = f", {MOVING[prefix]} moving" if prefix else ""
     caption = f"Barriers of the {NAMES[quantity]}, {unit}, to {unit_of(found.attrs)} …{moving}"
-    return _grid_table(caption, found["epoch"].values, heights, write, REDS)
+    return _grid_table(caption, found["epoch"].values, heights, write, REDS, LEAST_BARRIER)
 
 
 def motion_table(found: xr.Dataset, quantity: str) -> str:
@@ -125,11 +125,16 @@ def _damage_table(found: xr.Dataset, layer: str, epoch: int) -> str:
 
 
 def _grid_table(
-    caption: str, epochs: Any, rows: dict[str, Any], write: Any, ramp: Ramp | None
+    caption: str,
+    epochs: Any,
+    rows: dict[str, Any],
+    write: Any,
+    ramp: Ramp | None,
+    least: float = 0.0,
 ) -> str:
-    """Write numbers over names and checkpoints, coloured up to the largest."""
+    """Write numbers over names and checkpoints, coloured up to the largest, or to `least`."""
     known = [float(one) for row in rows.values() for one in row if math.isfinite(one)]
-    most = max(known, default=0.0)
+    most = max([least, *known])
     lines = tuple(
         Row(
             name,
