@@ -78,7 +78,10 @@ def table_html(table: Table, most_rows: int | None = None, most_columns: int | N
     places = shown(len(table.columns), most_columns)
     gap = f"… {len(table.columns) - len(places) + 1} more"
     heads = [gap if place is None else escape(table.columns[place]) for place in places]
-    head = "".join(f'<th scope="col">{text}</th>' for text in heads)
+    left = [_LEFT if place is not None and _says_words(table, place) else "" for place in places]
+    head = "".join(
+        f'<th scope="col"{style}>{text}</th>' for style, text in zip(left, heads, strict=True)
+    )
     chosen = shown(len(table.rows), most_rows)
     left_out = f"{len(table.rows) - len(chosen) + 1} more are not shown"
     rest = f'{_ROW}<th>…</th><td colspan="{len(places)}"{_LEFT}>{left_out}</td></tr>'
@@ -132,6 +135,11 @@ def without_code(text: str) -> str:
 def percent(fraction: float) -> str:
     """Return an error for a cell: 0.0294 → "2.9"; a dash where it was not measured."""
     return f"{100 * fraction:.1f}" if math.isfinite(fraction) else "–"
+
+
+def _says_words(table: Table, column: int) -> bool:
+    """Tell whether a column holds words, so that its head begins at the left as they do."""
+    return bool(table.rows) and all(row.cells[column].words for row in table.rows)
 
 
 def _line(row: Row, places: Sequence[int | None], ramp: Ramp) -> str:

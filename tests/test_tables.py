@@ -53,6 +53,13 @@ def thing(request, bundled):
 # --- tables ---------------------------------------------------------------------------------------
 
 
+def test_the_head_of_words_begins_where_they_do_and_that_of_numbers_ends_where_they_do():
+    cells = (Cell("2.9"), Cell("every epoch is within", words=True))
+    html = table_html(Table("caption", ("error", "because"), (Row("layer1", cells),)))
+    assert '<th scope="col" style="text-align:left">because</th>' in html
+    assert '<th scope="col">error</th>' in html
+
+
 def test_every_string_of_a_table_is_escaped():
     row = Row("<row>", (Cell("<cell>"), Cell("<b>", 0.5)))
     html = table_html(Table("<caption>&", ("<one>", "<two>"), (row,)))
