@@ -22,6 +22,7 @@ class Pace:
     def __init__(self, units: int) -> None:
         self._units = units
         self._started = time.monotonic()
+        self._done, self._block, self._ended = 0, 0, self._started
         self._reported = -math.inf  # the first news are reported at once
 
     def due(self) -> bool:
@@ -33,6 +34,16 @@ class Pace:
         return True
 
     def seconds_left(self, left: Sized) -> float:
-        """Return the time that what is left will take at the pace so far."""
-        done = self._units - len(left)
-        return (time.monotonic() - self._started) / done * len(left) if done else math.nan
+        """Return the time that what is left will take at the pace so far.
+
+        Units end in blocks: between two ends the time goes down, as if the block under way were as
+        large as the last one, and never below what comes after it.
+        """
+        now, done = time.monotonic(), self._units - len(left)
+        if done > self._done:
+            self._block, self._done, self._ended = done - self._done, done, now
+        if not done:
+            return math.nan
+        each = (self._ended - self._started) / done
+        after = each * max(0, len(left) - self._block)
+        return max(after, each * len(left) - (now - self._ended))
