@@ -572,7 +572,7 @@ def test_the_rank_correlation_is_that_of_the_layers_own_values():
     for layer, errors in zip("abc", (90, 50, 10), strict=True):
         record(results, grid.cell(layer, 0), None, Counted(100, errors))
     found = relation(results, moved, grid, "l2")
-    assert found.title.endswith("Rank correlation over 3 layers: -1.00")
+    assert found.title.endswith("Rank correlation over 3 layers: −1.00")
 
 
 def test_a_click_near_a_point_chooses_its_layer_and_one_elsewhere_none():

@@ -24,17 +24,18 @@ def effective_table(found: xr.Dataset) -> str:
     source, total = str(found["source"].values[0]), int(found.attrs["parameters"])
     allowed = float(found.attrs["final_error"]) + float(found.attrs["margin"])
     left, reset = int(one["effective_parameters"]), int(one["layers_reset"])
+    together = " together" if reset > 1 else ""
     said = (
         f"{left:,} of {total:,} trained parameters ({percent(left / total)}) are needed: "
-        f"{counted(reset, 'layer')} can be reset to {source} together, with an error of "
+        f"{counted(reset, 'layer')} can be reset to {source}{together}, with an error of "
         f"{percent(float(one['joint_error']))}, where {percent(allowed)} is allowed."
     )
-    together = float(one["one_by_one_error"])
+    all_of_them = float(one["one_by_one_error"])
     alone = int(one["alone_within"].sum())
-    if math.isfinite(together) and alone > 1:
+    if math.isfinite(all_of_them) and alone > 1:
         said += (
             f" {counted(alone, 'layer')} stay within it when reset one at a time; all of them "
-            f"together give {percent(together)}."
+            f"together give {percent(all_of_them)}."
         )
     rows = [
         Row(

@@ -130,8 +130,9 @@ def order_html(order: Order, threshold: float, source: str) -> str:
         rows.append(_order_row(len(steps) + 1, order.beyond, order.parameters, ' class="beyond"'))
     left = steps[-1].parameters_left if steps else order.parameters
     share = left / order.parameters if order.parameters else 1.0
+    together = " together" if len(steps) > 1 else ""
     found = (
-        f"{counted(len(steps), 'layer')} can be put back to {source} together before the error "
+        f"{counted(len(steps), 'layer')} can be put back to {source}{together} before the error "
         f"goes more than {tick(threshold)} of the way to chance; {left:,} of "
         f"{order.parameters:,} trained parameters ({percent(share)}) are still needed."
     )

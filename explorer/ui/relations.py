@@ -161,7 +161,8 @@ def _correlation(points: Columns, grid: Grid) -> str:
     if (ranks.nunique() < 2).any():
         return "Moved farther, mattered more?\nAll layers are equal here."
     found = float(np.corrcoef(ranks["x"], ranks["y"])[0, 1])
-    return f"Moved farther, mattered more?\nRank correlation over {len(own)} layers: {found:+.2f}"
+    signed = f"{found:+.2f}".replace("-", "−")
+    return f"Moved farther, mattered more?\nRank correlation over {len(own)} layers: {signed}"
 
 
 def verdict_words(results: xr.Dataset, threshold: float) -> dict[str, str]:
