@@ -30,6 +30,9 @@ ARITHMETIC = ["float32", "lower precision first"]
 ONE_LAYER = "one layer"
 """The entry of the presets that ends a joint selection."""
 
+AS_TICKED = "as ticked"
+"""The entry of the presets for ticks that are none of the others."""
+
 
 class Controls(widgets.Box):
     """What is put back to what: the way without a pointer to everything a click does.
@@ -48,7 +51,11 @@ class Controls(widgets.Box):
             *((epoch, None, None) for epoch in grid.epochs),
             *((grid.epochs[0], None, other) for other in OTHERS),
         ]
+        self._presets: dict[str, tuple[str, ...]] = {}
         self._offered: dict[str, tuple[str, ...]] = {}
+        self._ticked: tuple[str, ...] = ()
+        self.following = False
+        """Whether the menus are being set to what is selected, so that nobody has chosen."""
         rows = [layer or f"{WHOLE_NETWORK} (all)" for layer in grid.rows]
         self.layer = menu("Layer", rows)
         self.source = menu("put back to", [_source_name(grid.unit, *one) for one in self._sources])
@@ -79,19 +86,33 @@ class Controls(widgets.Box):
 
     def follow(self, selection: Selection) -> None:
         """Set the menus to what is selected."""
+        self.following = True
         self.layer.index = self._grid.rows.index(selection.active.layer)
         epoch = selection.active.epoch if selection.other is None else self._grid.epochs[0]
         self.source.index = self._sources.index((epoch, selection.draw, selection.other))
-        if not selection.cells:
-            self.preset.index = 0
+        self.following = False
+        self._ticked = selection.layers
+        self._follow_ticks()
 
     def offer(self, presets: Mapping[str, tuple[str, ...]]) -> None:
-        """Set what can be put back together."""
-        self._offered = dict(presets)
-        names = [ONE_LAYER, *(f"{name} ({len(layers)})" for name, layers in presets.items())]
-        if [name for name, _ in self.preset.options] != names:
-            self.preset.options = [(name, at) for at, name in enumerate(names)]
-            self.preset.index = 0
+        """Set what can be put back together; what is ticked stays so."""
+        self._presets = dict(presets)
+        self._follow_ticks()
+
+    def _follow_ticks(self) -> None:
+        """Offer the presets, and name the one that is ticked; several may be the same layers."""
+        before = list(self._offered)[self.preset.index - 1] if self.preset.index else ""
+        offered, ticked = dict(self._presets), self._ticked
+        if ticked and ticked not in offered.values():
+            offered[AS_TICKED] = ticked
+        same = [name for name, layers in offered.items() if layers == ticked]
+        name = before if before in same else next(iter(same), "")
+        names = [ONE_LAYER, *(f"{one} ({len(layers)})" for one, layers in offered.items())]
+        self._offered, self.following = offered, True
+        if [label for label, _ in self.preset.options] != names:
+            self.preset.options = [(label, at) for at, label in enumerate(names)]
+        self.preset.index = list(offered).index(name) + 1 if name else 0
+        self.following = False
 
 
 class Views:

@@ -8,6 +8,7 @@ a browser or a thread; `session` finds it out and `announcer` says so; `views`, 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import ipywidgets as widgets
@@ -24,7 +25,7 @@ from explorer.ui.panes import OrderPane, StatusPane, close_all_inside, side_by_s
 from explorer.ui.pictures import Pictures
 from explorer.ui.presence import SIGNS, Presence
 from explorer.ui.results import read
-from explorer.ui.selection import Selection, joined
+from explorer.ui.selection import Choice, Selection, joined
 from explorer.ui.session import Session
 from explorer.ui.settings import Settings
 from explorer.ui.verdict_pane import VerdictPane
@@ -61,7 +62,6 @@ class Exploration(widgets.VBox):
         self._announcer = Announcer(self)
         self.session = Session(stack, settings, self._announcer, results)
         self._settings, self._opened = settings, opened
-        self._following = False
         grid = self.session.grid
         self.controls, self.shown = Controls(grid), Views()
         self.pictures = Pictures(
@@ -156,7 +156,7 @@ class Exploration(widgets.VBox):
 
         def handle(_event: Any) -> None:
             with self.session.reported(), self.session.lock:
-                if not self._following:
+                if not self.controls.following:
                     act()
 
         return handle
@@ -164,9 +164,7 @@ class Exploration(widgets.VBox):
     def _select(self, selection: Selection, by_keys: bool = False) -> None:
         """Mark cells in the pictures and name them in the menus."""
         self.selection = selection
-        self._following = True
         self.controls.follow(selection)
-        self._following = False
         self.pictures.select(selection, self.session, by_keys)
         intervention = exports.intervention_of(selection.choice, self.session)
         self.pictures.exports.code = exports.code_of(intervention, self._opened, self._settings)
@@ -213,7 +211,7 @@ class Exploration(widgets.VBox):
             return
         if kind == "toggle":
             self._select(self.selection.toggled(cell, self.session.grid), by_keys=True)
-            self.status.say(f"Put back together: {self.selection.choice}. Enter measures it.")
+            self._say_ticked("Enter")
         elif kind == "compute":
             if cell not in self.selection.cells:
                 self._select(Selection(cell), by_keys=True)
@@ -227,7 +225,7 @@ class Exploration(widgets.VBox):
             cell = self.session.grid.cell(layer, epoch)
             mine = [one for one in self.selection.cells if one.layer == layer]
             self._select(self.selection.toggled(mine[0] if mine else cell, self.session.grid))
-            self.status.say(f"Put back together: {self.selection.choice}. Compute measures it.")
+            self._say_ticked("Compute")
 
     def _layer_changed(self) -> None:
         self.session.stop()
@@ -244,7 +242,8 @@ class Exploration(widgets.VBox):
     def _preset_changed(self) -> None:
         layers = self.controls.chosen_preset
         if not layers:
-            self._select(Selection(self.selection.active))
+            self._select(replace(self.selection, cells=()))
+            self._say_known()
             return
         epoch, draw, other = self.controls.chosen_source
         self._select(joined(layers, epoch, self.session.grid).put_to(epoch, draw, other))
@@ -270,7 +269,7 @@ class Exploration(widgets.VBox):
             self.status.say(f"Measuring {choice} …")
         else:
             self.status.say(f"Measuring {choice}, once the network is loaded …")
-            self.pictures.curve.show(f"{choice} (not run yet)", ())
+            self._announce_run()
         self.session.request(choice)
 
     def _sweep_all(self) -> None:
@@ -299,10 +298,18 @@ class Exploration(widgets.VBox):
         with self.session.reported():
             exports.hand_over(kind, self.session, self.pictures.exports, self.shown.share)
 
+    def _say_ticked(self, key: str) -> None:
+        choice = self._announce_run()
+        self.status.say(f"Put back together: {choice}. {key} measures it.")
+
+    def _announce_run(self) -> Choice:
+        """Head the curve with what would be measured next."""
+        self.pictures.curve.show(f"{self.selection.choice} (not run yet)", ())
+        return self.selection.choice
+
     def _say_known(self) -> None:
         """Say what is known about the selection before it is measured."""
-        choice = self.selection.choice
-        self.pictures.curve.show(f"{choice} (not run yet)", ())
+        choice = self._announce_run()
         if choice.cell is None:
             self.status.say(f"{choice}. Press Compute to measure it.")
             return
