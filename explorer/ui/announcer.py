@@ -12,7 +12,7 @@ from explorer.ui.changes import Changes, changes_html
 from explorer.ui.controls import Controls, Views
 from explorer.ui.jobs import Fill, FindOrder, Job
 from explorer.ui.measured import measured_html
-from explorer.ui.panes import OrderPane, StatusPane, heading, order_html
+from explorer.ui.panes import OrderPane, StatusPane, heading
 from explorer.ui.pictures import Pictures
 from explorer.ui.relations import verdict_words
 from explorer.ui.results import Counts, read
@@ -117,7 +117,7 @@ class Announcer:
         """Show how far layers can be put back together."""
         unit, epoch = self._page.session.grid.unit, job.epoch
         source = "fresh values" if epoch is None else f"{unit} {epoch}"
-        self._page.order.text.value = order_html(order, job.threshold, source)
+        self._page.order.show(order, job.threshold, source)
         self._page.status.advance(order.tried, max(order.to_try, 1))
         if order.finished:
             layers = counted(len(order.steps), "layer")
@@ -133,9 +133,12 @@ class Announcer:
         if progress.finished:
             self._page.status.say(f"{self._page.beyond.name(study)}: measured.")
 
-    def on_stopped(self, study: Study) -> None:
+    def on_stopped(self, job: Study | FindOrder) -> None:
         """Say in its panel that a measurement will not go on."""
-        self._page.beyond.stopped(study)
+        if isinstance(job, FindOrder):
+            self._page.order.end("Stopped")
+        else:
+            self._page.beyond.stopped(job)
 
     def on_failure(self, asked: Job, error: Exception) -> None:
         """Show an error, and in which cell or panel it happened."""
@@ -148,6 +151,8 @@ class Announcer:
 
     def _say_failed(self, asked: Choice | Fill | FindOrder | None, reason: str) -> None:
         self._page.status.complain(reason)
+        if isinstance(asked, FindOrder):
+            self._page.order.end("Failed")
         if asked is not None:
             what = {Fill: "The sweep", FindOrder: "The order of resets"}.get(type(asked), asked)
             self._page.status.say(f"{what} could not be measured.")

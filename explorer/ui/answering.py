@@ -11,7 +11,7 @@ from explorer.engine.interventions import Intervention
 from explorer.engine.margins import margin_of_resets
 from explorer.errors import InterventionError, UsageError
 from explorer.ui import background
-from explorer.ui.background import Evaluates
+from explorer.ui.background import Evaluates, Order
 from explorer.ui.changes import Changes, showcase
 from explorer.ui.jobs import Desk, FindOrder
 from explorer.ui.measured import Measured
@@ -119,10 +119,25 @@ def _doubt(desk: Desk, reason: str) -> None:
 
 def find_order(desk: Desk, number: int, job: FindOrder, evaluator: Evaluates) -> None:
     """Reset layers together, the least harmful first, as far as the allowed error goes."""
-    with desk.turn(number) as mine:
-        if not mine:  # the reader went on before the trained network had been measured
-            return
-        final, chance = (float(desk.results.attrs[f"{end}_error"]) for end in ("final", "chance"))
+    if job.orders is None:
+        with desk.turn(number) as mine:
+            if not mine:  # the reader went on before the trained network had been measured
+                return
+            job.orders = _orders(desk, job, evaluator)
+    pace = Pace(1)
+    interrupted = () if job.latest is None else (job.latest,)
+    for order in itertools.chain(interrupted, job.orders):
+        job.latest = order
+        if not order.finished and not pace.due():
+            continue
+        with desk.turn(number) as mine:
+            if not mine:
+                return
+            desk.listener.on_order(job, order)
+
+
+def _orders(desk: Desk, job: FindOrder, evaluator: Evaluates) -> Iterator[Order]:
+    final, chance = (float(desk.results.attrs[f"{end}_error"]) for end in ("final", "chance"))
     if not math.isfinite(final):
         raise UsageError(
             "The error of the trained network is not known.",
@@ -131,12 +146,4 @@ def find_order(desk: Desk, number: int, job: FindOrder, evaluator: Evaluates) ->
         )
     source = source_of(job.epoch, None, 0, desk.seed)
     allowed = final + margin_of_resets(job.threshold, None, final, chance)
-    pace = Pace(1)
-    found = background.find_order(evaluator, dict.fromkeys(desk.grid.layers, source), allowed)
-    for order in found:
-        if not order.finished and not pace.due():
-            continue
-        with desk.turn(number) as mine:
-            if not mine:
-                return
-            desk.listener.on_order(job, order)
+    return background.find_order(evaluator, dict.fromkeys(desk.grid.layers, source), allowed)

@@ -292,6 +292,7 @@ class Exploration(widgets.VBox):
     def _find_order(self) -> None:
         self.status.complain("")
         self.status.say("Looking for the layers that can be put back together …")
+        self.order.begin()
         self.session.request(FindOrder(self.selection.active.epoch, self.shown.share))
 
     def _file_asked(self, kind: str) -> None:

@@ -5,7 +5,7 @@ Everything is written while the session's lock is held, and only by the newest j
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -32,15 +32,21 @@ class Fill:
     """How many cells the reader asked for."""
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class FindOrder:
-    """Find in which order layers can be reset together."""
+    """Find in which order layers can be reset together; after a click it goes on where it was."""
 
     epoch: int | None
     """Checkpoint to which they are reset; None for a fresh draw."""
 
     threshold: float
     """Share of the way from the final error to chance that is allowed."""
+
+    orders: Iterator[Order] | None = None
+    """What is left of the search; None before it has begun."""
+
+    latest: Order | None = None
+    """The last that was found, which nobody may have been told."""
 
 
 Job = Choice | Fill | FindOrder | Study | None
@@ -77,8 +83,8 @@ class Listener(Protocol):
     def on_study(self, study: Study, progress: Progress) -> None:
         """A study has come further, or to its end."""
 
-    def on_stopped(self, study: Study) -> None:
-        """A study will not go on."""
+    def on_stopped(self, job: Study | FindOrder) -> None:
+        """A study, or the search for an order, will not go on."""
 
     def on_failure(self, asked: Job, error: Exception) -> None:
         """Something went wrong; the cell of a choice is marked, if there is one."""

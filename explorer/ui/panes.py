@@ -109,10 +109,27 @@ class OrderPane(widgets.VBox):
             "least harm, to the column of the selected cell, as long as the error stays within "
             "ε. Layers that are robust one by one need not be robust together.</p>"
         )
+        self._shown: tuple[Order, float, str] | None = None
         super().__init__([self.find, self.text])
 
+    def begin(self) -> None:
+        """Say that nothing has been found so far."""
+        self._shown, self.text.value = None, "<p>Looking …</p>"
 
-def order_html(order: Order, threshold: float, source: str) -> str:
+    def show(self, order: Order, threshold: float, source: str) -> None:
+        """Show what has been found so far; see `order_html`."""
+        self._shown = order, threshold, source
+        self.text.value = order_html(order, threshold, source)
+
+    def end(self, said: str) -> None:
+        """Say why what has been found is all there will be."""
+        if self._shown is None:
+            self.text.value = f"<p>{escape(said)} before anything was found.</p>"
+        else:
+            self.text.value = order_html(*self._shown, going=said)
+
+
+def order_html(order: Order, threshold: float, source: str, going: str = "Looking") -> str:
     """Return in which order layers can be reset together, as an HTML table.
 
     Parameters
@@ -123,6 +140,8 @@ def order_html(order: Order, threshold: float, source: str) -> str:
         Share of the way to chance that is allowed.
     source : str
         What the layers are reset to, in words.
+    going : str
+        What is said of a search that has come to no end: whether it is still going on.
     """
     steps = list(order.steps)
     rows = [_order_row(number, step, order.parameters) for number, step in enumerate(steps, 1)]
@@ -136,9 +155,9 @@ def order_html(order: Order, threshold: float, source: str) -> str:
         f"goes more than {tick(threshold)} of the way to chance; {left:,} of "
         f"{order.parameters:,} trained parameters ({percent(share)}) are still needed."
     )
-    going = f"Looking: {order.tried:,} of at most {order.to_try:,} interventions measured."
+    so_far = f"{going}: {order.tried:,} of at most {order.to_try:,} interventions measured."
     return (
-        f"<p>{escape(found if order.finished else going)}</p><table><caption>Each step adds the "
+        f"<p>{escape(found if order.finished else so_far)}</p><table><caption>Each step adds the "
         'layer that does the least harm.</caption><thead><tr><th scope="col">step</th>'
         '<th scope="col">layer</th><th scope="col">test error</th>'
         '<th scope="col">95 % interval</th><th scope="col">parameters still needed</th></tr>'

@@ -83,6 +83,7 @@ class Session:
         self._warm_up = threading.Thread(target=self._prepare, name="explorer warm-up")
         self._hurried = threading.Event()
         self._rest_of_sweep: Fill | None = None
+        self._order: FindOrder | None = None
         self._now: Job = None
         self._closed = False
 
@@ -97,7 +98,7 @@ class Session:
         self._hurried.set()
 
     def request(self, job: Job) -> None:
-        """Do this next; whatever ran before may write no more, but a sweep goes on afterwards.
+        """Do this next; what runs may write no more meanwhile, but all except a click goes on.
 
         A sweep on a cluster begins beside what runs here, and goes on beside what is asked next.
         """
@@ -108,6 +109,8 @@ class Session:
             self._rest_of_sweep = job
         elif isinstance(job, Study):
             self._studies.replace(job)
+        elif isinstance(job, FindOrder):
+            self._order = job
         self._now = job
         give_back_threads()  # a cell of the notebook may have used torch since
         self._worker.submit(job)
@@ -121,6 +124,9 @@ class Session:
         """Forget what is running; return whether anything was."""
         self._rest_of_sweep = None
         ended = [self._studies.stop(), self._cluster.stop(), self._worker.cancel()]
+        if self._order is not None:
+            self.listener.on_stopped(self._order)
+            self._order = None
         return any(ended)
 
     def why_not(self, kind: Kind) -> str:
@@ -240,7 +246,9 @@ class Session:
                 self._rest_of_sweep = None
             elif isinstance(job, Study):
                 self._studies.in_turn = None
-            rest = self._studies.in_turn or self._rest_of_sweep
+            elif isinstance(job, FindOrder):
+                self._order = None
+            rest = self._studies.in_turn or self._order or self._rest_of_sweep
             if rest is not None:
                 self._worker.submit(rest)
 
