@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from explorer.ui.wording import can_be_put_back
 from tests import fakes
 
 FOUR = tuple(f"stage{at}.block" for at in range(4))
@@ -93,3 +94,15 @@ def test_the_curve_names_the_layers_that_are_ticked_now(on_bench):
     assert bench.curve == "first, second ← epoch 0 (not run yet)"
     bench.press("toggle", 1, 1)
     assert bench.curve == "first ← epoch 0 (not run yet)"
+
+
+@pytest.mark.parametrize(
+    ("layers", "said"),
+    [
+        (0, "No layer can be put back to step 0"),
+        (1, "1 layer can be put back to step 0"),
+        (2, "2 layers can be put back together to step 0"),
+    ],
+)
+def test_one_layer_is_not_put_back_together(layers, said):
+    assert can_be_put_back(layers, "step 0") == said

@@ -649,11 +649,11 @@ def test_the_order_of_joint_resets_is_found_and_shown(on_bench):
     bench.shown.order.find.click()
     bench.wait()
     html = bench.shown.order.text.value
-    assert "1 layer can be put back to epoch 0 before the error" in html
+    assert "1 layer can be put back to epoch 0 before" in html
     assert "4 of 8 trained parameters" in html
     assert 'class="beyond"' in html
     assert "&lt;first&gt; (too much)" in html
-    assert bench.status == "1 layer can be put back together to epoch 0."
+    assert bench.status == "1 layer can be put back to epoch 0."
 
 
 def test_an_order_keeps_the_column_and_the_limit_that_it_was_asked_for(on_bench, monkeypatch):
@@ -674,9 +674,9 @@ def test_an_order_keeps_the_column_and_the_limit_that_it_was_asked_for(on_bench,
     bench.shown.shown.threshold.index = 4
     go_on.set()
     bench.wait()
-    assert "1 layer can be put back to epoch 0 before the error" in bench.shown.order.text.value
+    assert "1 layer can be put back to epoch 0 before" in bench.shown.order.text.value
     assert "more than 10 % of the way" in text_of(bench.shown.order.text.value)
-    assert bench.status == "1 layer can be put back together to epoch 0."
+    assert bench.status == "1 layer can be put back to epoch 0."
 
 
 @pytest.mark.parametrize(("final", "allowed"), [(0.1, 0.18), (0.95, 0.95)])

@@ -20,8 +20,8 @@ from explorer.ui.selection import Choice, Selection, presets
 from explorer.ui.session import Session
 from explorer.ui.studies import Progress, Study
 from explorer.ui.wording import (
+    can_be_put_back,
     complaint,
-    counted,
     draws_outcome,
     how_to,
     outcome,
@@ -120,8 +120,7 @@ class Announcer:
         self._page.order.show(order, job.threshold, source)
         self._page.status.advance(order.tried, max(order.to_try, 1))
         if order.finished:
-            layers = counted(len(order.steps), "layer")
-            self._page.status.say(f"{layers} can be put back together to {source}.")
+            self._page.status.say(f"{can_be_put_back(len(order.steps), source)}.")
 
     def on_distances(self) -> None:
         """Paint what depends on the distances."""

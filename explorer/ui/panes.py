@@ -10,7 +10,14 @@ import ipywidgets as widgets
 
 from explorer.ui.background import Order, OrderStep
 from explorer.ui.grid import Unit
-from explorer.ui.wording import DISTANCE_LEGEND, counted, error_legend, interval, percent, tick
+from explorer.ui.wording import (
+    DISTANCE_LEGEND,
+    can_be_put_back,
+    error_legend,
+    interval,
+    percent,
+    tick,
+)
 
 NARROWEST = 400
 """Pixels of a picture that has another beside it: cells of 13 columns still show their numbers."""
@@ -149,9 +156,8 @@ def order_html(order: Order, threshold: float, source: str, going: str = "Lookin
         rows.append(_order_row(len(steps) + 1, order.beyond, order.parameters, ' class="beyond"'))
     left = steps[-1].parameters_left if steps else order.parameters
     share = left / order.parameters if order.parameters else 1.0
-    together = " together" if len(steps) > 1 else ""
     found = (
-        f"{counted(len(steps), 'layer')} can be put back to {source}{together} before the error "
+        f"{can_be_put_back(len(steps), source)} before the error "
         f"goes more than {tick(threshold)} of the way to chance; {left:,} of "
         f"{order.parameters:,} trained parameters ({percent(share)}) are still needed."
     )

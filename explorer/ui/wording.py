@@ -94,6 +94,12 @@ def counted(number: int, thing: str) -> str:
     return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
+def can_be_put_back(layers: int, source: str) -> str:
+    """Return how far resets went: "2 layers can be put back together to epoch 0"."""
+    many = counted(layers, "layer") if layers else "No layer"
+    return f"{many} can be put back{' together' if layers > 1 else ''} to {source}"
+
+
 def tick(fraction: float) -> str:
     """Return a round error for an axis or a sentence: 0.25 → "25 %", 0.039 → "3.9 %"."""
     return f"{short_percent(fraction)}{_SPACE}%"
