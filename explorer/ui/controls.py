@@ -116,9 +116,15 @@ class Controls(widgets.Box):
 
 
 class Views:
-    """How the numbers are shown: four menus, each above its picture."""
+    """How the numbers are shown: four menus, each above its picture.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    chosen : sequence of int, optional
+        Which of their entries are chosen; default where a reader begins.
+    """
+
+    def __init__(self, chosen: Sequence[int] = ()) -> None:
         self.error = menu("Test error", ["in %", "as change, in points"])
         self.measure = menu("Distance", list(MEASURES.values()))
         self.picture = menu("as", ["by checkpoint", "against error"])
@@ -128,6 +134,13 @@ class Views:
         self.threshold.index = THRESHOLDS.index(DEFAULT_THRESHOLD)
         for one in (self.error, self.measure, self.picture):
             one.add_class("layer-explorer-title")
+        for one, index in zip(self.menus, chosen, strict=False):
+            one.index = index
+
+    @property
+    def menus(self) -> tuple[widgets.Dropdown, ...]:
+        """All four."""
+        return (self.error, self.measure, self.picture, self.threshold)
 
     @property
     def difference(self) -> bool:

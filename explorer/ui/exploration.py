@@ -17,6 +17,7 @@ import xarray as xr
 from explorer.ui import exports
 from explorer.ui.announcer import Announcer
 from explorer.ui.beyond import Beyond
+from explorer.ui.carried import Carried, Look
 from explorer.ui.controls import Controls, SettingsPane, Views
 from explorer.ui.grid import Cell
 from explorer.ui.jobs import Fill, FindOrder
@@ -45,8 +46,10 @@ class Exploration(widgets.VBox):
         Python arguments that open the stack, for the code that a reader can copy.
     apply : callable
         Called with new settings that the reader wants.
-    results : xarray.Dataset, optional
-        What is known already under these settings.
+    carried : Carried
+        What earlier sessions have found.
+    look : Look, optional
+        How the reader looked at what this exploration replaces.
     """
 
     _built = False
@@ -57,13 +60,15 @@ class Exploration(widgets.VBox):
         settings: Settings,
         opened: str,
         apply: Callable[[Settings], None],
-        results: xr.Dataset | None = None,
+        carried: Carried,
+        look: Look | None = None,
     ) -> None:
         self._announcer = Announcer(self)
-        self.session = Session(stack, settings, self._announcer, results)
+        self.session = Session(stack, settings, self._announcer)
+        carried.put_into(self.session, stack, settings)
         self._settings, self._opened = settings, opened
         grid = self.session.grid
-        self.controls, self.shown = Controls(grid), Views()
+        self.controls, self.shown = Controls(grid), Views(look.menus if look else ())
         self.pictures = Pictures(
             stack, grid, self.shown, self.session.lock, self._tapped, self._layer_tapped
         )
@@ -74,12 +79,13 @@ class Exploration(widgets.VBox):
         self._tested = VerdictPane(self.session, lambda: self.shown.share)
         self.beyond = Beyond(self._around)
         self._presence = Presence(self.pictures.cells.send, self.session.lock, self.session.rest)
-        self._select(Selection(grid.cell(grid.layers[0], grid.start)))
+        before = look.selected(grid) if look else None
+        self._select(before or Selection(grid.cell(grid.layers[0], grid.start)))
         self._announcer.on_recorded()
         self._announcer.on_distances()
         self.status.say(how_to(grid.unit))
         self._listen()
-        self._arrange()
+        self._arrange(look.tab if look else 0)
         self._built = True
         self.pictures.on_drawn(self._drawn)
         self.session.start()
@@ -88,6 +94,12 @@ class Exploration(widgets.VBox):
     def present(self) -> bool:
         """Whether a page shows it."""
         return self._presence.present
+
+    @property
+    def look(self) -> Look:
+        """How the reader looks at it, for an exploration that replaces this one."""
+        menus = tuple(int(menu.index) for menu in self.shown.menus)
+        return Look(self.selection, menus, int(self.tabs.selected_index or 0))
 
     def close(self) -> None:
         """Stop what runs, end the thread and take the views off the page."""
@@ -108,7 +120,7 @@ class Exploration(widgets.VBox):
         controls.layer.observe(self._guarded(self._layer_changed), "index")
         controls.source.observe(self._guarded(self._source_changed), "index")
         controls.preset.observe(self._guarded(self._preset_changed), "index")
-        for menu in (shown.error, shown.measure, shown.picture, shown.threshold):
+        for menu in shown.menus:
             menu.observe(self._guarded(self._repaint), "index")
         for button, act in (
             (controls.compute, self._measure),
@@ -119,7 +131,7 @@ class Exploration(widgets.VBox):
         ):
             button.on_click(self._guarded(act))
 
-    def _arrange(self) -> None:
+    def _arrange(self, tab: int) -> None:
         tabs = widgets.Tab(
             [
                 *(self.changed, self.order, self._tested, self.beyond),
@@ -135,6 +147,7 @@ class Exploration(widgets.VBox):
         heatmaps, curves = self.pictures.lay_out()
         strip = side_by_side(self.pictures.strip, self.shown.threshold)
         super().__init__([self.heading, strip, heatmaps, self.controls, self.status, curves, tabs])
+        tabs.selected_index = tab
 
     def _tab_turned(self) -> None:
         self.beyond.turn(seen=self.tabs.children[self.tabs.selected_index] is self.beyond)

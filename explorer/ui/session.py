@@ -53,21 +53,13 @@ class Session:
         How cells are measured.
     listener : Listener
         Told about every change.
-    results : xarray.Dataset, optional
-        What is known already, from a session with the same settings; else what came with the stack.
     """
 
-    def __init__(
-        self,
-        stack: xr.DataTree,
-        settings: Settings,
-        listener: Listener,
-        results: xr.Dataset | None = None,
-    ) -> None:
+    def __init__(self, stack: xr.DataTree, settings: Settings, listener: Listener) -> None:
         self.lock = SendingLock()
         layers, epochs = tuple(layer_names(stack)), tuple(epoch_numbers(stack))
         self.grid = Grid(layers, epochs, settings.draws, unit_of(stack.attrs), settings.sideways)
-        self.results = known_results(stack, self.grid, settings) if results is None else results
+        self.results = known_results(stack, self.grid, settings)
         self.measured: list[Measured] = []
         self.found: dict[Kind, xr.Dataset] = {}
         self.distances: xr.Dataset | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from dataclasses import replace
 from typing import Any
 
 import ipywidgets as widgets
@@ -14,6 +15,7 @@ from explorer.arguments import draws_and_seed
 from explorer.engine.interventions import BatchNormPolicy
 from explorer.inventory.manifest import load_manifest
 from explorer.ui import displaced
+from explorer.ui.carried import Carried, Look
 from explorer.ui.controls import Chooser
 from explorer.ui.exploration import Exploration
 from explorer.ui.live import prepare_page
@@ -95,7 +97,7 @@ class Explorer(widgets.VBox):
         )
         self._stack, self._settings = open_stack(stack, model=model), settings
         self._opened = repr(str(stack)) if isinstance(stack, str) else _named(self._stack, model)
-        self._known: dict[tuple[Any, ...], xr.Dataset] = {}
+        self._carried = Carried()
         names = [name for name, entry in load_manifest().stacks.items() if entry.sweep]
         self._chooser = Chooser(names, str(self._stack.attrs.get("name", "")), self._choose)
         self._alert = widgets.HTML()
@@ -165,9 +167,9 @@ class Explorer(widgets.VBox):
         assert self._exploration is not None
         return self._exploration
 
-    def _explore(self) -> Exploration:
-        known = self._known.get(_key(self._stack, self._settings))
-        return Exploration(self._stack, self._settings, self._opened, self._apply, known)
+    def _explore(self, look: Look | None = None) -> Exploration:
+        settings, carried = self._settings, self._carried
+        return Exploration(self._stack, settings, self._opened, self._apply, carried, look)
 
     def _choose(self, name: str) -> None:
         """Open another stack, or say why that is not possible and keep this one."""
@@ -186,21 +188,17 @@ class Explorer(widgets.VBox):
         self._replace(self._stack, settings)
 
     def _replace(self, stack: xr.DataTree, settings: Settings) -> None:
-        """Show another exploration; what was measured in this one comes back with its settings."""
-        before = self._shown
-        self._known[_key(self._stack, self._settings)] = before.session.results
+        """Show another exploration; of this one stays what holds there too."""
+        before, look = self._shown, self._shown.look
+        self._carried.keep(self._stack, self._settings, before.session)
+        if stack is not self._stack:
+            look = replace(look, selection=None)
         self._stack, self._settings = stack, settings
-        self._exploration = self._explore()
+        self._exploration = self._explore(look)
         self._alert.value = ""
         self.set_trait("children", (*self._above, self._exploration))
         self._chooser.follow(str(stack.attrs.get("name", "")))
         before.close()
-
-
-def _key(stack: xr.DataTree, settings: Settings) -> tuple[Any, ...]:
-    """Return what numbers depend on, besides the reader's own network and data."""
-    content = str(stack.attrs.get("content_hash", "")) or id(stack)
-    return (content, settings.batchnorm, settings.draws, settings.seed, settings.screen)
 
 
 def _named(stack: xr.DataTree, model: Any) -> str:
