@@ -10,6 +10,7 @@ from explorer.errors import CheckpointError
 from explorer.ui import background
 from tests import fakes
 from tests.bench import PATIENCE, text_of
+from tests.fakes import Gate
 
 
 @pytest.fixture
@@ -76,3 +77,46 @@ def test_an_order_that_fails_on_its_way_does_not_go_on_looking(on_bench, monkeyp
     bench.wait()
     assert text_of(bench.shown.order.text.value).startswith("Failed: 1 of at most 3")
     assert bench.alert.startswith("It was altered.")
+
+
+@pytest.fixture
+def sweeping(on_bench):
+    """An explorer that measures all cells and waits in the middle of the first layer."""
+    gate = Gate()
+    gate.opened.set()
+    bench = on_bench(gate, stack=fakes.stack(content_hash=""), draws=0)
+    gate.opened.clear()
+    gate.reached.clear()
+    bench.evaluator.asked.clear()
+    bench.controls.sweep.click()
+    assert gate.reached.wait(PATIENCE)
+    return bench, gate
+
+
+@pytest.mark.parametrize("menu", ["layer", "source"])
+def test_a_sweep_goes_on_while_something_is_chosen_in_a_menu(sweeping, menu):
+    bench, gate = sweeping
+    getattr(bench.controls, menu).index = 1
+    gate.opened.set()
+    bench.wait()
+    assert bench.explorer.results["error"].notnull().all()
+    assert bench.explorer.results["fullmodel_error"].notnull().all()
+
+
+def test_a_click_is_forgotten_when_something_else_is_chosen_and_the_sweep_goes_on(sweeping):
+    bench, gate = sweeping
+    bench.tap(0, 2.3)
+    bench.controls.layer.index = 1
+    gate.opened.set()
+    bench.wait()
+    assert bench.evaluator.asked.count("first ← epoch 0, second ← epoch 0") == 1  # of the sweep
+    assert bench.explorer.measured.empty
+    assert bench.explorer.results["fullmodel_error"].notnull().all()
+
+
+def test_an_order_goes_on_while_something_is_chosen_in_a_menu(searching):
+    bench, go_on = searching
+    bench.controls.layer.index = 1
+    go_on.set()
+    bench.wait()
+    assert "can be put back to epoch 0" in text_of(bench.shown.order.text.value)

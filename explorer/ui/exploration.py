@@ -241,14 +241,14 @@ class Exploration(widgets.VBox):
             self._say_ticked("Compute")
 
     def _layer_changed(self) -> None:
-        self.session.stop()
+        self.session.forget_click()
         layer = self.controls.chosen_layer
         epoch, draw, other = self.controls.chosen_source
         self._select(Selection(self.session.grid.cell(layer, epoch), (), draw, other))
         self._say_known()
 
     def _source_changed(self) -> None:
-        self.session.stop()
+        self.session.forget_click()
         self._select(self.selection.put_to(*self.controls.chosen_source))
         self._say_known()
 

@@ -121,6 +121,11 @@ class Session:
             self._order = None
         return any(ended)
 
+    def forget_click(self) -> None:
+        """Forget the cell that is being measured, if one is; what it interrupted goes on."""
+        if self.answering and not self._go_on():
+            self._worker.cancel()
+
     def why_not(self, kind: Kind) -> str:
         """Say why a measurement does not apply here; empty where it does."""
         return studies.why_not(kind, self._stack, self._settings.data)
@@ -240,9 +245,15 @@ class Session:
                 self._studies.in_turn = None
             elif isinstance(job, FindOrder):
                 self._order = None
-            rest = self._studies.in_turn or self._order or self._rest_of_sweep
-            if rest is not None:
-                self._worker.submit(rest)
+            self._go_on()
+
+    def _go_on(self) -> bool:
+        """Go on with what has been interrupted; return whether anything was."""
+        rest = self._studies.in_turn or self._order or self._rest_of_sweep
+        if rest is not None:
+            self._now = rest
+            self._worker.submit(rest)
+        return rest is not None
 
     def _measure(self, number: int, job: Choice | Fill | FindOrder | None) -> None:
         with self.reported(number, job):
