@@ -114,6 +114,35 @@ def test_a_click_is_forgotten_when_something_else_is_chosen_and_the_sweep_goes_o
     assert bench.explorer.results["fullmodel_error"].notnull().all()
 
 
+def test_the_answer_of_a_click_stays_before_what_is_said_of_a_sweep(sweeping, monkeypatch):
+    bench, gate = sweeping
+    said = []
+    monkeypatch.setattr(bench.shown.status, "say", said.append)
+    bench.tap(0, 1)
+    gate.opened.set()
+    bench.wait()
+    answer = "second ← epoch 0: test error 42.0\u00a0% "
+    at = next(at for at, one in enumerate(said) if one.startswith(answer))
+    assert len(said) > at + 2
+    assert all(one.startswith(answer) for one in said[at:])
+    assert said[-2].count("Sweep: ") == 1
+    assert said[-1].endswith(", 100 of 100 examples, CPU. 9 cells measured, CPU.")
+    bench.controls.sweep.click()
+    bench.wait()
+    assert said[-1] == "9 cells measured, CPU."
+
+
+def test_what_is_known_of_a_cell_stays_before_what_is_said_of_a_sweep(sweeping):
+    bench, gate = sweeping
+    bench.controls.layer.index = 1
+    gate.opened.set()
+    bench.wait()
+    assert bench.status == (
+        "second ← epoch 0: not measured. Press Compute to measure second ← epoch 0. "
+        "9 cells measured, CPU."
+    )
+
+
 def test_an_order_goes_on_while_something_is_chosen_in_a_menu(searching):
     bench, go_on = searching
     bench.controls.layer.index = 1

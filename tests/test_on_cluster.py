@@ -121,7 +121,7 @@ def test_a_click_comes_first_and_is_answered_here_while_the_sweep_goes_on(on_ben
     assert bench.evaluator.asked == ["intact network", "second ← epoch 1"]
     assert not workers.stopped.is_set()
     workers.finish()
-    bench.eventually(lambda: bench.status == "11 cells measured, 2 workers.")
+    bench.eventually(lambda: bench.status.endswith("CPU. 11 cells measured, 2 workers."))
     assert len(workers.asked) == 15  # each cell once, and each fresh draw
 
 

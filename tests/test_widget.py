@@ -610,7 +610,7 @@ def test_a_click_comes_before_the_rest_of_a_sweep_which_then_goes_on(held_sweep)
     bench, gate = held_sweep
     bench.tap(0, 1)
     gate.opened.set()
-    bench.eventually(lambda: bench.status == "9 cells measured, CPU.")
+    bench.eventually(lambda: bench.status.endswith("9 cells measured, CPU."))
     asked = bench.evaluator.asked
     assert asked.index("second ← epoch 0") == 3  # after the row that was under way
     assert bench.explorer.results["error"].notnull().all()

@@ -58,8 +58,23 @@ class Announcer:
 
     def __init__(self, page: Page) -> None:
         self._page = page
+        self._answer = ""
+        """What the reader was told last, which stands before what is said of a sweep."""
         self._held = ""
         """What is said of a sweep once the click has been answered during which it ended."""
+
+    def answer(self, said: str) -> None:
+        """Say what the reader has asked for; a sweep that goes on does not speak over it."""
+        self._answer = said
+        self._page.status.say(said)
+
+    def forget_answer(self) -> None:
+        """Let the next sweep speak for itself."""
+        self._answer = ""
+
+    def _say_of_sweep(self, said: str) -> None:
+        before = f"{self._answer.rstrip('.')}. " if self._answer else ""
+        self._page.status.say(f"{before}{said}")
 
     def on_ready(self, device: str, idle: bool) -> None:
         """Say that clicks are answered at once from now on."""
@@ -94,24 +109,30 @@ class Announcer:
             said = draws_outcome(cell, read(session.results, cell), session.device)
         else:
             said = outcome(str(choice), last, session.device)
-        self._page.status.say(f"{said}. {self._held}" if self._held else said)
-        self._held = ""
+        self.answer(said)
+        if self._held:
+            self._say_of_sweep(self._held)
+            self._answer = self._held = ""
 
     def on_changes(self, changes: Changes) -> None:
         """Show what a choice turned wrong and right."""
         self._page.changed.value = changes_html(changes)
 
     def on_filled(self, done: int, total: int, seconds_left: float) -> None:
-        """Say how far a sweep has come; one on a cluster does not speak over a click."""
+        """Say how far a sweep has come, after what the reader has asked for meanwhile.
+
+        While a click is being answered, one on a cluster is quiet.
+        """
         complete = f"{total} cells measured, {self._page.session.swept_on}."
         if self._page.session.answering:
             self._held = complete if done == total else ""
             return
         self._page.status.advance(done, total)
         if done == total:
-            self._page.status.say(complete)
+            self._say_of_sweep(complete)
+            self._answer = ""
         else:
-            self._page.status.say(f"Sweep: {done} of {total} cells, {time_left(seconds_left)}.")
+            self._say_of_sweep(f"Sweep: {done} of {total} cells, {time_left(seconds_left)}.")
 
     def on_order(self, job: FindOrder, order: Order) -> None:
         """Show how far layers can be put back together."""
@@ -120,7 +141,7 @@ class Announcer:
         self._page.order.show(order, job.threshold, source)
         self._page.status.advance(order.tried, max(order.to_try, 1))
         if order.finished:
-            self._page.status.say(f"{can_be_put_back(len(order.steps), source)}.")
+            self.answer(f"{can_be_put_back(len(order.steps), source)}.")
 
     def on_distances(self) -> None:
         """Paint what depends on the distances."""
@@ -130,7 +151,7 @@ class Announcer:
         """Show how far a panel's measurement is."""
         self._page.beyond.advance(study, progress)
         if progress.finished:
-            self._page.status.say(f"{self._page.beyond.name(study)}: measured.")
+            self.answer(f"{self._page.beyond.name(study)}: measured.")
 
     def on_stopped(self, job: Study | FindOrder) -> None:
         """Say in its panel that a measurement will not go on."""
@@ -144,7 +165,7 @@ class Announcer:
         self.on_recorded()
         if isinstance(asked, Study):
             self._page.beyond.failed(asked, complaint(error))
-            self._page.status.say(f"{self._page.beyond.name(asked)} could not be measured.")
+            self.answer(f"{self._page.beyond.name(asked)} could not be measured.")
         else:
             self._say_failed(asked, complaint(error))
 
@@ -154,4 +175,4 @@ class Announcer:
             self._page.order.end("Failed")
         if asked is not None:
             what = {Fill: "The sweep", FindOrder: "The order of resets"}.get(type(asked), asked)
-            self._page.status.say(f"{what} could not be measured.")
+            self.answer(f"{what} could not be measured.")

@@ -271,6 +271,7 @@ class Exploration(widgets.VBox):
         self.beyond.follow()
 
     def _stop(self) -> None:
+        self._announcer.forget_answer()
         stopped = "Stopped. What was measured so far is kept."
         self.status.say(stopped if self.session.stop() else "Nothing is running.")
 
@@ -299,6 +300,7 @@ class Exploration(widgets.VBox):
         wanted = tuple(missing or cells)
         self.status.complain("")
         where = "" if self._settings.client is None else " on the cluster"
+        self._announcer.forget_answer()
         self.status.say(f"Measuring {len(wanted)} cells{where} …")
         self.session.request(Fill(wanted, len(wanted)))
 
@@ -314,7 +316,7 @@ class Exploration(widgets.VBox):
 
     def _say_ticked(self, key: str) -> None:
         choice = self._announce_run()
-        self.status.say(f"Put back together: {choice}. {key} measures it.")
+        self._announcer.answer(f"Put back together: {choice}. {key} measures it.")
 
     def _announce_run(self) -> Choice:
         """Head the curve with what would be measured next."""
@@ -325,7 +327,7 @@ class Exploration(widgets.VBox):
         """Say what is known about the selection before it is measured."""
         choice = self._announce_run()
         if choice.cell is None:
-            self.status.say(f"{choice}. Press Compute to measure it.")
+            self._announcer.answer(f"{choice}. Press Compute to measure it.")
             return
         facts = error_tip(read(self.session.results, choice.cell)).replace("\n", ", ")
-        self.status.say(f"{choice.cell}: {facts}. Press Compute to measure {choice}.")
+        self._announcer.answer(f"{choice.cell}: {facts}. Press Compute to measure {choice}.")

@@ -91,7 +91,7 @@ CLOSED = "Comm not found for comm id"
 """How JupyterLab says that the kernel has closed a widget that the page does not have: one that
 was open when the page asked, or not yet, and gone before it was on the page."""
 
-UNFINISHED = ("Measuring", "Looking", "Sweep:")
+UNFINISHED = ("Measuring", "Looking")
 """How a status line begins while something runs."""
 
 
@@ -510,7 +510,7 @@ ACTIONS = {
 
 
 def _unfinished(text: str) -> bool:
-    return text.startswith(UNFINISHED)
+    return text.startswith(UNFINISHED) or "Sweep:" in text  # after the answer of a click
 
 
 def _expected(text: str) -> bool:
