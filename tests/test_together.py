@@ -106,3 +106,16 @@ def test_the_curve_names_the_layers_that_are_ticked_now(on_bench):
 )
 def test_one_layer_is_not_put_back_together(layers, said):
     assert can_be_put_back(layers, "step 0") == said
+
+
+def test_of_the_whole_network_the_profile_is_its_own(on_bench):
+    bench = on_bench()
+    bench.controls.layer.index = 2
+    view = bench.pictures.profile
+    assert view.figure.title.text == "fullmodel\nall layers put back to the same epoch"
+    assert list(view._line.data["error"]) == fakes.CURVE.tolist()
+    assert list(view._draws.data["error"]) == []
+    assert view._since.visible is False
+    bench.controls.layer.index = 0
+    assert view.figure.title.text.startswith("first")
+    assert list(view._draws.data["error"]) == [0.8, 0.9]

@@ -181,11 +181,10 @@ class Pictures:
         self.relation.show(found, f"distance that the layer moved, {MEASURES[measure]}")
 
     def _show_layer(self, selection: Selection, session: Session) -> None:
-        if selection.active.layer is not None:
-            results, share = session.results, self._shown.share
-            found = profile(results, self._grid, selection.active.layer, share)
-            final, chance = (float(results.attrs[f"{end}_error"]) for end in ("final", "chance"))
-            self.profile.show(found, final, chance, share)
+        results, share = session.results, self._shown.share
+        found = profile(results, self._grid, selection.active.layer, share)
+        final, chance = (float(results.attrs[f"{end}_error"]) for end in ("final", "chance"))
+        self.profile.show(found, final, chance, share)
 
     def _show_strip(self, selection: Selection, session: Session) -> None:
         words = verdict_words(session.results, self._shown.share)

@@ -13,7 +13,7 @@ import pandas as pd
 import xarray as xr
 
 from explorer.engine.verdicts import not_monotone, recovery, verdicts
-from explorer.ui.grid import FRESH, Grid
+from explorer.ui.grid import FRESH, WHOLE_NETWORK, Grid
 from explorer.ui.painting import Columns, distance_reading
 from explorer.ui.results import readings
 from explorer.ui.wording import MEASURES, error_tip, percent, short_number
@@ -24,7 +24,7 @@ FEWEST = 3
 
 @dataclass(frozen=True)
 class Profile:
-    """One layer put back to each of its checkpoints."""
+    """One layer, or all of them, put back to each of the checkpoints."""
 
     title: str
     """The layer, its verdict, and since when its values are good enough."""
@@ -39,8 +39,8 @@ class Profile:
     """Place of the checkpoint from which on the layer is good enough; None if unknown."""
 
 
-def profile(results: xr.Dataset, grid: Grid, layer: str, threshold: float) -> Profile:
-    """Return what the row of a layer says.
+def profile(results: xr.Dataset, grid: Grid, layer: str | None, threshold: float) -> Profile:
+    """Return what the row of a layer, or of the whole network, says.
 
     Parameters
     ----------
@@ -48,8 +48,8 @@ def profile(results: xr.Dataset, grid: Grid, layer: str, threshold: float) -> Pr
         What has been measured.
     grid : Grid
         Where the checkpoints lie.
-    layer : str
-        One of the grid's.
+    layer : str or None
+        One of the grid's; None for the whole network, which has no draws and no verdict.
     threshold : float
         Share of the way to chance that is good enough.
     """
@@ -64,6 +64,9 @@ def profile(results: xr.Dataset, grid: Grid, layer: str, threshold: float) -> Pr
             found = (upright.place(cell)[0], reading.value, low, high, str(cell))
             for name, value in zip(line, (*found, error_tip(reading)), strict=True):
                 line[name].append(value)
+    if layer is None:
+        title = f"{WHOLE_NETWORK}\nall layers put back to the same {grid.unit}"
+        return Profile(title, line, {name: [] for name in ("x", "error", "where", "tip")}, None)
     first = recovery(results, threshold).sel(layer=layer).item()
     since = None if math.isnan(first) else upright.place(upright.cell(layer, int(first)))[0]
     return Profile(
