@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from explorer.ui.controls import Chooser
 from explorer.ui.grid import Cell
 from tests import fakes
 from tests.bench import text_of
@@ -101,3 +102,43 @@ def test_a_selection_whose_cell_is_gone_is_where_a_reader_begins(on_bench, sourc
     apply(bench, draws=draws)
     assert bench.shown.selection.active == Cell("first", 0)
     assert bench.alert == ""
+
+
+# Another stack
+
+
+@pytest.fixture
+def chooser():
+    """A menu of two stacks, in which "missing" cannot be opened, and what it asked for."""
+    asked = []
+
+    def choose(name):
+        asked.append(name)
+        if name != "missing":
+            made.follow(name)
+        return name != "missing"
+
+    made = Chooser(["one", "two"], "one", choose)
+    return made, asked
+
+
+def test_another_stack_that_has_no_name_is_asked_for_in_the_field(chooser, monkeypatch):
+    made, asked = chooser
+    sent = []
+    monkeypatch.setattr(made.path, "send", sent.append)
+    made.stack.index = 2
+    assert (made.stack.label, asked) == ("one", [])
+    assert sent == [{"do": "focus"}]
+    made.path.value = "folder"
+    assert (made.stack.label, asked) == ("other", ["folder"])
+
+
+@pytest.mark.parametrize("path", ["folder", "missing"])
+def test_a_path_goes_with_the_stack_that_it_was_written_for(chooser, path):
+    made, asked = chooser
+    made.path.value = path
+    assert made.path.value == path
+    made.stack.index = 1
+    assert made.path.value == ""
+    made.path.value = path
+    assert asked == [path, "two", path]

@@ -212,11 +212,11 @@ class Chooser(widgets.Box):
     current : str
         The one that is open; it need not be among them.
     choose : callable
-        Called with a name or a path.
+        Called with a name or a path; returns whether that stack is open now.
     """
 
-    def __init__(self, names: Sequence[str], current: str, choose: Callable[[str], None]) -> None:
-        self._names = list(names)
+    def __init__(self, names: Sequence[str], current: str, choose: Callable[[str], bool]) -> None:
+        self._names, self._current = list(names), current
         self._following = False
         self._choose = choose
         self.stack = menu("Stack", [*names, "other"], self._place(current))
@@ -228,7 +228,7 @@ class Chooser(widgets.Box):
 
     def follow(self, current: str) -> None:
         """Show which stack is open."""
-        self._following = True
+        self._following, self._current = True, current
         self.stack.index = self._place(current)
         self._following = False
 
@@ -236,8 +236,13 @@ class Chooser(widgets.Box):
         return self._names.index(name) if name in self._names else len(self._names)
 
     def _picked(self, _change: Any) -> None:
-        if not self._following and self.stack.index < len(self._names):
-            self._choose(self._names[self.stack.index])
+        if self._following:
+            return
+        if self.stack.index == len(self._names):  # it has no name: its folder says which
+            self.follow(self._current)
+            self.path.focus()
+        elif self._choose(self._names[self.stack.index]):
+            self.path.value = ""  # what is in it already could not be asked for again
 
     def _entered(self, _change: Any) -> None:
         if self.path.value.strip():

@@ -171,7 +171,7 @@ class Explorer(widgets.VBox):
         settings, carried = self._settings, self._carried
         return Exploration(self._stack, settings, self._opened, self._apply, carried, look)
 
-    def _choose(self, name: str) -> None:
+    def _choose(self, name: str) -> bool:
         """Open another stack, or say why that is not possible and keep this one."""
         try:
             stack = open_stack(name)
@@ -179,9 +179,10 @@ class Explorer(widgets.VBox):
             logger.exception("%s", name)
             self._alert.value = alert(complaint(error))
             self._chooser.follow(str(self._stack.attrs.get("name", "")))
-            return
+            return False
         self._opened = repr(name)
         self._replace(stack, self._settings)
+        return True
 
     def _apply(self, settings: Settings) -> None:
         """Go on with other settings."""
