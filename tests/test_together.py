@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from explorer.ui.controls import Controls
 from explorer.ui.wording import can_be_put_back
 from tests import fakes
 
@@ -84,6 +85,14 @@ def test_layers_that_were_clicked_together_can_be_ended_in_the_menu(on_bench):
     bench.controls.preset.index = 0
     assert ticks(bench) == []
     assert bench.curve == "second ← epoch 0 (not run yet)"
+
+
+def test_a_choice_that_waits_for_whoever_paints_is_not_set_back():
+    controls = Controls(fakes.GRID)
+    controls.offer({"both": fakes.LAYERS})
+    controls.preset.index = 1
+    controls.offer({"both": fakes.LAYERS})
+    assert controls.chosen_preset == fakes.LAYERS
 
 
 def test_the_curve_names_the_layers_that_are_ticked_now(on_bench):

@@ -54,6 +54,7 @@ class Controls(widgets.Box):
         self._presets: dict[str, tuple[str, ...]] = {}
         self._offered: dict[str, tuple[str, ...]] = {}
         self._ticked: tuple[str, ...] = ()
+        self._followed: tuple[list[str], str] = ([ONE_LAYER], "")
         self.following = False
         """Whether the menus are being set to what is selected, so that nobody has chosen."""
         rows = [layer or f"{WHOLE_NETWORK} (all)" for layer in grid.rows]
@@ -108,6 +109,9 @@ class Controls(widgets.Box):
         same = [name for name, layers in offered.items() if layers == ticked]
         name = before if before in same else next(iter(same), "")
         names = [ONE_LAYER, *(f"{one} ({len(layers)})" for one, layers in offered.items())]
+        if self._followed == (names, name):
+            return  # the reader may have chosen by now, and waits for whoever paints
+        self._followed = names, name
         self._offered, self.following = offered, True
         if [label for label, _ in self.preset.options] != names:
             self.preset.options = [(label, at) for at, label in enumerate(names)]
