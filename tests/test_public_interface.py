@@ -118,7 +118,13 @@ print(lx.distances(states).l2.values.tolist())
 
 
 def test_ctrl_c_while_numba_is_imported_reaches_the_reader_and_spoils_nothing():
-    done = subprocess.run(
-        [sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, check=False
-    )
-    assert done.stdout.split("\n")[:2] == ["interrupted True", "[[0.0, 2.0]]"], done.stderr
+    """Python loses an interrupt now and then, where it meets a callback of a weak reference."""
+    for _ in range(3):
+        done = subprocess.run(
+            [sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, check=False
+        )
+        *before, numbers = done.stdout.splitlines() or [""]
+        assert numbers == "[[0.0, 2.0]]", done.stderr
+        if before == ["interrupted True"]:
+            return
+    pytest.fail("no interrupt has reached the reader")
