@@ -44,7 +44,7 @@ def test_without_a_least_one_any_whole_number_will_do():
 def test_there_may_be_no_draws_unless_one_is_needed():
     assert draws_and_seed(0, -3) == (0, -3)
     for draws, seed, least in ((-1, 0, 0), (0, 0, 1), (1, None, 0)):
-        with pytest.raises(UsageError):
+        with pytest.raises(UsageError, match=r"(draws|seed) is"):
             draws_and_seed(draws, seed, least)
 
 

@@ -313,11 +313,20 @@ def hooked():
     return network
 
 
-@pytest.mark.parametrize("build", [OutOfReach, hooked])
+class KeepsAView(Plain):
+    def __init__(self):
+        super().__init__()
+        self.turned = self.a.weight.t()
+
+    def forward(self, x):
+        return self.b(torch.relu(x @ self.turned + self.a.bias))
+
+
+@pytest.mark.parametrize("build", [OutOfReach, hooked, KeepsAView])
 def test_a_pass_that_computes_with_the_network_that_was_passed_is_refused(build):
     network = build()
     with pytest.raises(UsageError, match=r"not with those of its copy(.|\n)*through self"):
-        swept(network, trained(network))
+        swept(network, [copy.deepcopy(network.state_dict())])
 
 
 def test_what_cannot_be_copied_is_named():

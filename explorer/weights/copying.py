@@ -33,7 +33,11 @@ def private_copy(module: nn.Module) -> nn.Module:
     UsageError
         Something in it cannot be copied.
     """
-    memo: dict[int, Any] = {id(one): one.detach().clone() for one in _results_in(module)}
+    memo: dict[int, Any] = {
+        # a view stays one, so that it is seen when a pass reads what no intervention reaches
+        id(one): one.detach() if one._is_view() else one.detach().clone()
+        for one in _results_in(module)
+    }
     try:
         twin = copy.deepcopy(module, memo)
     except Exception as error:  # whatever somebody's class raises
